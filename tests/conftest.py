@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden vectors and sample data beside the checkout; tests that need it are skipped elsewhere."""
+    folder = Path(os.environ.get("WHITEBOX_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("needs the folder `shared` beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path | None:
+    """The folder of all golden vectors, None where only the committed ones are there (see golden_vectors.case_folder)."""
+    folder = Path(os.environ.get("WHITEBOX_SHARED", REPOSITORY.parent / "shared")) / "golden"
+    return folder if folder.is_dir() else None

@@ -1,0 +1,33 @@
+"""whitebox: train, evaluate and dissect transformer decoders for semantic segmentation.
+
+The public API is a handful of names; they load torch on first use, so that ``import whitebox`` is quick.
+
+    create_model(name, num_classes, **overrides)   a new Segmentor
+    load_model(path)                               a Segmentor from a run folder, weights file, or official checkpoint
+    record(model, *patterns)                       named activations, see whitebox.models.taps
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from whitebox.errors import WhiteboxError
+
+if TYPE_CHECKING:
+    from whitebox.api import create_model, load_model
+    from whitebox.models.taps import record
+
+__version__ = "0.1.0"
+__all__ = ["WhiteboxError", "__version__", "create_model", "load_model", "record"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("create_model", "load_model"):
+        from whitebox import api
+
+        return getattr(api, name)
+    if name == "record":
+        from whitebox.models.taps import record
+
+        return record
+    raise AttributeError(f"module 'whitebox' has no attribute {name!r}")

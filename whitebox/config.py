@@ -1,0 +1,357 @@
+"""Typed run configuration: defaults <- configs/models/NAME.yaml <- configs/datasets/NAME.yaml <- key=value overrides.
+
+A model, a dataset and a schedule are separate: ``depict-ca-tiny`` names a model, ``ade20k`` brings crop size, schedule
+and metric conventions. The YAML files hold differences from the defaults below and nothing else. The resolved
+``RunConfig`` is saved with the run and is enough to repeat it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from whitebox.errors import ConfigError
+
+
+def _require(condition: bool, key: str, value: object, need: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key}={value!r} is impossible: {need}.")
+
+
+@dataclass
+class DataConfig:
+    """Which images, and how they are augmented (mmsegmentation's transforms and defaults)."""
+
+    name: str = "shapes"
+    kind: str = "shapes"  # the reader: a key of whitebox.data.READERS
+    root: str = "data"  # where datasets live: --data-root, else $WHITEBOX_DATA, else ./data
+    path: str = ""  # the dataset's folder below root ("folder" datasets may give any path)
+    train_split: str = "train"
+    val_split: str = "val"
+    reduce_zero_label: bool = False  # label 0 becomes ignored, k becomes k - 1
+    classes: list[str] = field(default_factory=list)  # only for kind=folder; else known from the dataset
+    palette: list[list[int]] = field(default_factory=list)  # only for kind=folder, optional
+    image_suffix: str = ""  # only for kind=folder; empty: any of jpg, jpeg, png, bmp, tif, tiff, webp
+    resize: int = 512  # px, short side
+    max_ratio: float = 4.0  # long side is at most max_ratio * resize before scaling
+    scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0])
+    crop: int = 512  # px, square
+    cat_max_ratio: float = 0.75  # largest share of one class in a crop
+    flip: float = 0.5  # probability
+    photometric: bool = True
+    size: int = 128  # px, only for kind=shapes
+    train_length: int = 2000  # images, only for kind=shapes
+    val_length: int = 200  # images, only for kind=shapes
+    shapes_seed: int = 0  # only for kind=shapes
+
+    def __post_init__(self) -> None:
+        for key in ("resize", "crop", "size", "train_length", "val_length"):
+            _require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
+        low_high = list(self.scale_range)
+        _require(
+            len(low_high) == 2 and 0 < low_high[0] <= low_high[1],
+            "data.scale_range",
+            low_high,
+            "it takes two numbers, 0 < low <= high",
+        )
+        _require(0 < self.cat_max_ratio <= 1, "data.cat_max_ratio", self.cat_max_ratio, "it lies in (0, 1]")
+        _require(0 <= self.flip <= 1, "data.flip", self.flip, "a probability lies in [0, 1]")
+        _require(self.max_ratio >= 1, "data.max_ratio", self.max_ratio, "it must be at least 1")
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser and schedule. The defaults are those of Segmenter and DEPICT (timm's ``sgd`` is SGD with Nesterov)."""
+
+    name: str = "sgd"  # sgd | adamw
+    lr: float = 1e-3
+    min_lr: float = 1e-5
+    power: float = 0.9  # polynomial decay, per optimiser step
+    warmup_steps: int = 0  # linear, from 0
+    momentum: float = 0.9  # only for sgd, Nesterov
+    weight_decay: float = 0.0
+    clip_grad: float | None = None  # largest L2 norm of all gradients
+
+    def __post_init__(self) -> None:
+        _require(self.name in ("sgd", "adamw"), "optim.name", self.name, "choose sgd or adamw")
+        _require(self.lr > 0, "optim.lr", self.lr, "it must be above 0")
+        _require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, f"it lies in [0, optim.lr={self.lr}]")
+        _require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "it cannot be negative")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "it lies in [0, 1)")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "it cannot be negative")
+        _require(self.clip_grad is None or self.clip_grad > 0, "optim.clip_grad", self.clip_grad, "it must be above 0")
+
+
+@dataclass
+class TrainConfig:
+    """The training loop."""
+
+    epochs: int = 64
+    batch_size: int = 8  # total over processes and accumulation: what the recipe means
+    micro_batch: int | None = None  # images in one forward pass; null: as many as batch_size
+    precision: str = "fp32"  # fp32 | bf16 | fp16
+    seed: int = 0
+    workers: int | None = None  # data loading processes; null: half the cores, at most 8
+    log_every: int = 10  # optimiser steps
+    eval_every: int = 1  # epochs; 0: only at the end
+    save_every: int = 1  # epochs
+    trackers: list[str] = field(default_factory=list)  # tensorboard, wandb, mlflow
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "log_every", "save_every"):
+            _require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "it must be at least 1")
+        _require(self.eval_every >= 0, "train.eval_every", self.eval_every, "it cannot be negative")
+        _require(self.workers is None or self.workers >= 0, "train.workers", self.workers, "it cannot be negative")
+        _require(
+            self.micro_batch is None or (self.micro_batch >= 1 and self.batch_size % self.micro_batch == 0),
+            "train.micro_batch",
+            self.micro_batch,
+            f"it must divide train.batch_size={self.batch_size}",
+        )
+        _require(
+            self.precision in ("fp32", "bf16", "fp16"), "train.precision", self.precision, "choose fp32, bf16 or fp16"
+        )
+        known = {"tensorboard", "wandb", "mlflow"}
+        _require(set(self.trackers) <= known, "train.trackers", self.trackers, f"choose from {sorted(known)}")
+
+
+@dataclass
+class InferenceConfig:
+    """Sliding windows as the official ``segm.model.utils.inference``, scales and flips averaged as probabilities."""
+
+    window: int = 512  # px
+    stride: int = 512  # px
+    batch: int = 4  # windows in one forward pass
+    scales: list[float] = field(default_factory=lambda: [1.0])
+    flip: bool = False  # also the mirrored image
+
+    def __post_init__(self) -> None:
+        for key in ("window", "stride", "batch"):
+            _require(getattr(self, key) >= 1, f"inference.{key}", getattr(self, key), "it must be at least 1")
+        _require(self.stride <= self.window, "inference.stride", self.stride, f"at most window={self.window}")
+        _require(
+            len(self.scales) > 0 and all(scale > 0 for scale in self.scales),
+            "inference.scales",
+            list(self.scales),
+            "it takes numbers above 0",
+        )
+
+
+MULTISCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+@dataclass
+class RunConfig:
+    """Everything that defines a run. ``encoder`` and ``decoder`` are the dataclasses beside the modules they build."""
+
+    model: str
+    encoder: Any
+    decoder: Any
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+
+def configs_folder() -> Path:
+    """Folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def model_names() -> list[str]:
+    """Names of all models, sorted."""
+    return sorted(path.stem for path in (configs_folder() / "models").glob("*.yaml"))
+
+
+def dataset_names() -> list[str]:
+    """Names of all datasets, sorted."""
+    return sorted(path.stem for path in (configs_folder() / "datasets").glob("*.yaml"))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``did you mean ...?`` for error messages; empty when nothing is near."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _read_named(kind: str, name: str, known: Sequence[str]) -> DictConfig:
+    if name not in known:
+        raise ConfigError(f"Unknown {kind} {name!r}{nearest(name, known)} `whitebox {kind}s` lists them.")
+    loaded = OmegaConf.load(configs_folder() / f"{kind}s" / f"{name}.yaml")
+    assert isinstance(loaded, DictConfig)
+    return loaded
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """``["optim.lr=0.01", "data.flip=0"]`` -> ``{"optim.lr": 0.01, "data.flip": 0}``, values read as YAML.
+
+    Raises:
+        ConfigError: an item is not ``key=value``, or its value is not YAML.
+    """
+    parsed: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"Override {item!r} is not of the form key=value (for example optim.lr=0.01).")
+        try:
+            parsed[key.strip()] = OmegaConf.from_dotlist([f"value={text}"]).value
+        except Exception as error:  # the YAML reader's own errors have several unrelated bases
+            raise ConfigError(f"The value of {key.strip()!r} cannot be read: {str(error).splitlines()[0]}.") from error
+    return parsed
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> one level with dotted keys; keys that are already dotted stay."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _merge(config: DictConfig, differences: Mapping[str, Any], origin: str) -> None:
+    """Set ``differences`` (dotted keys) in ``config``, naming the key in every error."""
+    known = list(flatten(OmegaConf.to_container(config, resolve=False)))  # type: ignore[arg-type]
+    for key, value in differences.items():
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r}{origin}{nearest(key, known)} `--print-config` shows all keys.")
+        try:
+            OmegaConf.update(config, key, value)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}={value!r}{origin}: {str(error).splitlines()[0]}.") from error
+
+
+def _structure(model: str, encoder_name: str, decoder_name: str) -> DictConfig:
+    from whitebox.models.decoders import DECODERS
+    from whitebox.models.encoder import EncoderConfig
+
+    if decoder_name not in DECODERS:
+        raise ConfigError(
+            f"Unknown decoder {decoder_name!r}{nearest(decoder_name, list(DECODERS))} "
+            f"There are: {', '.join(sorted(DECODERS))}."
+        )
+    config = OmegaConf.structured(
+        RunConfig(model=model, encoder=EncoderConfig(name=encoder_name), decoder=DECODERS[decoder_name].Config())
+    )
+    OmegaConf.set_readonly(config, False)
+    for section in ("encoder", "decoder"):  # frozen dataclasses come read-only
+        OmegaConf.set_readonly(config[section], False)
+    return config
+
+
+def resolve(
+    model: str,
+    dataset: str | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    data_root: str | os.PathLike[str] | None = None,
+) -> RunConfig:
+    """The complete configuration of a run.
+
+    Args:
+        model: a name of ``whitebox models``.
+        dataset: a name of ``whitebox datasets``; None: the defaults, without a dataset's recipe.
+        overrides: dotted keys to values, or ``key=value`` strings.
+        data_root: where datasets live; None: ``$WHITEBOX_DATA``, else ``data``.
+
+    Raises:
+        ConfigError: unknown name or key, wrong type, impossible value.
+    """
+    chosen = flatten(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    layers = [(flatten(_as_dict(_read_named("model", model, model_names()))), f" in configs/models/{model}.yaml")]
+    if dataset is not None:
+        layers.append(
+            (
+                flatten(_as_dict(_read_named("dataset", dataset, dataset_names()))),
+                f" in configs/datasets/{dataset}.yaml",
+            )
+        )
+    layers.append((_root(data_root), ""))
+    layers.append((chosen, ""))
+
+    named = {key: value for differences, _ in layers for key, value in differences.items()}
+    config = _structure(model, str(named["encoder.name"]), str(named["decoder.name"]))
+    for differences, origin in layers:
+        _merge(config, differences, origin)
+    if config.encoder.image_size is None:
+        config.encoder.image_size = config.data.crop
+    return _to_run_config(config)
+
+
+def change(
+    config: RunConfig,
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    data_root: str | os.PathLike[str] | None = None,
+) -> RunConfig:
+    """A saved run's configuration for another dataset (its ``data`` and ``inference`` sections), root or setting.
+
+    Raises:
+        ConfigError: see ``resolve``.
+    """
+    saved = to_dict(config)
+    layers: list[tuple[dict[str, Any], str]] = []
+    if dataset is not None:
+        saved = {**saved, "data": asdict(DataConfig()), "inference": asdict(InferenceConfig())}
+        recipe = flatten(_as_dict(_read_named("dataset", dataset, dataset_names())))
+        wanted = {key: value for key, value in recipe.items() if key.startswith(("data.", "inference."))}
+        layers.append((wanted, f" in configs/datasets/{dataset}.yaml"))
+    layers.append((_root(data_root), ""))
+    layers.append((parse_overrides(overrides), ""))
+    changed = _structure(config.model, config.encoder.name, config.decoder.name)
+    _merge(changed, flatten(saved), " in the saved configuration")
+    for differences, origin in layers:
+        _merge(changed, differences, origin)
+    return _to_run_config(changed)
+
+
+def _root(data_root: str | os.PathLike[str] | None) -> dict[str, Any]:
+    root = str(data_root) if data_root is not None else os.environ.get("WHITEBOX_DATA")
+    return {"data.root": root} if root else {}
+
+
+def from_dict(saved: Mapping[str, Any]) -> RunConfig:
+    """The ``RunConfig`` of a saved run (``config.yaml``, or the header of ``model.safetensors``).
+
+    Raises:
+        ConfigError: a section or key is missing, unknown, or impossible.
+    """
+    try:
+        model, encoder, decoder = str(saved["model"]), saved["encoder"]["name"], saved["decoder"]["name"]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"The saved configuration lacks {error}; it was not written by whitebox.") from error
+    config = _structure(model, encoder, decoder)
+    _merge(config, flatten(saved), " in the saved configuration")
+    return _to_run_config(config)
+
+
+def _as_dict(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def _to_run_config(config: DictConfig) -> RunConfig:
+    try:
+        resolved = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(resolved, RunConfig)
+    return resolved
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain nested dictionary, as saved in YAML and in weight headers."""
+    return asdict(config)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """YAML text of the whole configuration."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))

@@ -1,0 +1,33 @@
+"""What can go wrong, in the words of the person who can mend it.
+
+Every error a user can cause is a ``WhiteboxError`` whose message is one line: what is wrong, where, and what to do.
+The command line prints that line and exits with ``exit_code``; tracebacks appear only with ``--debug``.
+"""
+
+
+class WhiteboxError(Exception):
+    """Base of all errors raised on purpose by whitebox."""
+
+    exit_code = 1
+
+
+class ConfigError(WhiteboxError):
+    """A configuration key, type or value that cannot be used, or an unknown model or dataset name."""
+
+    exit_code = 2
+
+
+class DataError(WhiteboxError):
+    """An image, a label, or a dataset folder that is missing, unreadable or inconsistent."""
+
+
+class CheckpointError(WhiteboxError):
+    """A weights file that is missing, cut short, unsafe, or made for another model."""
+
+
+class ModelError(WhiteboxError):
+    """A model that cannot be built, or an input or intervention it cannot take."""
+
+
+class TrainingError(WhiteboxError):
+    """A training run that cannot start, or cannot go on."""

@@ -1,0 +1,54 @@
+"""DEPICT-SA: patch tokens and class embeddings compress each other in shared subspaces.
+
+Paper: Wen and Li, "Rethinking Decoders for Transformer-based Semantic Segmentation: A Compression Perspective",
+arXiv 2411.03033 (NeurIPS 2024). Official code: ``QishuaiWen/DEPICT``, ``model/decoder.py`` in mode ``sa``.
+
+    Z_0 = [patches, class embeddings];  Z_{l+1} = Z_l + step_l * MSSA(LayerNorm(Z_l) | U_l);  masks = cosine(LayerNorm(Z_L))
+
+The released code fixes 3 layers, 3 heads and a subspace dimension of 100 for every size. The published cost of the ViT-L
+model (34.95 GFLOPs) needs layers x heads = 18; 6 layers x 3 heads is our choice, only the product is known
+(configs/models/depict-sa-large.yaml). No deliberate deviation from the official code.
+
+Shapes: B batch, N patch tokens, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from whitebox.models.attention import SubspaceAttention
+from whitebox.models.decoders.base import QueryDecoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepictSAConfig:
+    """Hyper-parameters of DEPICT-SA."""
+
+    name: str = "depict-sa"
+    layers: int = 3
+    heads: int = 3
+    head_dim: int = 100
+    dropout: float = 0.0
+
+
+class DepictSA(QueryDecoder):
+    """MSSA layers on [patch tokens, class embeddings]."""
+
+    Config = DepictSAConfig
+
+    def __init__(self, config: DepictSAConfig, width: int, num_classes: int) -> None:
+        super().__init__(width, num_classes)
+        self.layers = nn.ModuleList(
+            SubspaceAttention(width, config.heads, config.head_dim, config.dropout) for _ in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        z_BND = self.input(torch.cat([z_BND, self.class_embeddings.expand(len(z_BND), -1, -1)], dim=1))
+        for layer in self.layers:
+            z_BND = layer(z_BND)
+        z_BND = self.norm(z_BND)
+        return self.masks(z_BND[:, : -self.num_classes], z_BND[:, -self.num_classes :], grid)

@@ -1,0 +1,97 @@
+"""Altered copies of a model whose subspaces are replaced: what does a decoder lose without its learned bases?
+
+The three operations are those of DEPICT's code (``model/utils.py``, ``ortho``), which applies them by hand inside forward
+on a GPU; here they are seeded transformations of a model, on any device, in float64. Notation: U_h (P x D) is the basis of
+head h (rows are directions), U (H * P x D) the heads stacked.
+
+    head_ortho    U_h <- an orthonormal basis of the row space of U_h. Needs P <= D and full row rank.
+    head_trans    U_h <- Q_h U_h with Q_h a random orthogonal P x P matrix. MSSA and MSCA are exactly invariant.
+    ortho_trans   U <- Q U with Q a random orthogonal matrix of size H * P: mixes heads, changes the output.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from whitebox.errors import ModelError
+from whitebox.models.attention import SubspaceAttention
+
+OPERATIONS = ("head_ortho", "head_trans", "ortho_trans")
+
+
+def random_orthogonal(size: int, generator: torch.Generator) -> Tensor:
+    """Orthogonal matrix drawn uniformly (Haar), float64 (size, size): QR of a normal matrix, signs fixed (Mezzadri 2007)."""
+    q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    return q * r.diagonal().sign()
+
+
+def orthonormal_rows(basis_PD: Tensor) -> Tensor:
+    """Orthonormal basis (P, D) of the row space of a full-rank (P, D) matrix, float64.
+
+    Raises:
+        ModelError: more rows than columns, or not of full row rank.
+    """
+    rows, columns = basis_PD.shape
+    if rows > columns:
+        raise ModelError(
+            f"head_ortho needs subspaces no larger than the model: dimension {rows} exceeds the width {columns}."
+        )
+    _, singular, v_PD = torch.linalg.svd(basis_PD.double(), full_matrices=False)
+    if singular[-1] <= singular[0] * max(rows, columns) * torch.finfo(basis_PD.dtype).eps:
+        raise ModelError("head_ortho needs bases of full row rank; this one is rank deficient.")
+    return v_PD
+
+
+def intervene(
+    model: nn.Module, operation: str, layers: Sequence[str] | None = None, seed: int = 0
+) -> nn.Module:
+    """A copy of ``model`` with the bases of its subspace layers replaced; the original is untouched.
+
+    Args:
+        operation: ``head_ortho``, ``head_trans`` or ``ortho_trans``.
+        layers: names of the layers, e.g. ``["decoder.layers.0"]``; None: all subspace layers.
+        seed: of the random matrices; each layer draws its own, by its position among all subspace layers.
+
+    Raises:
+        ModelError: unknown operation or layer, no subspace layers, or bases the operation cannot take.
+    """
+    if operation not in OPERATIONS:
+        raise ModelError(f"Unknown intervention {operation!r}: choose from {', '.join(OPERATIONS)}.")
+    altered = copy.deepcopy(model)
+    found = {name: module for name, module in altered.named_modules() if isinstance(module, SubspaceAttention)}
+    if not found:
+        raise ModelError("This model has no subspace attention, so there are no bases to replace.")
+    for name in layers or ():
+        if name not in found:
+            raise ModelError(f"There is no subspace layer {name!r}: this model has {', '.join(found)}.")
+    for position, (name, layer) in enumerate(found.items()):
+        if layers is None or name in layers:
+            generator = torch.Generator().manual_seed(seed + 1_000_003 * position)
+            replaced = _REPLACE[operation](layer.bases.detach().cpu().double(), generator)
+            with torch.no_grad():
+                layer.basis.copy_(replaced.reshape(layer.basis.shape))
+    return altered
+
+
+def _head_ortho(bases_HPD: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.stack([orthonormal_rows(basis_PD) for basis_PD in bases_HPD])
+
+
+def _head_trans(bases_HPD: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.stack([random_orthogonal(basis_PD.shape[0], generator) @ basis_PD for basis_PD in bases_HPD])
+
+
+def _ortho_trans(bases_HPD: Tensor, generator: torch.Generator) -> Tensor:
+    basis_FD = bases_HPD.flatten(0, 1)  # F = H * P
+    return random_orthogonal(basis_FD.shape[0], generator) @ basis_FD
+
+
+_REPLACE: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "head_ortho": _head_ortho,
+    "head_trans": _head_trans,
+    "ortho_trans": _ortho_trans,
+}

@@ -1,0 +1,95 @@
+"""Named activations: how analyses look inside a model.
+
+A ``Tap`` is an identity module placed where the papers talk about a quantity; its module path is its name. Naming is the
+same in every model:
+
+    encoder.input                   tokens that enter the first encoder block                 (B, 1+N, D)
+    encoder.layers.{i}.tokens       tokens after encoder block i, class tokens first          (B, 1+N, D)
+    encoder.layers.{i}.attention    softmax weights of block i                                (B, H, 1+N, 1+N)
+    decoder.input                   tokens that enter the first decoder layer                 (B, N, D)
+    decoder.layers.{l}.tokens       tokens after decoder layer l                              (B, N, D)
+    decoder.layers.{l}.update       what layer l adds to its input                            (B, N, D)
+    decoder.layers.{l}.projected    tokens in the layer's subspaces, U_h^T LayerNorm(z)       (B, H, N, P)
+    decoder.layers.{l}.attention    softmax weights of layer l                                (B, H, N, N)
+    decoder.cross_layers.{l}.*      the same for cross-attention (rows: class embeddings)
+    decoder.patches, decoder.classes   unit vectors whose dot product is the cosine           (B, N, D), (B, K, D)
+    decoder.cosine                  mask logits before LayerNorm over classes                 (B, N, K)
+
+Nothing is computed or kept while nobody listens: attention weights are recomputed from the layer's input only when
+their tap is listened to, so the normal path stays fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from whitebox.errors import ModelError
+
+
+class Tap(nn.Module):
+    """Identity with a name; hands what passes through it to whoever listens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listeners: list[Callable[[Tensor], None]] = []
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody reads this tap: ask before computing what the forward pass itself does not need."""
+        return bool(self._listeners)
+
+    def forward(self, value: Tensor) -> Tensor:
+        for listener in self._listeners:
+            listener(value)
+        return value
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy of a model (EMA, interventions) starts without the original's listeners."""
+        return {**self.__dict__, "_listeners": []}
+
+
+def tap_names(model: nn.Module) -> list[str]:
+    """Names of all taps of ``model``, in order of definition."""
+    return [name for name, module in model.named_modules() if isinstance(module, Tap)]
+
+
+@contextmanager
+def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
+    """Collect the activations whose tap names match ``patterns`` (shell wildcards) during the ``with`` block.
+
+    Yields a dictionary name -> tensor that is filled by the forward pass (a later pass overwrites an earlier one).
+    Tensors are not detached: gradients flow through them unless the caller disables autograd.
+
+    >>> with record(model, "decoder.*.tokens") as activations:      # doctest: +SKIP
+    ...     model(images)
+    >>> activations["decoder.layers.0.tokens"].shape                # doctest: +SKIP
+
+    Raises:
+        ModelError: a pattern matches no tap.
+    """
+    taps = {name: module for name, module in model.named_modules() if isinstance(module, Tap)}
+    chosen: dict[str, Tap] = {}
+    for pattern in patterns:
+        matching = {name: tap for name, tap in taps.items() if fnmatchcase(name, pattern)}
+        if not matching:
+            raise ModelError(f"No activation is named {pattern!r}; this model has: {', '.join(taps) or 'none'}.")
+        chosen.update(matching)
+
+    activations: dict[str, Tensor] = {}
+    added: list[tuple[Tap, Callable[[Tensor], None]]] = []
+    try:
+        for name, tap in chosen.items():
+
+            def keep(value: Tensor, name: str = name) -> None:
+                activations[name] = value
+
+            tap._listeners.append(keep)
+            added.append((tap, keep))
+        yield activations
+    finally:
+        for tap, keep in added:
+            tap._listeners.remove(keep)
