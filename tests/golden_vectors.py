@@ -45,12 +45,12 @@ def difference(found: torch.Tensor, expected: np.ndarray) -> float:
     return float((found.double() - torch.from_numpy(expected).double()).abs().max())
 
 
-def case_folder(case: str, golden: Path | None) -> Path:
-    """Folder of a case: among the shared vectors, else the committed ones, else the test is skipped."""
+def vector_file(golden: Path | None, *parts: str) -> Path:
+    """A file among the shared vectors, else among the committed ones, else the test is skipped."""
     for folder in (golden, COMMITTED):
-        if folder is not None and (folder / case).is_dir():
-            return folder / case
-    pytest.skip(f"needs the golden vectors {case} in the folder `shared` beside the checkout")
+        if folder is not None and (folder.joinpath(*parts)).is_file():
+            return folder.joinpath(*parts)
+    pytest.skip(f"needs the golden vectors {'/'.join(parts)} in the folder `shared` beside the checkout")
 
 
 def real_checkpoint(golden: Path, case: str, folder: Path) -> Path:

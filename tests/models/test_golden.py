@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import whitebox
-from golden_vectors import CASES, case_folder, difference, load_npz, real_checkpoint, sampled
+from golden_vectors import CASES, difference, load_npz, real_checkpoint, sampled, vector_file
 from whitebox.config import OptimConfig
 from whitebox.engine.train import build_optimizer, learning_rate, summed_loss
 from whitebox.models import Segmentor, intervene, record
@@ -41,9 +41,8 @@ def decode(model: Segmentor, normalised: np.ndarray) -> tuple[torch.Tensor, torc
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("size", INPUTS)
 def test_features_masks_and_logits(case: str, size: str, golden: Path | None) -> None:
-    folder = case_folder(case, golden)
-    vectors = load_npz(folder / f"vectors_{size}.npz")
-    model = whitebox.load_model(folder / "checkpoint.pth")
+    vectors = load_npz(vector_file(golden, case, f"vectors_{size}.npz"))
+    model = whitebox.load_model(vector_file(golden, case, "checkpoint.pth"))
     with torch.inference_mode():
         tokens, masks = decode(model, vectors["im"])
         logits = model(as_pixels(model, vectors["im"]))
@@ -58,10 +57,9 @@ def test_features_masks_and_logits(case: str, size: str, golden: Path | None) ->
 @pytest.mark.parametrize("size", ("train", "pad"))
 @torch.inference_mode()
 def test_every_layer(case: str, size: str, golden: Path | None) -> None:
-    folder = case_folder(case, golden)
-    expected = load_npz(folder / f"layers_{size}.npz")
-    model = whitebox.load_model(folder / "checkpoint.pth")
-    first = load_npz(folder / f"vectors_{size}.npz")["im"][:1]
+    expected = load_npz(vector_file(golden, case, f"layers_{size}.npz"))
+    model = whitebox.load_model(vector_file(golden, case, "checkpoint.pth"))
+    first = load_npz(vector_file(golden, case, f"vectors_{size}.npz"))["im"][:1]
     with record(model, "*") as taps:
         decode(model, first)
 
@@ -94,7 +92,9 @@ def test_every_layer(case: str, size: str, golden: Path | None) -> None:
         assert difference(found[name].detach(), value) < limit, name
 
 
-def decoder_layers(model: Segmentor, taps: dict[str, torch.Tensor], ours: str, official: str) -> dict[str, torch.Tensor]:
+def decoder_layers(
+    model: Segmentor, taps: dict[str, torch.Tensor], ours: str, official: str
+) -> dict[str, torch.Tensor]:
     found = {}
     for index, layer in enumerate(getattr(model.decoder, ours)):
         found[f"{official}L{index}.attn"] = taps[f"decoder.{ours}.{index}.attention"]
@@ -181,15 +181,20 @@ def official_names(model: Segmentor, case: str) -> list[str]:
 
 
 def test_learning_rate_schedule(golden: Path | None) -> None:
-    expected = load_npz(case_folder("blocks", golden) / "poly_lr.npz")["lr"]
+    expected = load_npz(vector_file(golden, "blocks", "poly_lr.npz"))["lr"]
     found = [learning_rate(step, 40, OptimConfig()) for step in range(len(expected))]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_segmenter_mask_of_another_width_and_heads(golden: Path | None) -> None:
-    vectors = load_npz(case_folder("blocks", golden) / "segmenter_mask_multihead.npz")
+    vectors = load_npz(vector_file(golden, "blocks", "segmenter_mask_multihead.npz"))
     decoder = SegmenterMask(SegmenterMaskConfig(layers=2, heads=3, width=60), width=40, num_classes=7).eval()
-    renames = (("blocks.", "layers."), ("proj_dec", "proj_in"), ("proj_classes", "proj_class"), ("decoder_norm", "norm"))
+    renames = (
+        ("blocks.", "layers."),
+        ("proj_dec", "proj_in"),
+        ("proj_classes", "proj_class"),
+        ("decoder_norm", "norm"),
+    )
     tensors = {}
     for key, value in vectors.items():
         if key.startswith("param."):
@@ -210,7 +215,7 @@ class TestInterventions:
 
     @pytest.fixture
     def vectors(self, golden: Path | None) -> dict[str, np.ndarray]:
-        return load_npz(case_folder("blocks", golden) / "depict_transformer_ortho.npz")
+        return load_npz(vector_file(golden, "blocks", "depict_transformer_ortho.npz"))
 
     @staticmethod
     def layers(vectors: dict[str, np.ndarray], operation: str) -> torch.nn.ModuleList:
@@ -221,7 +226,9 @@ class TestInterventions:
             if operation == "head_ortho":
                 basis = torch.cat([orthonormal_rows(head) for head in heads])
             elif operation == "head_trans":
-                basis = torch.cat([torch.from_numpy(q) @ h for q, h in zip(vectors[f"Q_head.L{index}"], heads, strict=True)])
+                basis = torch.cat(
+                    [torch.from_numpy(q) @ h for q, h in zip(vectors[f"Q_head.L{index}"], heads, strict=True)]
+                )
             elif operation == "ortho_trans":
                 basis = torch.from_numpy(vectors[f"Q_full.L{index}"]) @ basis
             layer.load_state_dict(

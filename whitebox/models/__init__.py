@@ -11,7 +11,18 @@ from whitebox.models.interventions import intervene
 from whitebox.models.segmentor import Segmentor
 from whitebox.models.taps import Tap, record, tap_names
 
-__all__ = ["DECODERS", "Decoder", "Encoder", "EncoderConfig", "Segmentor", "Tap", "build", "intervene", "record", "tap_names"]
+__all__ = [
+    "DECODERS",
+    "Decoder",
+    "Encoder",
+    "EncoderConfig",
+    "Segmentor",
+    "Tap",
+    "build",
+    "intervene",
+    "record",
+    "tap_names",
+]
 
 
 def build(

@@ -103,19 +103,22 @@ class Encoder(nn.Module):
         if not self.plain:
             return self._timm_tokens(x_B3HW)
         z_BND = self.input(self._embed(x_B3HW))
-        for block, taps in zip(self.vit.blocks, self.layers, strict=True):
+        for block, taps in zip(self.vit.blocks, self._taps(), strict=True):
             if taps.attention.listening:
                 taps.attention(mhsa_weights(block.attn, block.norm1(z_BND)))
             z_BND = taps.tokens(block(z_BND))
         return cast(Tensor, self.vit.norm(z_BND))
+
+    def _taps(self) -> list[EncoderLayerTaps]:
+        return cast(list[EncoderLayerTaps], list(self.layers))
 
     def _embed(self, x_B3HW: Tensor) -> Tensor:
         vit = self.vit
         x_BDhw = vit.patch_embed.proj(x_B3HW)
         grid = (x_BDhw.shape[-2], x_BDhw.shape[-1])
         x_BND = vit.patch_embed.norm(x_BDhw.flatten(2).transpose(1, 2))
-        prefix = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
-        prefix = [token.expand(len(x_BND), -1, -1) for token in prefix if token is not None]
+        named = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
+        prefix: list[Tensor] = [token.expand(len(x_BND), -1, -1) for token in named if token is not None]
         embedded_prefix = 0 if vit.no_embed_class else self.prefix_tokens
         positions = self._resample(vit.pos_embed, vit.patch_embed.grid_size, grid, embedded_prefix)
         if vit.no_embed_class:
@@ -136,14 +139,14 @@ class Encoder(nn.Module):
 
     def _timm_tokens(self, x_B3HW: Tensor) -> Tensor:
         """Other timm transformers (rotary positions, ...) run their own forward pass."""
-        heard = [index for index, taps in enumerate(self.layers) if taps.tokens.listening]
+        heard = [index for index, taps in enumerate(self._taps()) if taps.tokens.listening]
         if not heard:
             return cast(Tensor, self.vit.forward_features(x_B3HW))
         final, layers = self.vit.forward_intermediates(
             x_B3HW, indices=heard, return_prefix_tokens=True, output_fmt="NLC"
         )
         for index, (patches, prefix) in zip(heard, layers, strict=True):
-            self.layers[index].tokens(torch.cat([prefix, patches], dim=1))
+            self._taps()[index].tokens(torch.cat([prefix, patches], dim=1))
         return cast(Tensor, final)
 
     def _load(self, tensors: dict[str, Tensor], source: str) -> None:

@@ -46,9 +46,7 @@ def orthonormal_rows(basis_PD: Tensor) -> Tensor:
     return v_PD
 
 
-def intervene(
-    model: nn.Module, operation: str, layers: Sequence[str] | None = None, seed: int = 0
-) -> nn.Module:
+def intervene(model: nn.Module, operation: str, layers: Sequence[str] | None = None, seed: int = 0) -> nn.Module:
     """A copy of ``model`` with the bases of its subspace layers replaced; the original is untouched.
 
     Args:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -83,10 +84,7 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
     added: list[tuple[Tap, Callable[[Tensor], None]]] = []
     try:
         for name, tap in chosen.items():
-
-            def keep(value: Tensor, name: str = name) -> None:
-                activations[name] = value
-
+            keep: Callable[[Tensor], None] = partial(activations.__setitem__, name)
             tap._listeners.append(keep)
             added.append((tap, keep))
         yield activations

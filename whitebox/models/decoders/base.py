@@ -25,12 +25,15 @@ def init_weights(module: nn.Module) -> None:
 class Decoder(nn.Module):
     """Patch tokens -> mask logits. A subclass names its frozen config dataclass as ``Config``.
 
-    Its constructor takes ``(config, width, num_classes)``, width being the encoder's D.
+    Args:
+        config: the subclass's ``Config``.
+        width: D of the encoder's tokens (``self.width``: that of the decoder's own).
+        num_classes: K.
     """
 
     Config: ClassVar[type[Any]]
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, config: Any, width: int, num_classes: int) -> None:
         super().__init__()
         self.width = width
         self.num_classes = num_classes
@@ -47,8 +50,8 @@ class QueryDecoder(Decoder):
     al. 2021, official ``model/decoder.py``; DEPICT and CBSA keep both).
     """
 
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__(width, num_classes)
+    def __init__(self, config: Any, width: int, num_classes: int) -> None:
+        super().__init__(config, width, num_classes)
         self.class_embeddings = nn.Parameter(torch.empty(1, num_classes, width))
         nn.init.trunc_normal_(self.class_embeddings, std=0.02)
         self.mask_norm = nn.LayerNorm(num_classes)

@@ -42,7 +42,7 @@ class DepictCA(QueryDecoder):
     Config = DepictCAConfig
 
     def __init__(self, config: DepictCAConfig, width: int, num_classes: int) -> None:
-        super().__init__(width, num_classes)
+        super().__init__(config, width, num_classes)
         self.layers = nn.ModuleList(
             SubspaceAttention(width, config.heads, config.head_dim, config.dropout) for _ in range(config.layers)
         )

@@ -40,7 +40,7 @@ class DepictSA(QueryDecoder):
     Config = DepictSAConfig
 
     def __init__(self, config: DepictSAConfig, width: int, num_classes: int) -> None:
-        super().__init__(width, num_classes)
+        super().__init__(config, width, num_classes)
         self.layers = nn.ModuleList(
             SubspaceAttention(width, config.heads, config.head_dim, config.dropout) for _ in range(config.layers)
         )

@@ -29,7 +29,7 @@ class SegmenterLinear(Decoder):
     Config = SegmenterLinearConfig
 
     def __init__(self, config: SegmenterLinearConfig, width: int, num_classes: int) -> None:
-        super().__init__(width, num_classes)
+        super().__init__(config, width, num_classes)
         self.input = Tap()
         self.head = nn.Linear(width, num_classes)
         self.apply(init_weights)

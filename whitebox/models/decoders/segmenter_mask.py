@@ -65,13 +65,11 @@ class SegmenterMask(QueryDecoder):
 
     def __init__(self, config: SegmenterMaskConfig, width: int, num_classes: int) -> None:
         decoder_width = config.width or width
-        super().__init__(decoder_width, num_classes)
+        super().__init__(config, decoder_width, num_classes)
         heads = config.heads or max(1, decoder_width // 64)
         self.proj_in = nn.Linear(width, decoder_width)
         drop_paths = torch.linspace(0, config.drop_path, config.layers).tolist()
-        self.layers = nn.ModuleList(
-            TransformerBlock(decoder_width, heads, config.dropout, rate) for rate in drop_paths
-        )
+        self.layers = nn.ModuleList(TransformerBlock(decoder_width, heads, config.dropout, rate) for rate in drop_paths)
         self.norm = nn.LayerNorm(decoder_width)
         self.proj_patch = nn.Parameter(torch.randn(decoder_width, decoder_width) * decoder_width**-0.5)
         self.proj_class = nn.Parameter(torch.randn(decoder_width, decoder_width) * decoder_width**-0.5)

@@ -1,0 +1,1 @@
+"""What the measurements mean: results records, and the tables and figures rendered from them."""

@@ -1,0 +1,80 @@
+"""What a command leaves behind: records, tables and figures in the run's folder, and a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from analysis.figures import per_class_bars, training_curves
+from analysis.records import Data, Record, describe_weights, fingerprint, measured_scores, new_record, write_record
+from analysis.tables import per_class_table
+from whitebox.config import RunConfig
+from whitebox.engine.checkpoint import write_atomically
+from whitebox.engine.evaluate import Evaluation
+
+RESAMPLES = 1000
+SEED = 0
+
+
+def report_training(folder: Path) -> None:
+    """Draw the curves of ``folder/metrics.jsonl`` beside it, PNG and PDF."""
+    training_curves(folder / "metrics.jsonl", folder / "curves.png")
+
+
+def evaluation_record(
+    evaluation: Evaluation, config: RunConfig, *, run: str, weights: Path, classes: Sequence[str], split: str
+) -> Record:
+    """The record of an evaluation: scores with bootstrap intervals over images, and the settings they were made with.
+
+    The data's fingerprint covers the images' names and how many pixels of each class their labels hold.
+    """
+    inference = config.inference
+    multiscale = list(inference.scales) != [1.0] or inference.flip
+    labels_NK = evaluation.counts_N3K[:, 2].tolist()
+    return new_record(
+        "eval",
+        model=run,
+        data=Data(
+            name=config.data.name,
+            split=split,
+            images=len(evaluation.names),
+            fingerprint=fingerprint(zip(evaluation.names, map(str, labels_NK), strict=True)),
+        ),
+        measured=measured_scores(evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED),
+        n=len(evaluation.names),
+        weights=describe_weights(weights),
+        variant="multiscale" if multiscale else "",
+        seeds={"bootstrap": SEED, "training": config.train.seed},
+        settings={
+            "resamples": RESAMPLES,
+            "resize": config.data.resize,
+            "max_ratio": config.data.max_ratio,
+            "window": inference.window,
+            "stride": inference.stride,
+            "scales": list(inference.scales),
+            "flip": inference.flip,
+        },
+    )
+
+
+def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> None:
+    """Write an evaluation's record, its per-image counts, table (CSV, Markdown, LaTeX) and bars, and show the table.
+
+    The counts (``names`` (N,), ``counts`` (N, 3, K)) lie beside the record: intervals and paired comparisons need no rerun.
+    """
+    path = write_record(record, folder / "records")
+    write_atomically(path.with_suffix(".npz"), lambda target: _write_counts(target, evaluation))
+    table = per_class_table(record)
+    table.write(folder / "tables" / path.stem)
+    per_class_bars([record], folder / "figures" / f"{path.stem}.png")
+    console = Console()
+    console.print(table.to_rich())
+    console.print(f"Record: {path}", highlight=False, soft_wrap=True)
+
+
+def _write_counts(path: Path, evaluation: Evaluation) -> None:
+    with path.open("wb") as opened:
+        np.savez_compressed(opened, names=np.array(evaluation.names), counts=evaluation.counts_N3K)

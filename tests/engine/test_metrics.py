@@ -1,0 +1,189 @@
+"""Scores against the official implementation's vectors, mmsegmentation, and counting by hand."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from whitebox.engine import metrics
+from whitebox.engine.metrics import bootstrap, image_counts, scores
+from whitebox.errors import ConfigError, DataError
+
+
+def random_pair(seed, shape=(40, 50), classes=7, ignored=0.2):
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(0, classes, shape, generator=generator)
+    prediction = torch.where(
+        torch.rand(shape, generator=generator) < 0.5, label, torch.randint(0, classes, shape, generator=generator)
+    )
+    label[torch.rand(shape, generator=generator) < ignored] = 255
+    return prediction, label
+
+
+def by_hand(prediction, label, classes, ignore=255):
+    counts = np.zeros((3, classes), dtype=np.int64)
+    for p, t in zip(prediction.flatten().tolist(), label.flatten().tolist(), strict=True):
+        if t != ignore:
+            counts[1, p] += 1
+            counts[2, t] += 1
+            counts[0, t] += p == t
+    return counts
+
+
+def mmseg_scores(pairs, classes):
+    from mmseg.evaluation.metrics import IoUMetric
+
+    results = [IoUMetric.intersect_and_union(p, t, classes, 255) for p, t in pairs]
+    return IoUMetric.total_area_to_metrics(*(sum(area) for area in zip(*results, strict=True)), metrics=["mIoU"])
+
+
+def test_official_vectors(shared):
+    blocks = shared / "golden" / "blocks"
+    truth, meta = np.load(blocks / "metrics.npz"), json.loads((blocks / "metrics.json").read_text())
+    counts_N3K = torch.stack(
+        [
+            image_counts(torch.from_numpy(truth[f"pred.im{i}"]), torch.from_numpy(truth[f"gt.im{i}"]), meta["n_cls"])
+            for i in range(3)
+        ]
+    )
+    total = counts_N3K.sum(0).numpy()
+    for row, key in enumerate(("area_intersect", "area_pred", "area_label")):
+        assert np.array_equal(total[row], truth[key])
+    result = scores(counts_N3K)
+    np.testing.assert_array_equal(result.iou_K, truth["IoU"])
+    np.testing.assert_array_equal(result.acc_K, truth["Acc"])
+    assert result.aacc == truth["aAcc"]
+    for value, key in ((result.miou, "mean_iou"), (result.macc, "mean_accuracy"), (result.aacc, "pixel_accuracy")):
+        assert round(value * 100, 2) == meta["official"][key]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_mmsegmentation(seed):
+    pairs = [random_pair(100 * seed + i, classes=9, ignored=i / 4) for i in range(5)]
+    for prediction, label in pairs:
+        label[label == 3] = 255  # predicted, never labelled
+        label[label == 4] = 255
+        prediction[prediction == 4] = 0  # in neither
+    result = scores(torch.stack([image_counts(p, t, 9) for p, t in pairs]))
+    expected = mmseg_scores(pairs, 9)
+    np.testing.assert_allclose(result.iou_K, expected["IoU"], rtol=1e-6)
+    np.testing.assert_allclose(result.acc_K, expected["Acc"], rtol=1e-6)
+    assert result.aacc == pytest.approx(float(expected["aAcc"]), rel=1e-6)
+    assert result.miou == pytest.approx(float(np.nanmean(expected["IoU"])), rel=1e-6)
+    assert result.iou_K[3] == 0 and np.isnan(result.acc_K[3])
+    assert np.isnan(result.iou_K[4]) and np.isnan(result.acc_K[4])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16, torch.int32, torch.int64])
+def test_counts_by_hand_in_any_integer_dtype(dtype):
+    prediction, label = random_pair(3)
+    ignore = 100 if dtype == torch.int8 else 255
+    label[label == 255] = ignore
+    counts = image_counts(prediction.to(dtype), label.to(dtype), 7, ignore)
+    assert counts.dtype == torch.int64
+    assert np.array_equal(counts.numpy(), by_hand(prediction, label, 7, ignore))
+
+
+def test_dtypes_may_differ_and_prediction_on_ignored_pixels_may_be_anything():
+    prediction, label = torch.tensor([[0, 250]]), torch.tensor([[0, 255]], dtype=torch.uint8)
+    assert image_counts(prediction, label, 2).tolist() == [[1, 0], [1, 0], [1, 0]]
+
+
+def test_all_ignored_image_counts_nothing():
+    counts = image_counts(torch.zeros(4, 4, dtype=torch.uint8), torch.full((4, 4), 255), 3)
+    assert counts.tolist() == [[0] * 3] * 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result, intervals = scores(counts), bootstrap(counts[None], resamples=10)
+    assert np.isnan([result.miou, result.macc, result.aacc, *result.iou_K, *result.acc_K]).all()
+    assert np.isnan([*intervals.miou, *intervals.aacc]).all()
+
+
+@pytest.mark.parametrize("value", [7, 254, -1])
+def test_label_out_of_range_is_an_error(value):
+    prediction, label = random_pair(0)
+    label[2, 3] = value
+    with pytest.raises(DataError, match=rf"label has value {value}, but with 7 classes values are 0 to 6, or 255"):
+        image_counts(prediction, label, 7)
+
+
+def test_prediction_out_of_range_is_an_error():
+    with pytest.raises(DataError, match="prediction has value 7"):
+        image_counts(torch.tensor([[7]]), torch.tensor([[0]]), 7)
+
+
+def test_other_shape_is_an_error():
+    with pytest.raises(DataError, match=r"\(2, 3\) pixels, the label \(3, 2\)"):
+        image_counts(torch.zeros(2, 3, dtype=torch.long), torch.zeros(3, 2, dtype=torch.long), 7)
+
+
+def test_sum_of_images_and_numpy_give_the_same_scores():
+    counts = torch.stack([image_counts(*random_pair(i), 7) for i in range(3)])
+    assert scores(counts).miou == scores(counts.sum(0)).miou == scores(counts.numpy()).miou
+
+
+def test_totals_beyond_float32_are_exact():
+    counts = np.array([[[2**24 + 1, 0], [2**24 + 1, 1], [2**24 + 2, 0]]])
+    assert scores(counts).iou_K[0] == (2**24 + 1) / (2**24 + 2)
+
+
+def example_counts(images=40):
+    return torch.stack([image_counts(*random_pair(i, shape=(12, 12)), 7) for i in range(images)]).numpy()
+
+
+def test_bootstrap_equals_drawing_images_one_by_one():
+    counts = example_counts(15)
+    counts[:, :, 5] = 0  # absent class
+    generator = np.random.default_rng(7)
+    draws = [scores(counts[generator.integers(15, size=15)]) for _ in range(200)]
+    intervals = bootstrap(counts, resamples=200, seed=7, level=0.9)
+    ends = [0.05, 0.95]
+    np.testing.assert_allclose(intervals.miou, np.quantile([d.miou for d in draws], ends), rtol=1e-12)
+    np.testing.assert_allclose(intervals.macc, np.quantile([d.macc for d in draws], ends), rtol=1e-12)
+    np.testing.assert_allclose(intervals.aacc, np.quantile([d.aacc for d in draws], ends), rtol=1e-12)
+    expected_K2 = np.quantile([d.iou_K for d in draws], ends, axis=0).T
+    np.testing.assert_allclose(intervals.iou_K2, expected_K2, rtol=1e-12)
+    assert np.isnan(intervals.iou_K2[5]).all() and not np.isnan(intervals.iou_K2[4]).any()
+
+
+def test_bootstrap_brackets_the_score_and_depends_on_the_seed_alone(monkeypatch):
+    counts = example_counts()
+    first = bootstrap(counts)
+    assert first.miou[0] < scores(counts).miou < first.miou[1]
+    assert first.miou != bootstrap(counts, seed=1).miou
+    monkeypatch.setattr(metrics, "_BLOCK", 3 * len(counts))  # blocks of three resamples
+    again = bootstrap(counts)
+    assert again.miou == first.miou and np.array_equal(again.iou_K2, first.iou_K2)
+
+
+def test_bootstrap_of_a_rare_class_uses_the_draws_that_hold_it():
+    counts = np.zeros((10, 3, 2), dtype=np.int64)
+    counts[:, :, 0] = 5
+    counts[0, :, 1] = (2, 4, 4)
+    assert bootstrap(counts).iou_K2[1].tolist() == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_bootstrap_of_equal_images_has_no_width():
+    counts = np.repeat(example_counts(1), 5, axis=0)
+    low, high = bootstrap(counts, resamples=20).miou
+    assert low == pytest.approx(high, abs=1e-15) and low == pytest.approx(scores(counts).miou, abs=1e-15)
+
+
+def test_bootstrap_of_nothing_is_an_error():
+    with pytest.raises(DataError, match="no images"):
+        bootstrap(np.zeros((0, 3, 4), dtype=np.int64))
+
+
+@pytest.mark.parametrize("wrong", [{"resamples": 0}, {"level": 1.0}, {"level": 0.0}])
+def test_impossible_bootstrap_settings_are_errors(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        bootstrap(example_counts(2), **wrong)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_counts_on_a_gpu():
+    prediction, label = random_pair(0)
+    counts = image_counts(prediction.cuda(), label.cuda(), 7)
+    assert counts.is_cuda and torch.equal(counts.cpu(), image_counts(prediction, label, 7))

@@ -1,0 +1,121 @@
+"""The rules of the house that no single module can hold: who imports whom, what is declared, how fast it starts."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import whitebox
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("whitebox", "analysis", "experiments")
+SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# What each part may import of this project, besides itself. `cli` (with `progress`) stands above all of them.
+FOUNDATIONS = {"whitebox.errors", "whitebox.versions"}
+ARROWS = {
+    "whitebox.models": FOUNDATIONS,
+    "whitebox.config": FOUNDATIONS | {"whitebox.models"},
+    "whitebox.data": FOUNDATIONS | {"whitebox.config"},
+    "whitebox.engine": FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.models"},
+    "whitebox.interop": FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.engine", "whitebox.models"},
+    "analysis": {"whitebox"},
+    "experiments": {"whitebox", "analysis"},
+}
+ABOVE_ALL = {"whitebox.cli", "whitebox.progress"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of the modules a file imports when it runs, also inside functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import; this project uses absolute ones"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def belongs(name: str, parts: set[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+@pytest.mark.parametrize("part", ARROWS)
+def test_arrows_point_one_way(part: str) -> None:
+    allowed = {part} | ARROWS[part]
+    wrong = []
+    for path in SOURCES:
+        name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+        if not belongs(name, {part}):
+            continue
+        for target in imported(path):
+            ours = target.split(".")[0] in PACKAGES and target != "whitebox.__version__"
+            if ours and (not belongs(target, allowed) or belongs(target, ABOVE_ALL)):
+                wrong.append(f"{path.relative_to(REPOSITORY)} imports {target}")
+    assert not wrong
+
+
+def test_what_is_imported_is_declared() -> None:
+    declared = {_normal(re.split(r"[<>=!~ \[;]", line)[0]) for line in PROJECT["dependencies"]}
+    known = importlib.metadata.packages_distributions()
+    names = {target.split(".")[0] for path in SOURCES for target in imported(path)}
+    foreign = names - set(sys.stdlib_module_names) - set(PACKAGES)
+    undeclared = {
+        name for name in foreign if not {_normal(distribution) for distribution in known.get(name, ())} & declared
+    }
+    assert not undeclared
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+HEAVY = {"torch", "torchvision", "timm", "numpy", "pandas", "scipy", "matplotlib", "mmseg", "cv2", "accelerate"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    loaded = run(
+        "import sys\n"
+        "from whitebox.cli import main\n"
+        f"sys.argv = ['whitebox', *{arguments}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('LOADED', *sorted(name for name in sys.modules if '.' not in name))"
+    ).split("LOADED")[-1]
+    assert "typer" in loaded.split() and not HEAVY & set(loaded.split())
+
+
+def test_importing_whitebox_loads_nothing_heavy() -> None:
+    assert not HEAVY & set(run("import sys, whitebox; print(*sys.modules)").split())
+
+
+def test_the_changelog_knows_this_version() -> None:
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(whitebox.__version__)}\b", changelog, re.MULTILINE)
+
+
+@pytest.mark.parametrize("marker", ["ci:quickstart", "ci:test"])
+def test_the_readme_has_the_lines_that_ci_runs(marker: str) -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", readme, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1 and "\n" not in blocks[0] and blocks[0].startswith("pip install -e")

@@ -1,0 +1,70 @@
+"""``create_model`` and ``load_model``: the two ways to a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from whitebox.config import RunConfig, resolve
+from whitebox.engine.checkpoint import WEIGHTS, load_weights
+from whitebox.errors import CheckpointError
+from whitebox.interop.official import load_official
+from whitebox.models import Segmentor, build
+
+log = logging.getLogger("whitebox")
+
+
+def create_model(name: str, num_classes: int, **overrides: Any) -> Segmentor:
+    """A new model.
+
+    Args:
+        name: as listed by ``whitebox models``, e.g. ``depict-ca-tiny``.
+        num_classes: K.
+        overrides: configuration keys, nested or dotted: ``encoder={"pretrained": True}`` or ``**{"decoder.layers": 2}``.
+
+    Raises:
+        ConfigError: unknown name or key, wrong type, impossible value.
+        ModelError: the model cannot be built, or its pretrained weights cannot be had.
+    """
+    config = resolve(name, overrides=overrides)
+    return build(config.encoder, config.decoder, num_classes)
+
+
+def load_model(path: str | os.PathLike[str]) -> Segmentor:
+    """A model with its weights, in evaluation mode, on the CPU.
+
+    Args:
+        path: a run folder, a ``.safetensors`` file written by whitebox, or an official ``checkpoint.pth`` beside its
+            ``variant.yml`` (or the folder of both). Loading is strict; what matched is logged and kept as ``model.load_report``.
+
+    Raises:
+        CheckpointError: missing, cut short, unsafe, or made for another model.
+    """
+    model, _ = load_run(Path(path))
+    log.info("%s", model.load_report)
+    return model
+
+
+def load_run(path: Path) -> tuple[Segmentor, RunConfig]:
+    """As ``load_model``, with the configuration the weights were trained with."""
+    path = weights_file(path)
+    return load_weights(path) if path.suffix == ".safetensors" else load_official(path)
+
+
+def weights_file(path: Path) -> Path:
+    """The file that holds the weights: ``path`` itself, or the one in the folder ``path``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_dir():
+        for name in (WEIGHTS, "checkpoint.pth"):
+            if (path / name).is_file():
+                return path / name
+        begun = " (its training has saved none yet)" if (path / "config.yaml").is_file() else ""
+        raise CheckpointError(f"{path} holds neither {WEIGHTS} nor an official checkpoint.pth{begun}.")
+    if not path.exists():
+        raise CheckpointError(f"There is no file or folder {path}.")
+    return path

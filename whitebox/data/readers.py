@@ -1,0 +1,433 @@
+"""Which files a dataset is made of, what its classes are, and how stored label values become class indices.
+
+Folder layouts are those of the datasets' owners; lists of files, class names and palettes come from mmsegmentation's
+dataset classes where it has them.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from whitebox.config import DataConfig
+from whitebox.data import shapes
+from whitebox.data.images import IGNORE, IMAGE_SUFFIXES, UInt8, read_image, read_label
+from whitebox.data.quiet import mmseg_datasets, quiet
+from whitebox.errors import ConfigError, DataError
+
+Classes = tuple[str, ...]
+Palette = tuple[tuple[int, int, int], ...]
+
+_UNKNOWN = 254  # in label tables: a stored value that means nothing
+MAX_CLASSES = 254
+_LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # without loss, unlike JPEG
+_HELP = "give the folder that holds it with --data-root or WHITEBOX_DATA; `whitebox datasets` shows each layout"
+
+CAMVID_CLASSES = (
+    "Sky",
+    "Building",
+    "Pole",
+    "Road",
+    "Pavement",
+    "Tree",
+    "SignSymbol",
+    "Fence",
+    "Car",
+    "Pedestrian",
+    "Bicyclist",
+)
+CAMVID_PALETTE = (
+    (128, 128, 128),
+    (128, 0, 0),
+    (192, 192, 128),
+    (128, 64, 128),
+    (60, 40, 222),
+    (128, 128, 0),
+    (192, 128, 128),
+    (64, 64, 128),
+    (64, 0, 128),
+    (64, 64, 0),
+    (0, 128, 192),
+)
+
+# The 19 evaluated classes in the order of their train ids (cityscapesscripts/helpers/labels.py).
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+# Stored values 0..181 without those of the 11 COCO categories that no image has.
+_COCO_STUFF_IDS = tuple(sorted(set(range(182)) - {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image file and its label file."""
+
+    name: str  # path below the split's image folder, without suffix
+    image: str
+    label: str
+
+
+class Source(Protocol):
+    """Images with labels, before any augmentation. Shapes: H, W pixels."""
+
+    classes: Classes
+    palette: Palette
+    names: list[str]
+
+    def load(self, index: int) -> tuple[UInt8, UInt8]:
+        """RGB image (H, W, 3) and label (H, W), uint8; label values are class indices or 255."""
+        ...
+
+
+class ShapesSource:
+    """The images of ``whitebox.data.shapes``, drawn when asked for."""
+
+    def __init__(self, config: DataConfig, split: str) -> None:
+        if split not in shapes.SPLITS:
+            raise _unknown_split("shapes", split, shapes.SPLITS)
+        self.classes: Classes = shapes.CLASSES
+        self.palette: Palette = shapes.PALETTE
+        self.split, self.seed, self.size = split, config.shapes_seed, config.size
+        length = config.train_length if split == "train" else config.val_length
+        self.names = [f"{split}_{index:05d}" for index in range(length)]
+
+    def load(self, index: int) -> tuple[UInt8, UInt8]:
+        return shapes.draw(self.seed, self.split, index, self.size)
+
+
+class FileSource:
+    """Pairs of image and label files.
+
+    ``table_256`` turns stored label values into class indices; ``hint`` ends the message about a value without a class.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        classes: Classes,
+        palette: Palette,
+        pairs: Sequence[Pair],
+        table_256: UInt8,
+        hint: str,
+    ) -> None:
+        self.title, self.classes, self.palette = title, classes, palette
+        self.pairs, self.table_256, self.hint = pairs, table_256, hint
+        self.names = [pair.name for pair in pairs]
+
+    def load(self, index: int) -> tuple[UInt8, UInt8]:
+        pair = self.pairs[index]
+        image, stored = read_image(pair.image), read_label(pair.label)
+        if image.shape[:2] != stored.shape:
+            raise DataError(
+                f"Label {pair.label} is {stored.shape[1]} x {stored.shape[0]} px but its image {pair.image} is "
+                f"{image.shape[1]} x {image.shape[0]} px: give both the same size."
+            )
+        label = np.asarray(cv2.LUT(stored, self.table_256), np.uint8)
+        if (label == _UNKNOWN).any():
+            value = int(stored[label == _UNKNOWN].max())
+            known = np.flatnonzero(self.table_256[:IGNORE] != _UNKNOWN)
+            raise DataError(
+                f"Label {pair.label} holds the value {value}, but {self.title} has {len(self.classes)} classes, stored "
+                f"as {known[0]}..{known[-1]} (255 is ignored): {self.hint}."
+            )
+        return image, label
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One dataset as its owners lay it out; folders are below ``DataConfig.path``, ``{split}`` is the split's name."""
+
+    images: str = "images/{split}"
+    labels: str = "annotations/{split}"
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val", "test": "test"})
+    image_suffix: str = ".jpg"
+    label_suffix: str = ".png"
+    other_labels: tuple[str, ...] = ()  # ends of file names that lie beside the labels and are none
+    list_file: str = ""  # one name a line; empty: every image of the folder
+    mmseg_class: str = "BaseSegDataset"
+    classes: Classes = ()  # empty: those of the mmsegmentation class
+    palette: Palette = ()
+    reduce_zero_label: bool = False  # what DataConfig must say: else every class would be off by one
+    ids: tuple[int, ...] = ()  # stored label value of each class; empty: 0, 1, 2, ...
+    stored_values: int = 0  # labels hold 0..stored_values-1, those without a class ignored; 0: the classes only
+
+    def info(self, config: DataConfig) -> tuple[Classes, Palette]:
+        """Class names and colours; reads no file."""
+        if self.classes:
+            return self.classes, self.palette
+        meta = getattr(mmseg_datasets(), self.mmseg_class).METAINFO
+        return tuple(name.strip() for name in meta["classes"]), _as_palette(meta["palette"])
+
+    def source(self, config: DataConfig, split: str) -> FileSource:
+        """The pairs of a split, complete and checked by name; no image is opened yet."""
+        if split not in self.splits:
+            raise _unknown_split(config.name, split, self.splits)
+        if config.reduce_zero_label != self.reduce_zero_label:
+            needed = str(self.reduce_zero_label).lower()
+            raise ConfigError(
+                f"data.reduce_zero_label must be {needed} for data.kind={config.kind}: its labels are fixed."
+            )
+        classes, palette = self.info(config)
+        table_256 = label_table(len(classes), self.ids, self.stored_values, config.reduce_zero_label)
+        pairs = self._pairs(config, self.splits[split], classes, palette)
+        hint = "the file is not as the dataset's owners made it, replace it"
+        return FileSource(config.name, classes, palette, pairs, table_256, hint)
+
+    def _pairs(self, config: DataConfig, split: str, classes: Classes, palette: Palette) -> list[Pair]:
+        root = Path(config.root, config.path)
+        images, labels = self.images.format(split=split), self.labels.format(split=split)
+        list_file = self.list_file.format(split=split)
+        for folder in (images, labels, os.path.dirname(list_file)):
+            _require_folder(root / folder, config.name)
+        if list_file and not (root / list_file).is_file():
+            raise DataError(f"The list {root / list_file} of dataset {config.name} is missing: {_HELP}.")
+        with quiet():
+            listed = getattr(mmseg_datasets(), self.mmseg_class)(
+                data_root=str(root),
+                data_prefix={"img_path": images, "seg_map_path": labels},
+                ann_file=list_file,
+                img_suffix=self.image_suffix,
+                seg_map_suffix=self.label_suffix,
+                metainfo={"classes": classes, "palette": palette} if self.classes else None,
+                reduce_zero_label=config.reduce_zero_label,
+                lazy_init=True,
+            ).load_data_list()
+        have_images = _files(root / images, (self.image_suffix,))
+        have_labels = _files(root / labels, (self.label_suffix,), self.other_labels)
+        names = [os.path.relpath(info["img_path"], root / images)[: -len(self.image_suffix)] for info in listed]
+        return _paired(names, have_images, have_labels, root / images, root / labels, bool(list_file))
+
+
+class Folder:
+    """``folder``: any tree ``images/`` + ``masks/`` (or ``annotations/`` or ``labels/``), files paired by their stems.
+
+    Below each lie the splits' folders (``data.train_split``, ``data.val_split``); a split ``.`` means all images.
+    Classes come from ``data.classes``, else ``classes.txt`` (a name a line), else ``meta.json`` (``{"classes": [...],
+    "palette": [...]}``) in the dataset's folder; colours from ``data.palette``, else ``meta.json``, else generated.
+    """
+
+    def info(self, config: DataConfig) -> tuple[Classes, Palette]:
+        """Class names and colours."""
+        root = Path(config.root, config.path)
+        meta: dict[str, Any] = {}
+        names: Sequence[str] = list(config.classes)
+        if not names:
+            _require_folder(root, config.name)
+            if (root / "classes.txt").is_file():
+                lines = _read_text(root / "classes.txt").splitlines()
+                names = [line.strip() for line in lines if line.strip()]
+            elif (root / "meta.json").is_file():
+                meta = _read_meta(root / "meta.json")
+                names = meta["classes"]
+        if not 1 <= len(names) <= MAX_CLASSES:
+            raise DataError(
+                f"Dataset folder {root} has {len(names) or 'no'} class names: give 1 to {MAX_CLASSES} as data.classes="
+                "[road,car,...], or one name a line in classes.txt there."
+            )
+        colours = config.palette or meta.get("palette")
+        if not colours:
+            return tuple(names), distinct_palette(len(names))
+        palette = _as_palette(colours)
+        if len(palette) != len(names):
+            raise ConfigError(
+                f"data.palette has {len(palette)} colours for {len(names)} classes: give one each or none."
+            )
+        return tuple(names), palette
+
+    def source(self, config: DataConfig, split: str) -> FileSource:
+        """The pairs of a split, complete and checked by name; no image is opened yet."""
+        root = Path(config.root, config.path)
+        _require_folder(root, config.name)
+        classes, palette = self.info(config)
+        candidates = [root / name for name in ("masks", "annotations", "labels")]
+        labels = next((folder for folder in candidates if folder.is_dir()), None)
+        if labels is None:
+            raise DataError(f"Dataset folder {root} has no masks/, annotations/ or labels/: put the labels there.")
+        for folder in (root / "images" / split, labels / split):
+            if not folder.is_dir():
+                raise DataError(
+                    f"Dataset folder {folder} is missing: make one for each split, or set data.train_split=. and "
+                    "data.val_split=. to use all images in both."
+                )
+        suffixes = (config.image_suffix,) if config.image_suffix else IMAGE_SUFFIXES
+        have_images = _files(root / "images" / split, suffixes)
+        have_labels = _files(labels / split, _LABEL_SUFFIXES)
+        pairs = _paired(sorted(have_images), have_images, have_labels, root / "images" / split, labels / split, False)
+        table_256 = label_table(len(classes), reduce_zero_label=config.reduce_zero_label)
+        hint = "correct the file or the class list; " + (
+            "0 is ignored because of data.reduce_zero_label=true"
+            if config.reduce_zero_label
+            else "where 0 means unlabelled, set data.reduce_zero_label=true"
+        )
+        return FileSource(str(root), classes, palette, pairs, table_256, hint)
+
+
+class Shapes:
+    """``shapes``: generated, see ``whitebox.data.shapes``."""
+
+    def info(self, config: DataConfig) -> tuple[Classes, Palette]:
+        """Class names and colours."""
+        return shapes.CLASSES, shapes.PALETTE
+
+    def source(self, config: DataConfig, split: str) -> ShapesSource:
+        """Images of a split."""
+        return ShapesSource(config, split)
+
+
+class Reader(Protocol):
+    """What each kind of dataset offers."""
+
+    def info(self, config: DataConfig) -> tuple[Classes, Palette]:
+        """Class names and colours."""
+        ...
+
+    def source(self, config: DataConfig, split: str) -> Source:
+        """Images of a split, by the split's name."""
+        ...
+
+
+_PASCAL_CONTEXT = Layout(
+    images="JPEGImages",
+    labels="SegmentationClassContext",
+    splits={"train": "train", "val": "val"},
+    list_file="ImageSets/SegmentationContext/{split}.txt",
+    mmseg_class="PascalContextDataset",
+)
+READERS: dict[str, Reader] = {
+    "shapes": Shapes(),
+    "folder": Folder(),
+    "camvid": Layout(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE),
+    "ade20k": Layout(
+        splits={"train": "training", "val": "validation"}, mmseg_class="ADE20KDataset", reduce_zero_label=True
+    ),
+    "cityscapes": Layout(
+        images="leftImg8bit/{split}",
+        labels="gtFine/{split}",
+        image_suffix="_leftImg8bit.png",
+        label_suffix="_gtFine_labelIds.png",
+        mmseg_class="CityscapesDataset",
+        ids=_CITYSCAPES_IDS,
+        stored_values=34,
+    ),
+    "pascal_context": _PASCAL_CONTEXT,
+    "pascal_context59": replace(_PASCAL_CONTEXT, mmseg_class="PascalContextDataset59", reduce_zero_label=True),
+    "coco_stuff164k": Layout(
+        splits={"train": "train2017", "val": "val2017"},
+        other_labels=("TrainIds.png",),  # mmsegmentation's converter writes them
+        mmseg_class="COCOStuffDataset",
+        ids=_COCO_STUFF_IDS,
+        stored_values=182,
+    ),
+}
+
+
+def label_table(
+    num_classes: int, ids: Sequence[int] = (), stored_values: int = 0, reduce_zero_label: bool = False
+) -> UInt8:
+    """Class index of each stored value, shape (256,): 255 where it is ignored, 254 where it means nothing.
+
+    Args:
+        num_classes: at most 254.
+        ids: stored value of each class; empty: the indices themselves.
+        stored_values: stored values below this one that no class has are ignored.
+        reduce_zero_label: stored 0 is ignored, and k is class k - 1.
+    """
+    table_256 = np.full(256, _UNKNOWN, np.uint8)
+    table_256[:stored_values] = IGNORE
+    table_256[IGNORE] = IGNORE
+    stored = np.asarray(ids or range(num_classes), np.int64)
+    if reduce_zero_label:
+        table_256[0] = IGNORE
+        stored = stored + 1
+    table_256[stored] = np.arange(num_classes, dtype=np.uint8)
+    return table_256
+
+
+def distinct_palette(num_classes: int) -> Palette:
+    """Colours for classes that came without: hues a golden angle apart, in three tones."""
+    tones = ((0.75, 0.9), (0.55, 0.65), (0.9, 0.5))
+    return tuple(
+        tuple(round(255 * part) for part in colorsys.hsv_to_rgb((0.02 + 0.618034 * k) % 1, *tones[k % 3]))  # type: ignore[misc]
+        for k in range(num_classes)
+    )
+
+
+def _as_palette(colours: Iterable[Sequence[int]]) -> Palette:
+    try:
+        palette = tuple((int(red), int(green), int(blue)) for red, green, blue in colours)
+    except (TypeError, ValueError):
+        raise ConfigError("A palette is a list of [red, green, blue], one a class, each 0..255.") from None
+    if not all(0 <= part <= 255 for colour in palette for part in colour):
+        raise ConfigError("A palette is a list of [red, green, blue], one a class, each 0..255.")
+    return palette
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}): it must be readable UTF-8 text.") from None
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(_read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}): correct it or use classes.txt.") from None
+    if not isinstance(meta, dict) or not isinstance(meta.get("classes"), list):
+        raise DataError(f'{path} lacks "classes": [...]: add it, or put classes.txt in its place.')
+    return meta
+
+
+def _unknown_split(title: str, split: str, splits: Iterable[str]) -> ConfigError:
+    return ConfigError(f"Dataset {title} has no split {split!r}: choose from {', '.join(splits)}.")
+
+
+def _require_folder(folder: Path, title: str) -> None:
+    if not folder.is_dir():
+        raise DataError(f"Dataset {title} is not there, looked for the folder {folder}: {_HELP}.")
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], others: tuple[str, ...] = ()) -> dict[str, str]:
+    """Names (path below ``folder`` without suffix) to paths. Hidden files are no data."""
+    found: dict[str, str] = {}
+    for parent, _, files in os.walk(folder, followlinks=True):
+        for file in files:
+            suffix = next((end for end in suffixes if file.lower().endswith(end.lower())), None)
+            if suffix is None or file.startswith(".") or (others and file.endswith(others)):
+                continue
+            path = os.path.join(parent, file)
+            name = Path(path[: -len(suffix)]).relative_to(folder).as_posix()
+            if name in found:
+                raise DataError(f"{found[name]} and {path} have the same stem: keep one of them.")
+            found[name] = path
+    return found
+
+
+def _paired(
+    names: Sequence[str],
+    have_images: Mapping[str, str],
+    have_labels: Mapping[str, str],
+    images: Path,
+    labels: Path,
+    listed: bool,
+) -> list[Pair]:
+    if not names:
+        raise DataError(f"Dataset folder {images} holds no images: put them there, or {_HELP}.")
+    for name in names:
+        if name not in have_images:
+            raise DataError(f"Image {name} of the dataset's list is not in {images}: add it, or take it off the list.")
+        if name not in have_labels:
+            raise DataError(
+                f"Image {have_images[name]} has no label of that name in {labels}: add it or remove the image."
+            )
+    extra = [] if listed else sorted(set(have_labels) - set(names))
+    if extra:
+        raise DataError(f"Label {have_labels[extra[0]]} has no image of that name in {images}: add it or remove it.")
+    return [Pair(name, have_images[name], have_labels[name]) for name in names]

@@ -1,0 +1,218 @@
+"""Checkpoints of the official DEPICT and Segmenter code: ``checkpoint.pth`` beside ``variant.yml``.
+
+``variant.yml`` says ``mask_transformer`` for every decoder, and DEPICT's choice of self- or cross-attention is an edit of
+its source, so decoders are told apart by their tensors. Depths and widths are read off the tensors; what tensors cannot tell
+(numbers of heads, image size, normalisation) comes from ``variant.yml``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import yaml
+from torch import Tensor
+
+from whitebox.config import DataConfig, InferenceConfig, RunConfig, dataset_names, resolve
+from whitebox.errors import CheckpointError, ConfigError
+from whitebox.models import DECODERS, EncoderConfig, Segmentor, build
+from whitebox.models.weights import load_strictly, read_tensors
+
+# official name -> ours, tried in order; the first that matches renames
+RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
+    "depict-sa": (
+        (r"decoder\.net\.layers\.(\d+)\.fn\.proj", r"decoder.layers.\1.basis"),
+        (r"decoder\.net\.layers\.(\d+)\.(?:fn\.)?(.+)", r"decoder.layers.\1.\2"),
+        (r"decoder\.decoder_norm\.(.+)", r"decoder.norm.\1"),
+    ),
+    "depict-ca": (
+        (r"decoder\.snet\.layers\.(\d+)\.fn\.proj", r"decoder.layers.\1.basis"),
+        (r"decoder\.snet\.layers\.(\d+)\.(?:fn\.)?(.+)", r"decoder.layers.\1.\2"),
+        (r"decoder\.cnet\.layers\.(\d+)\.fn\.proj", r"decoder.cross_layers.\1.basis"),
+        (r"decoder\.cnet\.layers\.(\d+)\.(?:fn\.)?(.+)", r"decoder.cross_layers.\1.\2"),
+        (r"decoder\.snorm\.(.+)", r"decoder.norm.\1"),
+        (r"decoder\.cnorm\.(.+)", r"decoder.class_norm.\1"),
+    ),
+    "segmenter-mask": (
+        (r"decoder\.blocks\.(.+)", r"decoder.layers.\1"),
+        (r"decoder\.proj_dec\.(.+)", r"decoder.proj_in.\1"),
+        (r"decoder\.proj_classes", r"decoder.proj_class"),
+        (r"decoder\.decoder_norm\.(.+)", r"decoder.norm.\1"),
+    ),
+    "segmenter-linear": (),
+}
+COMMON_RENAMES = ((r"encoder\.(.+)", r"encoder.vit.\1"), (r"decoder\.cls_emb", r"decoder.class_embeddings"))
+
+
+class _VariantLoader(yaml.SafeLoader):
+    """YAML with python tuples, and nothing else that is not plain data."""
+
+
+def _python_tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node))
+
+
+_VariantLoader.add_constructor("tag:yaml.org,2002:python/tuple", _python_tuple)
+
+
+def read_variant(path: Path) -> dict[str, Any]:
+    """``variant.yml`` as nested dictionaries.
+
+    Raises:
+        CheckpointError: missing, not YAML, or holding a tag other than the python tuple.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no {path}: an official checkpoint.pth needs its variant.yml beside it.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_VariantLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as plain YAML: {reason}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("net_kwargs"), dict):
+        raise CheckpointError(f"{path} has no section net_kwargs; it is not the variant.yml of a Segmenter training.")
+    return content
+
+
+def decoder_name(tensors: Mapping[str, Tensor], source: str) -> str:
+    """Which decoder these official tensors belong to.
+
+    Raises:
+        CheckpointError: none that is known.
+    """
+    signs = {
+        "decoder.net.layers.": "depict-sa",
+        "decoder.snet.layers.": "depict-ca",
+        "decoder.blocks.": "segmenter-mask",
+        "decoder.head.": "segmenter-linear",
+    }
+    if any(name.startswith("encoder.") for name in tensors):
+        for sign, name in signs.items():
+            if any(key.startswith(sign) for key in tensors):
+                if any(key.endswith("fn.proj.weight") for key in tensors):
+                    break  # CBSA's decoder shares DEPICT's prefix but projects through a Linear
+                return name
+    raise CheckpointError(f"{source} is not a DEPICT or Segmenter checkpoint: its tensors fit no known decoder.")
+
+
+def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
+    """Model of an official ``checkpoint.pth`` (or of the folder that holds it), with the official outputs.
+
+    Raises:
+        CheckpointError: files missing, cut short, unsafe, or contradicting each other.
+    """
+    if path.is_dir():
+        path = path / "checkpoint.pth"
+    variant = read_variant(path.with_name("variant.yml"))
+    tensors = read_tensors(path)
+    name = decoder_name(tensors, str(path))
+    renamed = {_rename(key, (*RENAMES[name], *COMMON_RENAMES)): value for key, value in tensors.items()}
+    try:
+        config, num_classes = _config(variant, renamed, name)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{path} and its variant.yml do not describe a model: {error!r}.") from error
+    declared = variant["net_kwargs"].get("n_cls", num_classes)
+    if declared != num_classes:
+        raise CheckpointError(f"{path} has {num_classes} classes but its variant.yml says {declared}.")
+    classes, palette = _classes(config, num_classes)
+    model = build(config.encoder, config.decoder, num_classes, classes, palette)
+    model.load_report = load_strictly(model, renamed, str(path), f"official checkpoint, {name}")
+    return model.eval(), config
+
+
+def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, ours in rules:
+        new, count = re.subn(f"^{pattern}$", ours, key)
+        if count:
+            return new
+    return key
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    indices = {match[1] for key in tensors if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))}
+    return len(indices)
+
+
+def _config(variant: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -> tuple[RunConfig, int]:
+    net = variant["net_kwargs"]
+    decoder_variant = net.get("decoder") or {}
+    distilled = "encoder.vit.dist_token" in tensors
+    backbone = str(net.get("backbone", ""))
+    fallback = "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_384"
+    patches = tensors["encoder.vit.patch_embed.proj.weight"]
+    image_size = net["image_size"]
+    encoder = EncoderConfig(
+        name=backbone if timm.is_model(backbone) else fallback,
+        image_size=int(image_size[0] if isinstance(image_size, list | tuple) else image_size),
+        drop_path=float(net.get("drop_path_rate", 0.0)),
+        normalization=str(net["normalization"]),
+        norm_eps=1e-5,
+        patch_size=patches.shape[-1],
+        width=patches.shape[0],
+        depth=_count(tensors, "encoder.vit.blocks"),
+        heads=int(net["n_heads"]),
+    )
+
+    options: dict[str, Any] = {}
+    dropout = float(decoder_variant.get("dropout", 0.0))
+    if name.startswith("depict"):
+        heads = int(decoder_variant["n_heads"])
+        options = {
+            "layers": _count(tensors, "decoder.layers"),
+            "heads": heads,
+            "head_dim": _per_head(tensors["decoder.layers.0.basis"], heads),
+            "dropout": dropout,
+        }
+    if name == "depict-ca":
+        options["cross_layers"] = _count(tensors, "decoder.cross_layers")
+        options["cross_head_dim"] = _per_head(tensors["decoder.cross_layers.0.basis"], heads)
+    if name == "segmenter-mask":
+        options = {
+            "layers": _count(tensors, "decoder.layers"),
+            "width": tensors["decoder.proj_in.weight"].shape[0],
+            "dropout": dropout,
+            "drop_path": float(decoder_variant.get("drop_path_rate", 0.0)),
+        }
+    decoder: Any = DECODERS[name].Config(**options)
+    head = "decoder.head.bias" if name == "segmenter-linear" else "decoder.mask_norm.bias"
+    config = RunConfig(model=f"official-{name}", encoder=encoder, decoder=decoder)
+    config.data, config.inference = _data(variant), _inference(variant)
+    return config, len(tensors[head])
+
+
+def _per_head(basis: Tensor, heads: int) -> int:
+    if heads < 1 or basis.shape[0] % heads:
+        raise ValueError(f"{basis.shape[0]} rows of a basis cannot be shared by {heads} heads")
+    return basis.shape[0] // heads
+
+
+def _data(variant: dict[str, Any]) -> DataConfig:
+    """The dataset the checkpoint was trained on, as far as we have it."""
+    kwargs = variant.get("dataset_kwargs") or {}
+    name = str(kwargs.get("dataset", "")).replace("_", "-")
+    data = resolve("segmenter-linear-tiny", name).data if name in dataset_names() else DataConfig(name=name)
+    data.resize = int(kwargs.get("image_size", data.resize))
+    data.crop = int(kwargs.get("crop_size", data.crop))
+    return data
+
+
+def _inference(variant: dict[str, Any]) -> InferenceConfig:
+    kwargs = variant.get("inference_kwargs") or {}
+    window = int(kwargs.get("window_size", 512))
+    try:
+        return InferenceConfig(window=window, stride=int(kwargs.get("window_stride", window)))
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def _classes(config: RunConfig, num_classes: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Names and colours of the dataset's classes where their number fits, else numbered classes."""
+    from whitebox.data import READERS, dataset_info
+
+    if config.data.kind in READERS and config.data.kind not in ("shapes", "folder"):
+        classes, palette = dataset_info(config.data)
+        if len(classes) == num_classes:
+            return classes, palette
+    return (), ()

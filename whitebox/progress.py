@@ -1,0 +1,107 @@
+"""Progress on the terminal: bars where somebody watches, one line an evaluation where output goes to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from whitebox.config import RunConfig
+
+
+class TrainingProgress:
+    """Shows a run: loss, mIoU, images a second, time left, memory (see ``whitebox.engine.train.Reporter``)."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[numbers]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.training: TaskID | None = None
+        self.validation: TaskID | None = None
+        self.numbers: dict[str, Any] = {}
+
+    def __enter__(self) -> TrainingProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
+        resumed = f", resumed at step {first_step}" if first_step else ""
+        self.console.print(
+            f"Training {config.model} on {config.data.name}: {train_images} images, {config.train.epochs} epochs of "
+            f"{steps // config.train.epochs} steps, batch {config.train.batch_size}, {val_images} validation images{resumed}",
+            highlight=False,
+        )
+        self.training = self.bars.add_task("train", total=steps, completed=first_step, numbers="")
+
+    def logged(self, line: dict[str, Any]) -> None:
+        self.numbers.update(line)
+
+    def stepped(self, step: int) -> None:
+        if self.training is not None:
+            self.bars.update(self.training, completed=step, numbers=self._numbers())
+
+    def evaluating(self, done: int, total: int) -> None:
+        if self.validation is None:
+            self.validation = self.bars.add_task("val", total=total, numbers="")
+        self.bars.update(self.validation, completed=done)
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        if self.validation is not None:
+            self.bars.remove_task(self.validation)
+            self.validation = None
+        self.numbers.update(line)
+        loss = f"loss {self.numbers['loss']:.3f}  " if "loss" in self.numbers else ""
+        self.console.print(
+            f"epoch {line['epoch']:g}  step {line['step']}  {loss}"
+            f"{line['split']} mIoU {100 * line['miou']:.2f}  mAcc {100 * line['macc']:.2f}  aAcc {100 * line['aacc']:.2f}",
+            highlight=False,
+        )
+
+    def _numbers(self) -> str:
+        parts = []
+        if "loss" in self.numbers:
+            parts.append(f"loss {self.numbers['loss']:.3f}")
+        if "miou" in self.numbers:
+            parts.append(f"mIoU {100 * self.numbers['miou']:.1f}")
+        if "images_per_second" in self.numbers:
+            parts.append(f"{self.numbers['images_per_second']:.1f} img/s")
+            parts.append(f"{self.numbers['memory_gb']:.1f} GB")
+        return "  ".join(parts)
+
+
+@contextmanager
+def image_progress(description: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A bar over images; yields the function that sets how many are done, and of how many."""
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done, of: progress.update(task, completed=done, total=of)

@@ -1,0 +1,39 @@
+"""Versions of the code and of what it stands on, for weight headers and records."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "timm", "onedl-mmsegmentation", "accelerate", "numpy")
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout whitebox runs from, ``-dirty`` when tracked files differ; None outside a checkout."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):  # no git program, or no commit yet
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions by name: whitebox, its git commit, Python and the packages results depend on."""
+    found: dict[str, str | None] = {"git_commit": git_commit(), "python": platform.python_version()}
+    for package in ("whitebox", *PACKAGES):
+        try:
+            found[package] = version("whitebox-seg" if package == "whitebox" else package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
