@@ -63,7 +63,8 @@ def evaluation_record(
 def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> None:
     """Write an evaluation's record, its per-image counts, table (CSV, Markdown, LaTeX) and bars, and show the table.
 
-    The counts (``names`` (N,), ``counts`` (N, 3, K)) lie beside the record: intervals and paired comparisons need no rerun.
+    The counts (``names`` (N,), ``counts`` (N, 3, K)) lie beside the record: intervals and paired comparisons need no
+    rerun.
     """
     path = write_record(record, folder / "records")
     write_atomically(path.with_suffix(".npz"), lambda target: _write_counts(target, evaluation))

@@ -19,6 +19,6 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path | None:
-    """The folder of all golden vectors, None where only the committed ones are there (see golden_vectors.vector_file)."""
+    """The folder of all golden vectors; None where only the committed ones are there (see golden_vectors)."""
     folder = Path(os.environ.get("WHITEBOX_SHARED", REPOSITORY.parent / "shared")) / "golden"
     return folder if folder.is_dir() else None

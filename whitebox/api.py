@@ -22,7 +22,7 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> Segmentor:
     Args:
         name: as listed by ``whitebox models``, e.g. ``depict-ca-tiny``.
         num_classes: K.
-        overrides: configuration keys, nested or dotted: ``encoder={"pretrained": True}`` or ``**{"decoder.layers": 2}``.
+        overrides: configuration keys, nested (``encoder={"depth": 6}``) or dotted (``**{"decoder.layers": 2}``).
 
     Raises:
         ConfigError: unknown name or key, wrong type, impossible value.
@@ -37,7 +37,8 @@ def load_model(path: str | os.PathLike[str]) -> Segmentor:
 
     Args:
         path: a run folder, a ``.safetensors`` file written by whitebox, or an official ``checkpoint.pth`` beside its
-            ``variant.yml`` (or the folder of both). Loading is strict; what matched is logged and kept as ``model.load_report``.
+            ``variant.yml`` (or the folder of both). Loading is strict; what matched is logged and kept as
+            ``model.load_report``.
 
     Raises:
         CheckpointError: missing, cut short, unsafe, or made for another model.

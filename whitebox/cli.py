@@ -50,7 +50,7 @@ def train(
     device: Device = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show the resolved configuration.")] = False,
 ) -> None:
-    """Train a model on a dataset, by default on the built-in `shapes`.
+    r"""Train a model on a dataset, by default on the built-in `shapes`.
 
     \b
     whitebox train depict-ca-tiny
@@ -97,7 +97,7 @@ def evaluate_command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the run folder.")] = None,
     device: Device = None,
 ) -> None:
-    """Measure mIoU, accuracies and per-class IoU with 95 % intervals over images.
+    r"""Measure mIoU, accuracies and per-class IoU with 95 % intervals over images.
 
     \b
     whitebox eval results/depict-ca-tiny-shapes
@@ -141,7 +141,7 @@ def predict(
     multiscale: Multiscale = False,
     device: Device = None,
 ) -> None:
-    """Segment photos: a palette label PNG and an overlay for each.
+    r"""Segment photos: a palette label PNG and an overlay for each.
 
     \b
     whitebox predict results/depict-ca-tiny-shapes photos/ -o out/
@@ -274,10 +274,10 @@ def main() -> None:
     except WhiteboxError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         if debug:
             raise
-        print("interrupted; a training goes on from its last checkpoint with --resume", file=sys.stderr)
+        typer.echo("interrupted; a training goes on from its last checkpoint with --resume", err=True)
         sys.exit(130)

@@ -49,8 +49,10 @@ class TrainingProgress:
         resumed = f", resumed at step {first_step}" if first_step else ""
         self.console.print(
             f"Training {config.model} on {config.data.name}: {train_images} images, {config.train.epochs} epochs of "
-            f"{steps // config.train.epochs} steps, batch {config.train.batch_size}, {val_images} validation images{resumed}",
+            f"{steps // config.train.epochs} steps, batch {config.train.batch_size}, {val_images} validation images"
+            f"{resumed}",
             highlight=False,
+            soft_wrap=True,
         )
         self.training = self.bars.add_task("train", total=steps, completed=first_step, numbers="")
 
@@ -74,8 +76,10 @@ class TrainingProgress:
         loss = f"loss {self.numbers['loss']:.3f}  " if "loss" in self.numbers else ""
         self.console.print(
             f"epoch {line['epoch']:g}  step {line['step']}  {loss}"
-            f"{line['split']} mIoU {100 * line['miou']:.2f}  mAcc {100 * line['macc']:.2f}  aAcc {100 * line['aacc']:.2f}",
+            f"{line['split']} mIoU {100 * line['miou']:.2f}  mAcc {100 * line['macc']:.2f}  "
+            f"aAcc {100 * line['aacc']:.2f}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def _numbers(self) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_vectors import CASES, difference, load_npz, real_checkpoint, sampled, vector_file
 
 import whitebox
-from golden_vectors import CASES, difference, load_npz, real_checkpoint, sampled, vector_file
 from whitebox.config import OptimConfig
 from whitebox.engine.train import build_optimizer, learning_rate, summed_loss
 from whitebox.models import Segmentor, intervene, record
@@ -54,7 +54,7 @@ def test_features_masks_and_logits(case: str, size: str, golden: Path | None) ->
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("size", ("train", "pad"))
+@pytest.mark.parametrize("size", ["train", "pad"])
 @torch.inference_mode()
 def test_every_layer(case: str, size: str, golden: Path | None) -> None:
     expected = load_npz(vector_file(golden, case, f"layers_{size}.npz"))
@@ -127,7 +127,7 @@ def test_real_size(case: str, shared: Path, tmp_path: Path) -> None:
         assert difference(masks[..., ::2, ::2], vectors["masks_head_ortho_s2"]) < 1e-4
 
 
-@pytest.mark.parametrize("case", ("train_depict_sa", "train_depict_ca"))
+@pytest.mark.parametrize("case", ["train_depict_sa", "train_depict_ca"])
 def test_training_steps(case: str, shared: Path, tmp_path: Path) -> None:
     folder = shared / "golden" / case
     (tmp_path / "checkpoint.pth").write_bytes((folder / "checkpoint_start.pth").read_bytes())
@@ -136,7 +136,7 @@ def test_training_steps(case: str, shared: Path, tmp_path: Path) -> None:
     expected = load_npz(folder / "train.npz")
     optim = OptimConfig(lr=1e-2)
     optimizer = build_optimizer(model, optim)
-    official = {ours: theirs for ours, theirs in zip(model.state_dict(), official_names(model, case), strict=True)}
+    official = dict(zip(model.state_dict(), official_names(model, case), strict=True))
     for step in range(4):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, 10, optim)
@@ -241,7 +241,7 @@ class TestInterventions:
             )
         return built
 
-    @pytest.mark.parametrize("operation", ("None", "head_ortho", "head_trans", "ortho_trans"))
+    @pytest.mark.parametrize("operation", ["None", "head_ortho", "head_trans", "ortho_trans"])
     def test_outputs(self, operation: str, vectors: dict[str, np.ndarray]) -> None:
         layers = self.layers(vectors, operation)
         tokens, query = torch.from_numpy(vectors["x"]), torch.from_numpy(vectors["query"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -62,7 +63,8 @@ class SegmentationDataset(Dataset[Sample]):
         name = self.names[index]
         image, label = self.source.load(index)
         if self.mean_255 is None:
-            return Sample(torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(label), name)
+            image_3HW = np.ascontiguousarray(image.transpose(2, 0, 1))
+            return Sample(torch.from_numpy(image_3HW), torch.from_numpy(label), name)
         try:
             random_state = random_key(self.seed, epoch, index)
             view, view_label = augment_pair(image, label, self.config, self.mean_255, random_state)

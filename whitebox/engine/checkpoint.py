@@ -1,8 +1,9 @@
 """Weights and training states on disk.
 
 ``model.safetensors`` holds the weights; its header holds a JSON text under ``whitebox``: config, classes, palette,
-versions and git commit, so the file alone is enough to rebuild the model. ``checkpoints/`` holds what resume needs. Every file is
-written to a temporary name in the same folder, flushed to the disk, and renamed: a reader sees the old file or the new one.
+versions and git commit, so the file alone is enough to rebuild the model. ``checkpoints/`` holds what resume needs.
+Every file is written to a temporary name in the same folder, flushed to the disk, and renamed: a reader sees the old
+file or the new one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The training loop.
 
-Schedule and loss follow Segmenter's official code: SGD with Nesterov momentum, polynomial decay per step to ``min_lr``, and
-cross-entropy over the valid pixels at full resolution. A batch may be split over processes and over forward passes
-(``train.micro_batch``); the loss is always the mean over the valid pixels of the whole batch, so the split changes nothing
-but memory. Every random number is a function of (seed, step) or (seed, epoch, index): nothing depends on what ran before.
+Schedule and loss follow Segmenter's official code: SGD with Nesterov momentum, polynomial decay per step to
+``min_lr``, and cross-entropy over the valid pixels at full resolution. A batch may be split over processes and over
+forward passes (``train.micro_batch``); the loss is always the mean over the valid pixels of the whole batch, so the
+split changes nothing but memory. Every random number is a function of (seed, step) or (seed, epoch, index): nothing
+depends on what ran before.
 """
 
 from __future__ import annotations
@@ -193,16 +194,15 @@ def train(
         )
         checkpoint.save_model(folder / checkpoint.WEIGHTS, built, config)
 
-    def validate(step: int) -> Evaluation:
-        built.eval()
+    def validate(validated: Segmentor, step: int) -> Evaluation:
         measured = evaluate(
-            built,
+            validated,
             val_set,
             config.inference,
             config.data,
-            on_image=lambda index, *_: reporter.evaluating(index, len(val_set)),
+            workers=workers,
+            on_image=lambda index, *_: reporter.evaluating(index + 1, len(val_set)),
         )
-        built.train()
         found: Scores = scores(measured.counts_N3K)
         line = {
             "step": step,
@@ -219,7 +219,7 @@ def train(
 
     reporter.started(config, steps, first_step, len(train_set), len(val_set))
     model.train()
-    step, measured, since, images_since = first_step, None, time.perf_counter(), 0
+    step, since, images_since = first_step, time.perf_counter(), 0
     for epoch in range(first_step // steps_per_epoch, config.train.epochs):
         sampler.set_epoch(epoch, skip=(step - epoch * steps_per_epoch) * config.train.batch_size)
         for images, labels, names in loader:
@@ -254,13 +254,14 @@ def train(
         finished = epoch + 1 == config.train.epochs
         if finished or (epoch + 1) % config.train.save_every == 0:
             save(step)
-        if finished or (config.train.eval_every and (epoch + 1) % config.train.eval_every == 0):
-            measured = validate(step)
+        if not finished and config.train.eval_every and (epoch + 1) % config.train.eval_every == 0:
+            validate(built, step)
             since = time.perf_counter()
+    # The result is that of the saved weights in float32, as `whitebox eval` will find it again.
+    saved, _ = checkpoint.load_weights(folder / checkpoint.WEIGHTS)
+    measured = validate(saved.to(accelerator.device), step)
     accelerator.end_training()
-    if measured is None:  # a finished run was resumed
-        measured = validate(step)
-    return built.eval(), measured
+    return saved, measured
 
 
 def _update(

@@ -1,8 +1,8 @@
 """Checkpoints of the official DEPICT and Segmenter code: ``checkpoint.pth`` beside ``variant.yml``.
 
-``variant.yml`` says ``mask_transformer`` for every decoder, and DEPICT's choice of self- or cross-attention is an edit of
-its source, so decoders are told apart by their tensors. Depths and widths are read off the tensors; what tensors cannot tell
-(numbers of heads, image size, normalisation) comes from ``variant.yml``.
+``variant.yml`` says ``mask_transformer`` for every decoder, and DEPICT's choice of self- or cross-attention is an
+edit of its source, so decoders are told apart by their tensors. Depths and widths are read off the tensors; what
+tensors cannot tell (numbers of heads, image size, normalisation) comes from ``variant.yml``.
 """
 
 from __future__ import annotations

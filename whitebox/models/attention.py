@@ -2,10 +2,11 @@
 
 Shapes: B batch, N tokens, M queries, D model width, H heads, P subspace dimension (per head).
 
-Sources: MSSA is the multi-head subspace self-attention of CRATE (Yu et al. 2023, eq. 11-13) as DEPICT uses it
-(Wen and Li, arXiv 2411.03033; official code ``model/dec_blocks.py``): query, key, value and output map are one and the
-same basis U = [U_1 ... U_H], so a layer is a gradient step on the coding rate of the tokens projected on H subspaces. MSCA is
-its cross-attention form: queries move towards the principal directions of the tokens. MHSA is the attention of ViT.
+Sources: MSSA is the multi-head subspace self-attention of CRATE (Yu et al. 2023, eq. 11-13) as DEPICT uses it (Wen
+and Li, arXiv 2411.03033; official code ``model/dec_blocks.py``): query, key, value and output map are one and the
+same basis U = [U_1 ... U_H], so a layer is a gradient step on the coding rate of the tokens projected on H subspaces.
+MSCA is its cross-attention form: queries move towards the principal directions of the tokens. MHSA is the attention
+of ViT.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def mhsa_weights(attention: MHSA, z_BND: Tensor) -> Tensor:
 class SubspaceAttention(nn.Module):
     """One white-box layer, z + step * U softmax(U^T x (U^T y)^T P^-1/2) U^T y with y = LayerNorm(tokens).
 
-    Self-attention (MSSA): ``layer(z_BND)``; x = y. Cross-attention (MSCA): ``layer(z_BND, query=q_BMD)``; x is the query
-    *without* normalisation, and the query is what is updated, as in the official code.
+    Self-attention (MSSA): ``layer(z_BND)``; x = y. Cross-attention (MSCA): ``layer(z_BND, query=q_BMD)``; x is the
+    query *without* normalisation, and the query is what is updated, as in the official code.
 
     Attributes:
         bases: (H, P, D), row i of head h is the i-th direction of subspace h.

@@ -2,11 +2,11 @@
 
 Shapes: B batch, N patch tokens, D width, H W pixels, h w patch grid.
 
-The ViT and DeiT encoders of Segmenter and DEPICT (``SEGMENTER_FAMILY``) follow the official code where it departs from timm:
-LayerNorm eps 1e-5, and position embeddings resampled bilinearly, only when the number of tokens differs from the one
-the model was made for (a 2 x 8 grid uses the embeddings of a 4 x 4 grid unchanged). Any other timm ViT by name (DINOv2, DINOv3, ...)
-keeps timm's own conventions. The unused ImageNet classifier stays in the model, frozen: every official checkpoint carries
-it, and the published parameter counts include it.
+The ViT and DeiT encoders of Segmenter and DEPICT (``SEGMENTER_FAMILY``) follow the official code where it departs
+from timm: LayerNorm eps 1e-5, and position embeddings resampled bilinearly, only when the number of tokens differs
+from the one the model was made for (a 2 x 8 grid uses the embeddings of a 4 x 4 grid unchanged). Any other timm ViT
+by name (DINOv2, DINOv3, ...) keeps timm's own conventions. The unused ImageNet classifier stays in the model, frozen:
+every official checkpoint carries it, and the published parameter counts include it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
                 parameter.requires_grad_(False)
 
     def forward(self, x_B3HW: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Normalised images whose sides are multiples of ``patch_size`` -> (z_BND, (h, w)); class tokens are dropped."""
+        """Normalised images, sides multiples of ``patch_size`` -> (z_BND, (h, w)); class tokens are dropped."""
         grid = (x_B3HW.shape[-2] // self.patch_size, x_B3HW.shape[-1] // self.patch_size)
         z_BND = self.tokens(x_B3HW)
         return z_BND[:, self.prefix_tokens :], grid

@@ -1,8 +1,8 @@
 """Altered copies of a model whose subspaces are replaced: what does a decoder lose without its learned bases?
 
-The three operations are those of DEPICT's code (``model/utils.py``, ``ortho``), which applies them by hand inside forward
-on a GPU; here they are seeded transformations of a model, on any device, in float64. Notation: U_h (P x D) is the basis of
-head h (rows are directions), U (H * P x D) the heads stacked.
+The three operations are those of DEPICT's code (``model/utils.py``, ``ortho``), which applies them by hand inside
+forward on a GPU; here they are seeded transformations of a model, on any device, in float64. Notation: U_h (P x D) is
+the basis of head h (rows are directions), U (H * P x D) the heads stacked.
 
     head_ortho    U_h <- an orthonormal basis of the row space of U_h. Needs P <= D and full row rank.
     head_trans    U_h <- Q_h U_h with Q_h a random orthogonal P x P matrix. MSSA and MSCA are exactly invariant.
@@ -24,7 +24,10 @@ OPERATIONS = ("head_ortho", "head_trans", "ortho_trans")
 
 
 def random_orthogonal(size: int, generator: torch.Generator) -> Tensor:
-    """Orthogonal matrix drawn uniformly (Haar), float64 (size, size): QR of a normal matrix, signs fixed (Mezzadri 2007)."""
+    """Uniformly (Haar) drawn orthogonal matrix, float64 (size, size): QR of a normal matrix with fixed signs.
+
+    Source: Mezzadri, "How to generate random matrices from the classical compact groups", 2007, section 5.
+    """
     q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()
 

@@ -2,9 +2,9 @@
 
 Shapes: B batch, K classes, H W pixels, h w patch grid.
 
-Pixel mean and std are buffers inside the model, so no caller can normalise wrongly. Padding is zeros at the bottom and right
-of the *normalised* image; the padded tokens take part in attention, and mask logits are upsampled bilinearly to the padded
-size before they are cropped (official ``segm/model/segmenter.py``).
+Pixel mean and std are buffers inside the model, so no caller can normalise wrongly. Padding is zeros at the bottom
+and right of the *normalised* image; the padded tokens take part in attention, and mask logits are upsampled
+bilinearly to the padded size before they are cropped (official ``segm/model/segmenter.py``).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Segmentor(nn.Module):
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Distinct colours for any number of classes: the bits of the index spread over the channels (PASCAL VOC's rule)."""
+    """Distinct colours by PASCAL VOC's rule: the bits of the index, from 1, spread over the channels."""
     palette = []
     for index in range(1, num_classes + 1):
         red = green = blue = 0

@@ -1,7 +1,7 @@
 """Named activations: how analyses look inside a model.
 
-A ``Tap`` is an identity module placed where the papers talk about a quantity; its module path is its name. Naming is the
-same in every model:
+A ``Tap`` is an identity module placed where the papers talk about a quantity; its module path is its name. Naming is
+the same in every model:
 
     encoder.input                   tokens that enter the first encoder block                 (B, 1+N, D)
     encoder.layers.{i}.tokens       tokens after encoder block i, class tokens first          (B, 1+N, D)

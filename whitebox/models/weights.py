@@ -50,7 +50,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """State dict of a ``.safetensors`` file, or of a torch file that is one or holds one under ``model`` / ``state_dict``.
+    """State dict of a ``.safetensors`` or torch file (there it may lie under ``model`` or ``state_dict``).
 
     Raises:
         CheckpointError: see ``read_pickle``; or no state dict inside.

@@ -46,8 +46,8 @@ class Decoder(nn.Module):
 class QueryDecoder(Decoder):
     """One learned embedding per class; a mask logit is the cosine of patch token and class embedding.
 
-    The vectors are divided by their L2 norm without epsilon, and a LayerNorm acts over the class axis (Segmenter, Strudel et
-    al. 2021, official ``model/decoder.py``; DEPICT and CBSA keep both).
+    The vectors are divided by their L2 norm without epsilon, and a LayerNorm acts over the class axis (Segmenter,
+    Strudel et al. 2021, official ``model/decoder.py``; DEPICT and CBSA keep both).
     """
 
     def __init__(self, config: Any, width: int, num_classes: int) -> None:

@@ -7,8 +7,8 @@ arXiv 2411.03033 (NeurIPS 2024). Official code: ``QishuaiWen/DEPICT``, ``model/d
     Q_{l+1} = Q_l + step_l * MSCA(Q_l, LayerNorm_l(Z) | V_l);   masks = cosine(Z, LayerNorm(Q_L))
 
 As in the official code the query of the cross-attention is not normalised, and there are 3 cross-attention layers of
-subspace dimension 50 whatever the number of self-attention layers. For ViT-L, 6 self-attention layers are our choice, by
-analogy to DEPICT-SA (configs/models/depict-ca-large.yaml). No deliberate deviation from the official code.
+subspace dimension 50 whatever the number of self-attention layers. For ViT-L, 6 self-attention layers are our choice,
+by analogy to DEPICT-SA (configs/models/depict-ca-large.yaml). No deliberate deviation from the official code.
 
 Shapes: B batch, N patch tokens, D width, K classes.
 """

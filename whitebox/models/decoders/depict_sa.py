@@ -3,10 +3,11 @@
 Paper: Wen and Li, "Rethinking Decoders for Transformer-based Semantic Segmentation: A Compression Perspective",
 arXiv 2411.03033 (NeurIPS 2024). Official code: ``QishuaiWen/DEPICT``, ``model/decoder.py`` in mode ``sa``.
 
-    Z_0 = [patches, class embeddings];  Z_{l+1} = Z_l + step_l * MSSA(LayerNorm(Z_l) | U_l);  masks = cosine(LayerNorm(Z_L))
+    Z_0 = [patches, class embeddings]
+    Z_{l+1} = Z_l + step_l * MSSA(LayerNorm(Z_l) | U_l);   masks = cosine(LayerNorm(Z_L))
 
-The released code fixes 3 layers, 3 heads and a subspace dimension of 100 for every size. The published cost of the ViT-L
-model (34.95 GFLOPs) needs layers x heads = 18; 6 layers x 3 heads is our choice, only the product is known
+The released code fixes 3 layers, 3 heads and a subspace dimension of 100 for every size. The published cost of the
+ViT-L model (34.95 GFLOPs) needs layers x heads = 18; 6 layers x 3 heads is our choice, only the product is known
 (configs/models/depict-sa-large.yaml). No deliberate deviation from the official code.
 
 Shapes: B batch, N patch tokens, D width, K classes.

@@ -1,8 +1,8 @@
 """Segmenter with the mask transformer: black-box Transformer blocks on patch tokens and class embeddings.
 
 Paper: Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021, section 3.2 (mask transformer).
-Official code: ``rstrudel/segmenter``, ``segm/model/decoder.py``. No deliberate deviation: heads = D / 64 unless given, hidden
-width 4 D, dropout 0.1, the two output projections multiply from the right.
+Official code: ``rstrudel/segmenter``, ``segm/model/decoder.py``. No deliberate deviation: heads = D / 64 unless
+given, hidden width 4 D, dropout 0.1, the two output projections multiply from the right.
 
 Shapes: B batch, N patch tokens, D width, K classes.
 """
