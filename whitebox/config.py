@@ -35,7 +35,7 @@ class DataConfig:
     path: str = ""  # the dataset's folder below root ("folder" datasets may give any path)
     train_split: str = "train"
     val_split: str = "val"
-    reduce_zero_label: bool = False  # label 0 becomes ignored, k becomes k - 1
+    reduce_zero_label: bool = False  # label 0 becomes ignored, k becomes k - 1; yours to choose only for kind=folder
     classes: list[str] = field(default_factory=list)  # only for kind=folder; else known from the dataset
     palette: list[list[int]] = field(default_factory=list)  # only for kind=folder, optional
     image_suffix: str = ""  # only for kind=folder; empty: any of jpg, jpeg, png, bmp, tif, tiff, webp
@@ -54,6 +54,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         for key in ("resize", "crop", "size", "train_length", "val_length"):
             _require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
+        _require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "it cannot be negative")
         low_high = list(self.scale_range)
         _require(
             len(low_high) == 2 and 0 < low_high[0] <= low_high[1],
@@ -107,6 +108,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "log_every", "save_every"):
             _require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "it must be at least 1")
+        _require(self.seed >= 0, "train.seed", self.seed, "it cannot be negative")
         _require(self.eval_every >= 0, "train.eval_every", self.eval_every, "it cannot be negative")
         _require(self.workers is None or self.workers >= 0, "train.workers", self.workers, "it cannot be negative")
         _require(
@@ -177,9 +179,9 @@ def dataset_names() -> list[str]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``did you mean ...?`` for error messages; empty when nothing is near."""
+    """``; did you mean ...?`` to end the first sentence of an error message, or its full stop when nothing is near."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def _read_named(kind: str, name: str, known: Sequence[str]) -> DictConfig:

@@ -78,7 +78,7 @@ class SegmentationDataset(Dataset[Sample]):
 
 def _reader(config: DataConfig) -> Reader:
     if config.kind not in READERS:
-        hint = nearest(config.kind, list(READERS)) or "."
+        hint = nearest(config.kind, list(READERS))
         raise ConfigError(f"Unknown data.kind {config.kind!r}{hint} There are: {', '.join(READERS)}.")
     return READERS[config.kind]
 

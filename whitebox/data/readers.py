@@ -29,7 +29,7 @@ Palette = tuple[tuple[int, int, int], ...]
 _UNKNOWN = 254  # in label tables: a stored value that means nothing
 MAX_CLASSES = 254
 _LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # without loss, unlike JPEG
-_HELP = "give the folder that holds it with --data-root or WHITEBOX_DATA; `whitebox datasets` shows each layout"
+_HELP = "give the folder that holds it with --data-root or WHITEBOX_DATA; `whitebox datasets` shows each folder"
 
 CAMVID_CLASSES = (
     "Sky",

@@ -5,7 +5,6 @@ Shapes: N images, K classes, H W pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from whitebox.config import DataConfig, InferenceConfig
+from whitebox.data.loading import ErrorsAsValues, default_workers
 from whitebox.engine.inference import evaluating, predict_labels
 from whitebox.engine.metrics import Intervals, Scores, bootstrap, image_counts, scores
 from whitebox.errors import ConfigError, DataError, ModelError, WhiteboxError
@@ -120,30 +120,15 @@ def evaluate(
     return Evaluation(tuple(names), torch.stack(counts).numpy())
 
 
-class _Samples(Dataset[LabelledImage | WhiteboxError]):
-    """Errors travel as values: a DataLoader would wrap those of its workers into a traceback of many lines."""
-
-    def __init__(self, dataset: LabelledImages, length: int) -> None:
-        self.dataset, self.length = dataset, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> LabelledImage | WhiteboxError:
-        try:
-            return self.dataset[index]
-        except WhiteboxError as error:
-            return error
-
-
 def _same(sample: Any) -> Any:
     return sample
 
 
 def _load(dataset: LabelledImages, length: int, workers: int | None) -> Iterator[LabelledImage]:
-    if workers is None:
-        workers = min(8, (os.cpu_count() or 1) // 2)
-    loader = DataLoader(_Samples(dataset, length), batch_size=None, collate_fn=_same, num_workers=min(workers, length))
+    workers = default_workers() if workers is None else workers
+    loader = DataLoader(
+        ErrorsAsValues(dataset, length), batch_size=None, collate_fn=_same, num_workers=min(workers, length)
+    )
     for sample in loader:
         if isinstance(sample, WhiteboxError):
             raise sample

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import time
 from collections.abc import Iterator
@@ -30,11 +29,12 @@ from torch.utils.data import DataLoader, Sampler
 from whitebox import config as configuration
 from whitebox.config import OptimConfig, RunConfig
 from whitebox.data import Sample, build_dataset, dataset_info
+from whitebox.data.loading import ErrorsAsValues, default_workers
 from whitebox.data.sampler import EpochSampler
 from whitebox.engine import checkpoint
 from whitebox.engine.evaluate import Evaluation, evaluate
 from whitebox.engine.metrics import Scores, scores
-from whitebox.errors import ConfigError, DataError, TrainingError
+from whitebox.errors import ConfigError, DataError, TrainingError, WhiteboxError
 from whitebox.models import Segmentor, build
 
 # A resumed run may differ in these: they do not change what is learned.
@@ -96,15 +96,15 @@ class _Batches(Sampler[list[tuple[int, int]]]):
                 batch = []
 
 
-def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[str]]:
-    images = torch.stack([torch.as_tensor(sample.image) for sample in samples])
-    labels = torch.stack([torch.as_tensor(sample.label) for sample in samples])
+def _collate(loaded: list[Sample | WhiteboxError]) -> tuple[Tensor, Tensor, list[str]] | WhiteboxError:
+    samples: list[Sample] = []
+    for sample in loaded:
+        if isinstance(sample, WhiteboxError):
+            return sample
+        samples.append(sample)
+    images = torch.stack([sample.image for sample in samples])
+    labels = torch.stack([sample.label for sample in samples])
     return images, labels, [sample.name for sample in samples]
-
-
-def default_workers() -> int:
-    """Half the cores, at most 8."""
-    return min(8, (os.cpu_count() or 2) // 2)
 
 
 def train(
@@ -169,7 +169,7 @@ def train(
     sampler = EpochSampler(len(train_set), seed=config.train.seed, shuffle=True)
     workers = default_workers() if config.train.workers is None else config.train.workers
     loader = DataLoader(
-        train_set,
+        ErrorsAsValues(train_set, len(train_set)),
         batch_sampler=_Batches(sampler, config.train.batch_size, accelerator.process_index, accelerator.num_processes),
         collate_fn=_collate,
         num_workers=workers,
@@ -222,7 +222,10 @@ def train(
     step, since, images_since = first_step, time.perf_counter(), 0
     for epoch in range(first_step // steps_per_epoch, config.train.epochs):
         sampler.set_epoch(epoch, skip=(step - epoch * steps_per_epoch) * config.train.batch_size)
-        for images, labels, names in loader:
+        for batch in loader:
+            if isinstance(batch, WhiteboxError):
+                raise batch
+            images, labels, names = batch
             rate = learning_rate(step, steps, config.optim)
             for group in optimizer.param_groups:
                 group["lr"] = rate

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -82,8 +83,7 @@ class Encoder(nn.Module):
             self.input = Tap()
         self.layers = nn.ModuleList(EncoderLayerTaps(attention=self.plain) for _ in range(self.depth))
         mean, std = _pixel_statistics(config.normalization, self.vit.pretrained_cfg)
-        self.mean = tuple(round(255 * value, 2) for value in mean)
-        self.std = tuple(round(255 * value, 2) for value in std)
+        self.mean, self.std = (tuple(np.round(255 * np.array(each), 2).tolist()) for each in (mean, std))
         if config.pretrained:
             self._load(_pretrained_tensors(config.name), f"timm's weights of {config.name}")
         elif config.weights is not None:

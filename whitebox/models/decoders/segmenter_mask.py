@@ -68,7 +68,7 @@ class SegmenterMask(QueryDecoder):
         super().__init__(config, decoder_width, num_classes)
         heads = config.heads or max(1, decoder_width // 64)
         self.proj_in = nn.Linear(width, decoder_width)
-        drop_paths = torch.linspace(0, config.drop_path, config.layers).tolist()
+        drop_paths = [config.drop_path * index / max(1, config.layers - 1) for index in range(config.layers)]
         self.layers = nn.ModuleList(TransformerBlock(decoder_width, heads, config.dropout, rate) for rate in drop_paths)
         self.norm = nn.LayerNorm(decoder_width)
         self.proj_patch = nn.Parameter(torch.randn(decoder_width, decoder_width) * decoder_width**-0.5)

@@ -1,0 +1,174 @@
+"""Encoders: any timm ViT, any image size, weights from files, and what to say when they cannot be had."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from whitebox.errors import CheckpointError, ModelError
+from whitebox.models import Encoder, EncoderConfig, record
+
+SMALL = {"width": 48, "depth": 2, "heads": 3}
+
+
+def encoder(name: str = "vit_tiny_patch16_384", **options: object) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(EncoderConfig(name=name, **{"image_size": 64, **SMALL, **options})).eval()
+
+
+def randomised(module: Encoder) -> Encoder:
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return module
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 96), (16, 16), (128, 48)])
+def test_any_multiple_of_the_patch_size(size: tuple[int, int]) -> None:
+    tokens, grid = encoder()(torch.randn(2, 3, *size))
+    assert grid == (size[0] // 16, size[1] // 16)
+    assert tokens.shape == (2, grid[0] * grid[1], 48)
+
+
+def test_equals_timm_at_the_size_it_was_made_for() -> None:
+    ours = randomised(encoder(norm_eps=1e-6))
+    reference = timm.create_model("vit_tiny_patch16_384", img_size=64, embed_dim=48, depth=2, num_heads=3).eval()
+    reference.load_state_dict(ours.vit.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(ours.tokens(images), reference.forward_features(images))
+
+
+def test_positions_are_resampled_bilinearly_only_when_the_number_of_tokens_differs() -> None:
+    module = randomised(encoder())
+    same = torch.randn(1, 3, 32, 128)
+    with record(module, "input") as heard:
+        module(same)
+    patches = module.vit.patch_embed.proj(same).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(heard["input"][:, 1:], patches + module.vit.pos_embed[:, 1:])
+
+    wide = torch.randn(1, 3, 32, 96)
+    with record(module, "input") as heard:
+        module(wide)
+    grid = module.vit.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+    resized = F.interpolate(grid, size=(2, 6), mode="bilinear").flatten(2).transpose(1, 2)
+    patches = module.vit.patch_embed.proj(wide).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(heard["input"][:, 1:], patches + resized)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "patch"),
+    [
+        ("deit_tiny_distilled_patch16_224", 2, 16),
+        ("vit_small_patch14_dinov2", 1, 14),
+        ("vit_small_patch14_reg4_dinov2", 5, 14),
+        ("vit_small_patch16_dinov3", 5, 16),
+        ("vit_base_patch8_224", 1, 8),
+    ],
+)
+def test_other_timm_transformers(name: str, prefix: int, patch: int) -> None:
+    options = {"depth": 1} if "dinov3" in name else SMALL
+    module = Encoder(EncoderConfig(name=name, image_size=4 * patch, **options)).eval()
+    assert module.prefix_tokens == prefix
+    images = torch.randn(1, 3, 2 * patch, 3 * patch)
+    with record(module, "layers.0.tokens") as heard:
+        tokens, grid = module(images)
+    assert grid == (2, 3)
+    assert tokens.shape == (1, 6, module.width)
+    assert heard["layers.0.tokens"].shape == (1, prefix + 6, module.width)
+    torch.testing.assert_close(tokens, module(images)[0])
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+def test_other_transformers_keep_the_conventions_of_timm(name: str) -> None:
+    module = randomised(Encoder(EncoderConfig(name=name, image_size=56, **SMALL)).eval())
+    images = torch.randn(1, 3, 42, 70)
+    torch.testing.assert_close(module.tokens(images), module.vit.forward_features(images))
+
+
+def test_pixel_statistics() -> None:
+    assert encoder().mean == (127.5, 127.5, 127.5)
+    deit = encoder("deit_tiny_distilled_patch16_224")
+    assert (deit.mean, deit.std) == ((123.68, 116.28, 103.53), (58.4, 57.12, 57.38))
+    assert encoder(normalization="deit").mean == deit.mean
+    with pytest.raises(ModelError, match=r"encoder.normalization='clip' is unknown: choose vit or deit"):
+        encoder(normalization="clip")
+
+
+def test_the_classifier_is_kept_but_frozen() -> None:
+    module = encoder()
+    assert [name for name, value in module.named_parameters() if not value.requires_grad] == [
+        "vit.head.weight",
+        "vit.head.bias",
+    ]
+
+
+class TestWeights:
+    def test_from_a_file_of_another_image_size(self, tmp_path: Path) -> None:
+        source = randomised(encoder(image_size=64))
+        save_file(source.vit.state_dict(), tmp_path / "vit.safetensors")
+        loaded = encoder(image_size=96, weights=str(tmp_path / "vit.safetensors"))
+        images = torch.randn(1, 3, 96, 96)
+        torch.testing.assert_close(loaded.tokens(images), source.tokens(images))
+
+    def test_without_a_classifier(self, tmp_path: Path) -> None:
+        source = randomised(encoder())
+        kept = {key: value for key, value in source.vit.state_dict().items() if not key.startswith("head.")}
+        torch.save({"model": kept}, tmp_path / "vit.pth")
+        loaded = encoder(weights=str(tmp_path / "vit.pth"))
+        torch.testing.assert_close(loaded.vit.blocks[0].attn.qkv.weight, source.vit.blocks[0].attn.qkv.weight)
+
+    def test_of_another_model(self, tmp_path: Path) -> None:
+        save_file(encoder(width=96).vit.state_dict(), tmp_path / "vit.safetensors")
+        with pytest.raises(CheckpointError, match=r"vit.safetensors does not fit this model: .* of another shape"):
+            encoder(weights=str(tmp_path / "vit.safetensors"))
+
+    def test_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="There is no file"):
+            encoder(weights=str(tmp_path / "vit.pth"))
+
+    def test_cut_short(self, tmp_path: Path) -> None:
+        for name, save in (("vit.safetensors", save_file), ("vit.pth", torch.save)):
+            save(encoder().vit.state_dict(), tmp_path / name)
+            (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:2000])
+            with pytest.raises(CheckpointError, match="cut short"):
+                encoder(weights=str(tmp_path / name))
+
+    def test_pickled_code_is_not_run(self, tmp_path: Path) -> None:
+        trap = tmp_path / "ran"
+
+        class Evil:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return Path.touch, (trap,)
+
+        torch.save({"model": Evil()}, tmp_path / "evil.pth")
+        (tmp_path / "plain.pth").write_bytes(pickle.dumps(Evil()))
+        for name in ("evil.pth", "plain.pth"):
+            with pytest.raises(CheckpointError, match=name):
+                encoder(weights=str(tmp_path / name))
+        assert not trap.exists()
+
+    def test_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        build = timm.create_model
+
+        def offline(name: str, pretrained: bool = False, **options: object) -> object:
+            if pretrained:
+                raise ConnectionError("no route to host")
+            return build(name, **options)
+
+        monkeypatch.setattr(timm, "create_model", offline)
+        with pytest.raises(ModelError, match=r"could not be downloaded \(ConnectionError\).*encoder.weights=FILE"):
+            encoder(pretrained=True)
+
+
+def test_unknown_and_impossible_models() -> None:
+    with pytest.raises(ModelError, match="timm has no model 'vit_tinny'"):
+        encoder("vit_tinny")
+    with pytest.raises(ModelError, match="timm cannot build 'resnet18' as a ViT"):
+        Encoder(EncoderConfig(name="resnet18"))
+    with pytest.raises(ModelError, match="timm cannot build"):
+        encoder(heads=5)
