@@ -69,8 +69,12 @@ def train(
     from whitebox.progress import TrainingProgress
 
     folder = output / (name or f"{model}-{dataset}")
-    with TrainingProgress() as progress:
-        trained, evaluation = run_training(config, folder, progress, resume=resume, device=device)
+    try:
+        with TrainingProgress() as progress:
+            trained, evaluation = run_training(config, folder, progress, resume=resume, device=device)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; --resume goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
     report_training(folder)
     record = evaluation_record(
         evaluation,
@@ -198,7 +202,8 @@ def models() -> None:
     table = Table("model", "encoder", "decoder", box=None)
     for name in model_names():
         config = resolve(name)
-        settings = ", ".join(f"{key}={value}" for key, value in vars(config.decoder).items() if key != "name")
+        chosen = {key: value for key, value in vars(config.decoder).items() if key != "name" and value is not None}
+        settings = ", ".join(f"{key}={value:g}" for key, value in chosen.items())
         table.add_row(
             name, config.encoder.name, f"{config.decoder.name} ({settings})" if settings else config.decoder.name
         )
@@ -276,8 +281,3 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        typer.echo("interrupted; a training goes on from its last checkpoint with --resume", err=True)
-        sys.exit(130)

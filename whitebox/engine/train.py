@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -325,6 +326,7 @@ def _accelerator(config: RunConfig, folder: Path, device: str | None) -> Acceler
     if config.train.precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("train.precision=fp16 needs a GPU: choose fp32 or bf16.")
     precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    AcceleratorState._reset_state()  # several runs in one process may differ in precision; accelerate keeps a singleton
     return Accelerator(
         mixed_precision=precision, cpu=device == "cpu", log_with=list(config.train.trackers) or None, project_dir=folder
     )

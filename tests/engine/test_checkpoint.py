@@ -1,0 +1,130 @@
+"""Weights with their header, and training states: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import whitebox
+from whitebox.config import resolve
+from whitebox.engine import checkpoint
+from whitebox.engine.checkpoint import load_training_state, save_model, save_training_state, training_states
+from whitebox.errors import CheckpointError, TrainingError
+from whitebox.models import Segmentor, build
+
+SMALL = {"encoder.width": 48, "encoder.depth": 1, "encoder.heads": 3, "encoder.image_size": 32}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, Segmentor]:
+    config = resolve("depict-ca-tiny", "shapes", SMALL)
+    model = build(config.encoder, config.decoder, 2, ("cat", "dog"), ((1, 2, 3), (4, 5, 6))).eval()
+    save_model(tmp_path / "model.safetensors", model, config)
+    return tmp_path / "model.safetensors", model
+
+
+class TestWeights:
+    def test_round_trip(self, saved: tuple[Path, Segmentor]) -> None:
+        path, model = saved
+        image = torch.rand(1, 3, 40, 50)
+        for given in (path, path.parent, str(path)):
+            loaded = whitebox.load_model(given)
+            assert torch.equal(loaded(image), model(image))
+            assert (loaded.classes, loaded.palette) == (("cat", "dog"), ((1, 2, 3), (4, 5, 6)))
+        assert "whitebox weights; all" in str(loaded.load_report)
+
+    def test_header_says_what_it_is(self, saved: tuple[Path, Segmentor]) -> None:
+        header = checkpoint.read_header(saved[0])
+        assert header["config"]["model"] == "depict-ca-tiny"
+        assert header["versions"]["torch"] == torch.__version__.split("+")[0] or header["versions"]["torch"]
+
+    def test_no_temporary_file_is_left(self, saved: tuple[Path, Segmentor]) -> None:
+        assert os.listdir(saved[0].parent) == ["model.safetensors"]
+
+    def test_cut_short(self, saved: tuple[Path, Segmentor]) -> None:
+        path = saved[0]
+        for kept in (0, 5, 300, path.stat().st_size - 100):
+            path.write_bytes(path.read_bytes()[:kept])
+            with pytest.raises(CheckpointError, match=r"model.safetensors is cut short"):
+                whitebox.load_model(path)
+
+    def test_without_header(self, saved: tuple[Path, Segmentor]) -> None:
+        save_file(load_file(saved[0]), saved[0])
+        with pytest.raises(CheckpointError, match=r"no whitebox header.*encoder.weights=FILE"):
+            whitebox.load_model(saved[0])
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"classes": ["cat"]}, "does not fit this model"),
+            ({"config": {}}, "lacks 'model'"),
+            ({"config": {"model": "m", "encoder": {"name": "vit_tiny_patch16_384"}}}, "lacks 'decoder'"),
+        ],
+    )
+    def test_header_that_does_not_fit(self, saved: tuple[Path, Segmentor], change: dict, message: str) -> None:
+        path = saved[0]
+        header = checkpoint.read_header(path) | change
+        if "classes" in change:
+            header["palette"] = header["palette"][:1]
+        save_file(load_file(path), path, metadata={"whitebox": json.dumps(header)})
+        with pytest.raises(CheckpointError, match=message):
+            whitebox.load_model(path)
+
+    def test_unknown_key_of_a_newer_version(self, saved: tuple[Path, Segmentor]) -> None:
+        path = saved[0]
+        header = checkpoint.read_header(path)
+        header["config"]["decoder"]["gates"] = 3
+        save_file(load_file(path), path, metadata={"whitebox": json.dumps(header)})
+        with pytest.raises(CheckpointError, match=r"Unknown key 'decoder.gates' in the saved configuration"):
+            whitebox.load_model(path)
+
+    def test_read_only_folder(self, saved: tuple[Path, Segmentor], monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(checkpoint.tempfile, "mkstemp", refuse)
+        with pytest.raises(
+            TrainingError, match=r"Cannot write .*other.safetensors: Permission denied; free some space"
+        ):
+            save_model(saved[0].with_name("other.safetensors"), saved[1], resolve("depict-ca-tiny", None, SMALL))
+
+    def test_a_full_disk_keeps_the_old_file(
+        self, saved: tuple[Path, Segmentor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = saved[0].read_bytes()
+
+        def fill(tensors: object, target: Path, metadata: object) -> None:
+            Path(target).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoint, "save_file", fill)
+        with pytest.raises(TrainingError, match="No space left on device"):
+            save_model(saved[0], saved[1], resolve("depict-ca-tiny", None, SMALL))
+        assert saved[0].read_bytes() == before
+        assert os.listdir(saved[0].parent) == ["model.safetensors"]
+
+
+class TestTrainingStates:
+    def test_two_newest_are_kept(self, tmp_path: Path) -> None:
+        for step in (5, 10, 100, 20):
+            save_training_state(tmp_path, step, {"step": step})
+        assert [path.name for path in training_states(tmp_path)] == ["step-00000020.pt", "step-00000100.pt"]
+        assert load_training_state(tmp_path)["step"] == 100
+
+    def test_a_damaged_newest_falls_back(self, tmp_path: Path) -> None:
+        save_training_state(tmp_path, 1, {"step": 1, "x": torch.ones(1000)})
+        newest = save_training_state(tmp_path, 2, {"step": 2, "x": torch.ones(1000)})
+        newest.write_bytes(newest.read_bytes()[:1000])
+        assert load_training_state(tmp_path)["step"] == 1
+
+    def test_none(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="holds no training state that can be resumed"):
+            load_training_state(tmp_path)
+        (tmp_path / "step-00000001.pt").write_bytes(b"x")
+        with pytest.raises(CheckpointError, match=r"resumed \(.*step-00000001.pt"):
+            load_training_state(tmp_path)

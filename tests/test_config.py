@@ -1,0 +1,148 @@
+"""Configuration: layers of differences, and one line for what cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from whitebox import config as configuration
+from whitebox.config import change, dataset_names, from_dict, model_names, resolve, to_dict, to_yaml
+from whitebox.errors import ConfigError
+
+
+def test_layers_in_order() -> None:
+    config = resolve("depict-sa-large", "cityscapes", ["optim.lr=0.5", "train.epochs=3"])
+    assert config.encoder.name == "vit_large_patch16_384"
+    assert (config.decoder.layers, config.decoder.heads) == (6, 3)
+    assert (config.data.crop, config.data.resize, config.inference.stride) == (768, 1024, 512)
+    assert (config.optim.lr, config.train.epochs, config.train.batch_size) == (0.5, 3, 8)
+    assert config.encoder.image_size == 768
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "batch", "lr", "resize", "crop", "window", "stride"),
+    [
+        ("ade20k", 64, 8, 1e-3, 512, 512, 512, 512),
+        ("pascal-context", 256, 16, 1e-3, 520, 480, 480, 320),
+        ("cityscapes", 216, 8, 1e-2, 1024, 768, 768, 512),
+    ],
+)
+def test_official_recipes(
+    dataset: str, epochs: int, batch: int, lr: float, resize: int, crop: int, window: int, stride: int
+) -> None:
+    config = resolve("segmenter-mask-small", dataset)
+    assert (config.train.epochs, config.train.batch_size, config.optim.lr) == (epochs, batch, lr)
+    assert (config.data.resize, config.data.crop) == (resize, crop)
+    assert (config.inference.window, config.inference.stride) == (window, stride)
+    optim = config.optim
+    assert (optim.name, optim.momentum, optim.weight_decay, optim.min_lr, optim.power) == ("sgd", 0.9, 0, 1e-5, 0.9)
+
+
+@pytest.mark.parametrize("model", model_names())
+def test_every_model_resolves(model: str) -> None:
+    assert model == f"{resolve(model).decoder.name}-{model.rsplit('-', 1)[1]}"
+
+
+@pytest.mark.parametrize("dataset", dataset_names())
+def test_every_dataset_resolves(dataset: str) -> None:
+    assert resolve("depict-sa-tiny", dataset).data.name == dataset
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets"])
+def test_files_hold_differences_only(kind: str) -> None:
+    """What a file says differs from the defaults (a name, kind or path may be the default's)."""
+    for path in (configuration.configs_folder() / kind).glob("*.yaml"):
+        said = configuration.flatten(OmegaConf.to_container(OmegaConf.load(path)))
+        decoder = said.get("decoder.name", "depict-sa")
+        defaults = configuration.flatten(
+            OmegaConf.to_container(configuration._structure("m", "vit_tiny_patch16_384", decoder))
+        )
+        repeated = [
+            key for key, value in said.items() if defaults[key] == value and not key.endswith((".name", ".kind"))
+        ]
+        assert repeated == [], path.name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.lrr=1"], r"^Unknown key 'optim.lrr'; did you mean 'optim.lr'\? `--print-config` shows all keys.$"),
+        (["zzz=1"], r"^Unknown key 'zzz'. "),
+        (["optim=1"], r"^Unknown key 'optim'"),
+        (["optim.lr"], r"^Override 'optim.lr' is not of the form key=value"),
+        (["=3"], r"is not of the form key=value"),
+        (["optim.lr=[1"], r"^The value of 'optim.lr' cannot be read: "),
+        (["optim.lr=fast"], r"^optim.lr='fast': Value 'fast' of type 'str' could not be converted to Float.$"),
+        (["train.epochs=1.5"], r"^train.epochs=1.5: Value '1.5' of type 'float' could not be converted to Integer.$"),
+        (["decoder.layers=many"], r"^decoder.layers='many'"),
+        (["decoder.name=depict-xa"], r"^Unknown decoder 'depict-xa'; did you mean 'depict-sa'\?"),
+        (["optim.name=adam"], r"^optim.name='adam' is impossible: choose sgd or adamw.$"),
+        (["optim.lr=0"], r"^optim.lr=0.0 is impossible"),
+        (["optim.lr=nan"], r"^optim.lr=nan is impossible"),
+        (["optim.min_lr=1"], r"^optim.min_lr=1.0 is impossible: it lies in \[0, optim.lr=0.001\].$"),
+        (["optim.momentum=1"], r"^optim.momentum=1.0 is impossible"),
+        (["optim.weight_decay=-1"], r"^optim.weight_decay=-1.0 is impossible"),
+        (["optim.clip_grad=0"], r"^optim.clip_grad=0.0 is impossible"),
+        (["optim.warmup_steps=-1"], r"^optim.warmup_steps=-1 is impossible"),
+        (["train.epochs=0"], r"^train.epochs=0 is impossible: it must be at least 1.$"),
+        (["train.micro_batch=3"], r"^train.micro_batch=3 is impossible: it must divide train.batch_size=8.$"),
+        (["train.precision=int8"], r"^train.precision='int8' is impossible: choose fp32, bf16 or fp16.$"),
+        (["train.seed=-1"], r"^train.seed=-1 is impossible"),
+        (["train.workers=-1"], r"^train.workers=-1 is impossible"),
+        (["train.eval_every=-1"], r"^train.eval_every=-1 is impossible"),
+        (["train.trackers=[comet]"], r"^train.trackers=\['comet'\] is impossible: choose from"),
+        (["data.crop=0"], r"^data.crop=0 is impossible"),
+        (["data.scale_range=[2,1]"], r"^data.scale_range=\[2.0, 1.0\] is impossible"),
+        (["data.cat_max_ratio=0"], r"^data.cat_max_ratio=0.0 is impossible"),
+        (["data.flip=2"], r"^data.flip=2.0 is impossible"),
+        (["data.max_ratio=0.5"], r"^data.max_ratio=0.5 is impossible"),
+        (["inference.stride=600"], r"^inference.stride=600 is impossible: at most window=512.$"),
+        (["inference.scales=[]"], r"^inference.scales=\[\] is impossible"),
+        (["inference.batch=0"], r"^inference.batch=0 is impossible"),
+    ],
+)
+def test_one_line_errors(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        resolve("depict-sa-tiny", "ade20k", overrides)
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ConfigError, match=r"^Unknown model 'segmentr-mask-tiny'; did you mean 'segmenter-mask-tiny'\?"):
+        resolve("segmentr-mask-tiny")
+    with pytest.raises(ConfigError, match=r"^Unknown dataset 'camvit'; did you mean 'camvid'\? `whitebox datasets`"):
+        resolve("depict-sa-tiny", "camvit")
+
+
+def test_another_decoder_brings_its_own_keys() -> None:
+    config = resolve("depict-sa-tiny", None, ["decoder.name=segmenter-mask", "decoder.width=64"])
+    assert (config.decoder.name, config.decoder.width) == ("segmenter-mask", 64)
+
+
+def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WHITEBOX_DATA", raising=False)
+    assert resolve("depict-sa-tiny", "camvid").data.root == "data"
+    monkeypatch.setenv("WHITEBOX_DATA", "elsewhere")
+    assert resolve("depict-sa-tiny", "camvid").data.root == "elsewhere"
+    assert resolve("depict-sa-tiny", "camvid", (), Path("given")).data.root == "given"
+
+
+def test_saved_and_read_back(tmp_path: Path) -> None:
+    config = resolve("depict-ca-small", "pascal-context", ["optim.clip_grad=2", "inference.scales=[0.5,1]"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_dict(OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))) == config
+    assert from_dict(to_dict(config)) == config
+
+
+def test_change_of_a_saved_run() -> None:
+    saved = resolve("depict-ca-tiny", "shapes", ["train.epochs=7", "data.size=64"])
+    same = change(saved)
+    assert same == saved
+    other = change(saved, "camvid", ["inference.stride=128"], "../there")
+    assert (other.data.name, other.data.root, other.data.size) == ("camvid", "../there", 128)
+    assert (other.inference.window, other.inference.stride) == (256, 128)
+    assert (other.train.epochs, other.optim.name) == (7, saved.optim.name)
+    with pytest.raises(ConfigError, match=r"Unknown key 'inference.windw'"):
+        change(saved, None, ["inference.windw=1"])
