@@ -7,8 +7,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from whitebox.cli import main
 from whitebox.config import DataConfig
 from whitebox.data import shapes
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run ``whitebox ARGUMENTS``; returns exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["whitebox", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "160")
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+        captured = capfd.readouterr()
+        return int(code or 0), captured.out, captured.err  # type: ignore[call-overload]
+
+    return run
 
 
 @pytest.fixture

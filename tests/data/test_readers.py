@@ -14,8 +14,9 @@ from PIL import Image
 from whitebox.config import DataConfig, configs_folder, dataset_names
 from whitebox.data import READERS, build_dataset, dataset_info, shapes
 from whitebox.data.quiet import mmseg_datasets
-from whitebox.data.readers import CAMVID_CLASSES, CAMVID_PALETTE, FileSource, distinct_palette, label_table
+from whitebox.data.readers import CAMVID_CLASSES, CAMVID_PALETTE, FileSource, label_table
 from whitebox.errors import ConfigError, DataError, WhiteboxError
+from whitebox.models.palette import distinct_palette
 
 MakeFolder = Callable[..., DataConfig]
 
@@ -33,32 +34,13 @@ def fails(config: DataConfig, split: str = "train") -> str:
     return str(caught.value)
 
 
-# --- recipes ---------------------------------------------------------------------------------------------------------
-
-OFFICIAL = {  # epochs, batch size, rate; resize, crop, window, stride, long side: config.yml and segm/data/config
-    "ade20k": (64, 8, 1e-3, 512, 512, 512, 512, 4),
-    "ade20k-640": (64, 8, 1e-3, 640, 640, 640, 640, 4),
-    "cityscapes": (216, 8, 1e-2, 1024, 768, 768, 512, 2),
-    "pascal-context": (256, 16, 1e-3, 520, 480, 480, 320, 8),
-}
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_official_recipes(name: str) -> None:
-    recipe = OmegaConf.load(configs_folder() / "datasets" / f"{name}.yaml")
-    data, window = named(name), recipe.inference
-    values = (recipe.train.epochs, recipe.train.batch_size, recipe.optim.lr)
-    assert (*values, data.resize, data.crop, window.window, window.stride, data.max_ratio) == OFFICIAL[name]
-    assert data.scale_range == [0.5, 2.0]
-    assert (data.cat_max_ratio, data.flip, data.photometric) == (0.75, 0.5, True)
-
-
 CLASS_COUNTS = {
     "ade20k": 150,
     "ade20k-640": 150,
     "camvid": 11,
     "cityscapes": 19,
     "coco-stuff": 171,
+    "coco-stuff10k": 171,
     "pascal-context": 60,
     "pascal-context-59": 59,
     "shapes": 7,

@@ -6,7 +6,6 @@ dataset classes where it has them.
 
 from __future__ import annotations
 
-import colorsys
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from whitebox.data import shapes
 from whitebox.data.images import IGNORE, IMAGE_SUFFIXES, UInt8, read_image, read_label
 from whitebox.data.quiet import mmseg_datasets, quiet
 from whitebox.errors import ConfigError, DataError
+from whitebox.models.palette import distinct_palette
 
 Classes = tuple[str, ...]
 Palette = tuple[tuple[int, int, int], ...]
@@ -140,6 +140,28 @@ class FileSource:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """The files of one split by name, not paired yet, and what their labels mean (see ``FileSource``)."""
+
+    title: str
+    classes: Classes
+    palette: Palette
+    table_256: UInt8
+    hint: str
+    names: Sequence[str]  # those of the owners' list, else of every image
+    images: Mapping[str, str]
+    labels: Mapping[str, str]
+    image_folder: Path
+    label_folder: Path
+    listed: bool  # files that the list does not name are none of this split's business
+
+    def source(self) -> FileSource:
+        """The pairs; ``DataError`` names the first file that lacks its partner."""
+        pairs = _paired(self.names, self.images, self.labels, self.image_folder, self.label_folder, self.listed)
+        return FileSource(self.title, self.classes, self.palette, pairs, self.table_256, self.hint)
+
+
+@dataclass(frozen=True)
 class Layout:
     """One dataset as its owners lay it out; folders are below ``DataConfig.path``, ``{split}`` is the split's name."""
 
@@ -166,6 +188,10 @@ class Layout:
 
     def source(self, config: DataConfig, split: str) -> FileSource:
         """The pairs of a split, complete and checked by name; no image is opened yet."""
+        return self.listing(config, split).source()
+
+    def listing(self, config: DataConfig, split: str) -> Listing:
+        """The files of a split, whether or not they are complete."""
         if split not in self.splits:
             raise _unknown_split(config.name, split, self.splits)
         if config.reduce_zero_label != self.reduce_zero_label:
@@ -174,15 +200,10 @@ class Layout:
                 f"data.reduce_zero_label must be {needed} for data.kind={config.kind}: its labels are fixed."
             )
         classes, palette = self.info(config)
-        table_256 = label_table(len(classes), self.ids, self.stored_values, config.reduce_zero_label)
-        pairs = self._pairs(config, self.splits[split], classes, palette)
-        hint = "the file is not as the dataset's owners made it, replace it"
-        return FileSource(config.name, classes, palette, pairs, table_256, hint)
-
-    def _pairs(self, config: DataConfig, split: str, classes: Classes, palette: Palette) -> list[Pair]:
         root = Path(config.root, config.path)
-        images, labels = self.images.format(split=split), self.labels.format(split=split)
-        list_file = self.list_file.format(split=split)
+        images, labels, list_file = (
+            text.format(split=self.splits[split]) for text in (self.images, self.labels, self.list_file)
+        )
         for folder in (images, labels, os.path.dirname(list_file)):
             _require_folder(root / folder, config.name)
         if list_file and not (root / list_file).is_file():
@@ -198,10 +219,19 @@ class Layout:
                 reduce_zero_label=config.reduce_zero_label,
                 lazy_init=True,
             ).load_data_list()
-        have_images = _files(root / images, (self.image_suffix,))
-        have_labels = _files(root / labels, (self.label_suffix,), self.other_labels)
-        names = [os.path.relpath(info["img_path"], root / images)[: -len(self.image_suffix)] for info in listed]
-        return _paired(names, have_images, have_labels, root / images, root / labels, bool(list_file))
+        return Listing(
+            title=config.name,
+            classes=classes,
+            palette=palette,
+            table_256=label_table(len(classes), self.ids, self.stored_values, config.reduce_zero_label),
+            hint="the file is not as the dataset's owners made it, replace it",
+            names=[os.path.relpath(info["img_path"], root / images)[: -len(self.image_suffix)] for info in listed],
+            images=_files(root / images, (self.image_suffix,)),
+            labels=_files(root / labels, (self.label_suffix,), self.other_labels),
+            image_folder=root / images,
+            label_folder=root / labels,
+            listed=bool(list_file),
+        )
 
 
 class Folder:
@@ -242,6 +272,10 @@ class Folder:
 
     def source(self, config: DataConfig, split: str) -> FileSource:
         """The pairs of a split, complete and checked by name; no image is opened yet."""
+        return self.listing(config, split).source()
+
+    def listing(self, config: DataConfig, split: str) -> Listing:
+        """The files of a split, whether or not they are complete."""
         root = Path(config.root, config.path)
         _require_folder(root, config.name)
         classes, palette = self.info(config)
@@ -257,15 +291,24 @@ class Folder:
                 )
         suffixes = (config.image_suffix,) if config.image_suffix else IMAGE_SUFFIXES
         have_images = _files(root / "images" / split, suffixes)
-        have_labels = _files(labels / split, _LABEL_SUFFIXES)
-        pairs = _paired(sorted(have_images), have_images, have_labels, root / "images" / split, labels / split, False)
-        table_256 = label_table(len(classes), reduce_zero_label=config.reduce_zero_label)
-        hint = "correct the file or the class list; " + (
-            "0 is ignored because of data.reduce_zero_label=true"
-            if config.reduce_zero_label
-            else "where 0 means unlabelled, set data.reduce_zero_label=true"
+        return Listing(
+            title=str(root),
+            classes=classes,
+            palette=palette,
+            table_256=label_table(len(classes), reduce_zero_label=config.reduce_zero_label),
+            hint="correct the file or the class list; "
+            + (
+                "0 is ignored because of data.reduce_zero_label=true"
+                if config.reduce_zero_label
+                else "where 0 means unlabelled, set data.reduce_zero_label=true"
+            ),
+            names=sorted(have_images),
+            images=have_images,
+            labels=_files(labels / split, _LABEL_SUFFIXES),
+            image_folder=root / "images" / split,
+            label_folder=labels / split,
+            listed=False,
         )
-        return FileSource(str(root), classes, palette, pairs, table_256, hint)
 
 
 class Shapes:
@@ -324,6 +367,15 @@ READERS: dict[str, Reader] = {
         ids=_COCO_STUFF_IDS,
         stored_values=182,
     ),
+    "coco_stuff10k": Layout(  # labels as `whitebox data prepare` makes them of the owners' .mat: those of 164k
+        images="images",
+        labels="annotations",
+        splits={"train": "train", "val": "test"},
+        list_file="imageLists/{split}.txt",
+        mmseg_class="COCOStuffDataset",
+        ids=_COCO_STUFF_IDS,
+        stored_values=182,
+    ),
 }
 
 
@@ -347,15 +399,6 @@ def label_table(
         stored = stored + 1
     table_256[stored] = np.arange(num_classes, dtype=np.uint8)
     return table_256
-
-
-def distinct_palette(num_classes: int) -> Palette:
-    """Colours for classes that came without: hues a golden angle apart, in three tones."""
-    tones = ((0.75, 0.9), (0.55, 0.65), (0.9, 0.5))
-    return tuple(
-        tuple(round(255 * part) for part in colorsys.hsv_to_rgb((0.02 + 0.618034 * k) % 1, *tones[k % 3]))  # type: ignore[misc]
-        for k in range(num_classes)
-    )
 
 
 def _as_palette(colours: Iterable[Sequence[int]]) -> Palette:

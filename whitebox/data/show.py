@@ -1,0 +1,167 @@
+"""One picture of a dataset: what is stored, and what training sees of it.
+
+Each sample is a row of four: the photo, its label, an augmented view, and the view's label. Shapes: H, W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from whitebox.config import DataConfig
+from whitebox.data import build_dataset
+from whitebox.data.images import IGNORE, UInt8
+from whitebox.data.readers import Palette
+from whitebox.errors import ConfigError, DataError
+
+_HEIGHT = 200  # px of each panel
+_GAP = 6
+_TEXT = 14  # px
+_INK, _PAPER, _IGNORED = "#202020", "#ffffff", (0, 0, 0)
+_HEADS = ("photo", "label", "training view", "its label")
+
+
+def show_dataset(
+    config: DataConfig,
+    split: str,
+    count: int,
+    output: str | os.PathLike[str],
+    mean_255: tuple[float, float, float],
+    seed: int = 0,
+    on_image: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write a picture of ``count`` samples drawn at random.
+
+    Args:
+        config: which dataset, and how it is augmented.
+        split: of the dataset.
+        count: samples; all where there are fewer.
+        output: a .png or .jpg file; its folder is made where missing.
+        mean_255: the model's mean pixel, RGB, 0..255; it pads views.
+        seed: of the choice and of the augmentation.
+        on_image: called after each sample with the number done and of all.
+
+    Returns:
+        The names of the samples.
+
+    Raises:
+        ConfigError: another kind of picture file, or unknown split.
+        DataError: files of the dataset are missing or damaged, or the picture cannot be written.
+    """
+    path = Path(output)
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ConfigError(f"{path} is no picture file: give a name ending in .png or .jpg.")
+    plain = build_dataset(config, split, augment=False)
+    views = build_dataset(config, split, augment=True, seed=seed, mean_255=mean_255)
+    chosen = sorted(np.random.default_rng(seed).choice(len(plain), size=min(count, len(plain)), replace=False).tolist())
+    palette = plain.palette
+    rows, names, pixels_256 = [], [], np.zeros(256, np.int64)
+    for done, index in enumerate(chosen, start=1):
+        sample, view = plain[index], views[index]
+        label_HW, view_label_HW = sample.label.numpy(), view.label.numpy()
+        view_HW3 = np.rint(255 * view.image.numpy().transpose(1, 2, 0)).clip(0, 255).astype(np.uint8)
+        rows.append(
+            [
+                _panel(sample.image.numpy().transpose(1, 2, 0)),
+                _label_panel(label_HW, plain.classes, palette),
+                _panel(view_HW3),
+                _label_panel(view_label_HW, plain.classes, palette),
+            ]
+        )
+        names.append(sample.name)
+        for each in (label_HW, view_label_HW):
+            pixels_256 += np.bincount(each.ravel(), minlength=256)
+        if on_image is not None:
+            on_image(done, len(chosen))
+    title = f"{config.name}, {split}: {len(chosen)} of {len(plain)} images; views of {config.crop} x {config.crop} px"
+    picture = _compose(title, rows, names, _legend(pixels_256, plain.classes, palette))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as error:
+        raise DataError(
+            f"Picture {path} cannot be written ({error.strerror or error}): choose another with -o."
+        ) from error
+    return names
+
+
+def _colours(palette: Palette) -> UInt8:
+    table = np.empty((256, 3), np.uint8)
+    table[:] = _IGNORED
+    table[: len(palette)] = palette
+    return table
+
+
+def _panel(pixels: UInt8, how: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    height, width = pixels.shape[:2]
+    size = (max(1, min(round(width * _HEIGHT / height), 2 * _HEIGHT)), _HEIGHT)
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize(size, how)
+
+
+def _label_panel(label_HW: UInt8, classes: Sequence[str], palette: Palette) -> Image.Image:
+    """Colours, and in the larger regions the class's name: palettes of many classes repeat themselves."""
+    small_HW = np.asarray(_panel(label_HW, Image.Resampling.NEAREST))
+    panel = Image.fromarray(_colours(palette)[small_HW])
+    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(_TEXT - 3)
+    for k in np.unique(small_HW[small_HW < len(classes)]).tolist():
+        inside = np.pad((small_HW == k).astype(np.uint8), 1)  # the border is an edge too
+        depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        half = font.getlength(classes[k]) / 2 + 1
+        if depth[y, x] >= _TEXT and half < panel.width / 2:
+            middle = min(max(float(x), half), panel.width - half)
+            draw.text(
+                (middle, int(y)), classes[k], fill="white", font=font, anchor="mm", stroke_width=1, stroke_fill=_INK
+            )
+    return panel
+
+
+Entry = tuple[str, tuple[int, ...]]  # text, colour
+
+
+def _legend(pixels_256: npt.NDArray[np.int64], classes: Sequence[str], palette: Palette) -> list[Entry]:
+    """Classes that occur, largest share first, and what is ignored."""
+    order = np.argsort(-pixels_256[: len(classes)], kind="stable")
+    entries: list[Entry] = [(classes[k], tuple(palette[k])) for k in order if pixels_256[k]]
+    return [*entries, ("ignored", _IGNORED)] if pixels_256[IGNORE] else entries
+
+
+def _compose(title: str, rows: list[list[Image.Image]], names: list[str], legend: list[Entry]) -> Image.Image:
+    font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 2)
+    widths = [max(row[column].width for row in rows) for column in range(len(_HEADS))]
+    block, columns = sum(widths) + _GAP * len(widths), 2 if len(rows) > 2 else 1
+    per_column = math.ceil(len(rows) / columns)
+    line, cell = _TEXT + _GAP, _HEIGHT + _TEXT + 2 * _GAP
+    total = columns * block + (columns - 1) * 3 * _GAP + _GAP
+
+    places: list[tuple[int, int, Entry]] = []
+    x, y = _GAP, 2 * line + per_column * cell + _GAP
+    for entry in legend:
+        needed = _TEXT + 3 * _GAP + int(font.getlength(entry[0]))
+        if x > _GAP and x + needed > total:
+            x, y = _GAP, y + line
+        places.append((x, y, entry))
+        x += needed
+    canvas = Image.new("RGB", (total, y + line + _GAP), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_GAP, line / 2 + 2), title, fill=_INK, font=font, anchor="lm")
+    for number, (row, name) in enumerate(zip(rows, names, strict=True)):
+        left = _GAP + (number // per_column) * (block + 3 * _GAP)
+        top = 2 * line + (number % per_column) * cell
+        draw.text((left, top + _HEIGHT + _GAP + _TEXT / 2), name, fill=_INK, font=small, anchor="lm")
+        for panel, width, head in zip(row, widths, _HEADS, strict=True):
+            if number % per_column == 0:
+                draw.text((left, line * 1.5 + 2), head, fill=_INK, font=small, anchor="lm")
+            canvas.paste(panel, (left, top))
+            left += width + _GAP
+    for x, y, (text, colour) in places:
+        draw.rectangle((x, y, x + _TEXT - 1, y + _TEXT - 1), fill=tuple(colour), outline="#404040")
+        draw.text((x + _TEXT + _GAP, y + _TEXT / 2), text, fill=_INK, font=font, anchor="lm")
+    return canvas
