@@ -10,7 +10,7 @@ from rich.console import Console
 
 from analysis.figures import per_class_bars, training_curves
 from analysis.records import Data, Record, describe_weights, fingerprint, measured_scores, new_record, write_record
-from analysis.tables import per_class_table
+from analysis.tables import Cell, Column, Table, per_class_table, percent
 from whitebox.config import RunConfig
 from whitebox.engine.checkpoint import write_atomically
 from whitebox.engine.evaluate import Evaluation
@@ -73,7 +73,28 @@ def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> N
     per_class_bars([record], folder / "figures" / f"{path.stem}.png")
     console = Console()
     console.print(table.to_rich())
-    console.print(f"Record: {path}", highlight=False, soft_wrap=True)
+    console.print(f"Record: {path}", highlight=False, soft_wrap=True, markup=False)
+
+
+def report_comparison(records: Sequence[Record], folder: Path) -> None:
+    """Show several evaluations side by side; write the table, and bars where all have the same data."""
+    rows: list[tuple[Cell, ...]] = [
+        (record.model, *(percent(record.measured[name]) for name in ("miou", "macc", "aacc"))) for record in records
+    ]
+    first = records[0]
+    same = all(record.data == first.data for record in records)
+    what = f"{first.data.name} {first.data.split}, n = {first.n} images" if same else "different data"
+    table = Table(
+        columns=(Column("Model"), Column("mIoU (%)"), Column("mAcc (%)"), Column("aAcc (%)")),
+        rows=tuple(rows),
+        caption=f"{what}. Brackets: 95 % interval over images, {RESAMPLES} bootstrap resamples, seed {SEED}; "
+        "one training each, whose own spread they do not hold.",
+    )
+    name = "-".join(part for part in ("comparison", first.data.name, first.data.split, first.variant) if part)
+    table.write(folder / "tables" / name)
+    if same:
+        per_class_bars(records, folder / "figures" / f"{name}.png")
+    Console().print(table.to_rich())
 
 
 def _write_counts(path: Path, evaluation: Evaluation) -> None:

@@ -159,6 +159,29 @@ class TestEval:
         assert one_line(err)
         assert "The model has 7 classes and the dataset has 11" in err
 
+    def test_several_runs_are_compared(
+        self, call: Call, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "results" / "other").mkdir(parents=True)
+        weights = runs / "depict-sa-tiny-shapes" / "model.safetensors"
+        shutil.copyfile(weights, tmp_path / "results" / "other" / "model.safetensors")
+        monkeypatch.chdir(tmp_path)
+        code, out, _ = call("eval", weights, "results/other", "inference.stride=16", "-o", "both")
+        assert code == 0
+        assert out.count("depict-sa-tiny-shapes") >= 2
+        assert (tmp_path / "both" / "figures" / "comparison-shapes-val.png").exists()
+        rows = (tmp_path / "both" / "tables" / "comparison-shapes-val.csv").read_text().splitlines()
+        assert [row.split(",")[0] for row in rows] == ["Model", "depict-sa-tiny-shapes", "other"]
+        assert call("eval", "--limit", 1)[0] == 0  # all below results/
+        assert list((tmp_path / "results" / "other" / "records").glob("*.json"))
+
+    def test_no_runs(self, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        code, _, err = call("eval")
+        assert code == 2
+        assert one_line(err)
+        assert "There are no runs below results/" in err
+
     def test_a_device_that_is_not_there(self, call: Call, runs: Path) -> None:
         code, _, err = call("eval", runs / "depict-sa-tiny-shapes", "--device", "warp")
         assert code == 2

@@ -22,19 +22,30 @@ def test_layers_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "epochs", "batch", "lr", "resize", "crop", "window", "stride"),
-    [
-        ("ade20k", 64, 8, 1e-3, 512, 512, 512, 512),
-        ("pascal-context", 256, 16, 1e-3, 520, 480, 480, 320),
-        ("cityscapes", 216, 8, 1e-2, 1024, 768, 768, 512),
+    ("dataset", "epochs", "batch", "lr", "resize", "max_ratio", "crop", "window", "stride"),
+    [  # config.yml and segm/data/config of Segmenter
+        ("ade20k", 64, 8, 1e-3, 512, 4, 512, 512, 512),
+        ("ade20k-640", 64, 8, 1e-3, 640, 4, 640, 640, 640),
+        ("pascal-context", 256, 16, 1e-3, 520, 8, 480, 480, 320),
+        ("cityscapes", 216, 8, 1e-2, 1024, 2, 768, 768, 512),
     ],
 )
 def test_official_recipes(
-    dataset: str, epochs: int, batch: int, lr: float, resize: int, crop: int, window: int, stride: int
+    dataset: str,
+    epochs: int,
+    batch: int,
+    lr: float,
+    resize: int,
+    max_ratio: float,
+    crop: int,
+    window: int,
+    stride: int,
 ) -> None:
     config = resolve("segmenter-mask-small", dataset)
     assert (config.train.epochs, config.train.batch_size, config.optim.lr) == (epochs, batch, lr)
-    assert (config.data.resize, config.data.crop) == (resize, crop)
+    data = config.data
+    assert (data.resize, data.max_ratio, data.crop) == (resize, max_ratio, crop)
+    assert (data.scale_range, data.cat_max_ratio, data.flip, data.photometric) == ([0.5, 2.0], 0.75, 0.5, True)
     assert (config.inference.window, config.inference.stride) == (window, stride)
     optim = config.optim
     assert (optim.name, optim.momentum, optim.weight_decay, optim.min_lr, optim.power) == ("sgd", 0.9, 0, 1e-5, 0.9)
@@ -96,6 +107,12 @@ def test_files_hold_differences_only(kind: str) -> None:
         (["data.crop=0"], r"^data.crop=0 is impossible"),
         (["data.scale_range=[2,1]"], r"^data.scale_range=\[2.0, 1.0\] is impossible"),
         (["data.cat_max_ratio=0"], r"^data.cat_max_ratio=0.0 is impossible"),
+        (["data.scale_range=[0.5,.inf]"], r"^data.scale_range=\[0.5, inf\] is impossible"),
+        (["data.name=../up"], r"^data.name='../up' is impossible: it names files"),
+        (["data.name=.."], r"^data.name='..' is impossible"),
+        (["optim.power=nan"], r"^optim.power=nan is impossible"),
+        (["encoder.drop_path=2"], r"^encoder.drop_path=2.0 is impossible"),
+        (["decoder.dropout=-1"], r"^decoder.dropout=-1.0 is impossible"),
         (["data.flip=2"], r"^data.flip=2.0 is impossible"),
         (["data.max_ratio=0.5"], r"^data.max_ratio=0.5 is impossible"),
         (["inference.stride=600"], r"^inference.stride=600 is impossible: at most window=512.$"),
@@ -144,5 +161,7 @@ def test_change_of_a_saved_run() -> None:
     assert (other.data.name, other.data.root, other.data.size) == ("camvid", "../there", 128)
     assert (other.inference.window, other.inference.stride) == (256, 128)
     assert (other.train.epochs, other.optim.name) == (7, saved.optim.name)
+    with pytest.raises(ConfigError, match=r"optim.lr was fixed by the training: only data.\* and inference.\*"):
+        change(saved, None, ["optim.lr=1"])
     with pytest.raises(ConfigError, match=r"Unknown key 'inference.windw'"):
         change(saved, None, ["inference.windw=1"])

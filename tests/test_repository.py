@@ -27,7 +27,7 @@ FOUNDATIONS = {"whitebox.errors", "whitebox.versions"}
 ARROWS = {
     "whitebox.models": FOUNDATIONS,
     "whitebox.config": FOUNDATIONS | {"whitebox.models"},
-    "whitebox.data": FOUNDATIONS | {"whitebox.config"},
+    "whitebox.data": FOUNDATIONS | {"whitebox.config", "whitebox.models"},
     "whitebox.engine": FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.models"},
     "whitebox.interop": FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.engine", "whitebox.models"},
     "analysis": {"whitebox"},

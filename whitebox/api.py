@@ -68,4 +68,6 @@ def weights_file(path: Path) -> Path:
         raise CheckpointError(f"{path} holds neither {WEIGHTS} nor an official checkpoint.pth{begun}.")
     if not path.exists():
         raise CheckpointError(f"There is no file or folder {path}.")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise CheckpointError(f"{path} is no weights file: give a run folder, a .safetensors, or an official .pth.")
     return path

@@ -17,6 +17,12 @@ class ConfigError(WhiteboxError):
     exit_code = 2
 
 
+def require(condition: bool, key: str, value: object, need: str) -> None:
+    """Raise a ``ConfigError`` that ``key=value`` is impossible unless ``condition``; ``need`` says what it must be."""
+    if not condition:
+        raise ConfigError(f"{key}={value!r} is impossible: {need}.")
+
+
 class DataError(WhiteboxError):
     """An image, a label, or a dataset folder that is missing, unreadable or inconsistent."""
 

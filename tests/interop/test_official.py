@@ -12,7 +12,8 @@ from golden_vectors import CASES, vector_file
 
 import whitebox
 from whitebox.api import load_run
-from whitebox.errors import CheckpointError
+from whitebox.data import build_dataset
+from whitebox.errors import CheckpointError, ConfigError
 from whitebox.interop.official import read_variant
 
 
@@ -73,6 +74,22 @@ def test_classes_of_the_dataset_where_they_fit(official: Path, shared: Path) -> 
     assert whitebox.load_model(official).classes[:3] == ("wall", "building", "sky")
 
 
+@pytest.mark.parametrize("backbone", ["deit_tiny_patch16_224", "vit_base_patch16_224_in21k", "resnet18", "unknown"])
+def test_the_name_of_the_backbone_decides_nothing(official: Path, backbone: str) -> None:
+    image = torch.rand(1, 3, 32, 96)  # its positions are resampled
+    before = whitebox.load_model(official)(image)
+    edit_variant(official, "backbone: vit_golden_patch16_64", f"backbone: {backbone}")
+    assert torch.equal(whitebox.load_model(official)(image), before)
+
+
+def test_a_dataset_we_do_not_have(official: Path) -> None:
+    edit_variant(official, "dataset: ade20k", "dataset: kitti")
+    _, config = load_run(official)
+    assert config.data.name == "kitti"
+    with pytest.raises(ConfigError, match=r"Nothing is known of the dataset 'kitti': name one .* with --dataset"):
+        build_dataset(config.data, "val", augment=False)
+
+
 def test_settings_of_the_variant_are_kept(official: Path) -> None:
     edit_variant(official, "window_stride: 64", "window_stride: 48")
     _, config = load_run(official)
@@ -99,6 +116,21 @@ class TestBadInput:
         assert read_variant(official / "variant.yml")["net_kwargs"]["image_size"] == (64, 64)
         with pytest.raises(yaml.YAMLError):
             yaml.safe_load((official / "variant.yml").read_text())
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [("  decoder:\n", "  decoder: linear\n  decoder_of_old:\n"), ("!!python/tuple\n  - 64\n  - 64", "many")],
+    )
+    def test_variant_with_values_of_other_kinds(self, official: Path, old: str, new: str) -> None:
+        edit_variant(official, old, new)
+        with pytest.raises(CheckpointError, match="do not describe a model"):
+            whitebox.load_model(official)
+
+    @pytest.mark.parametrize("section", ["dataset_kwargs", "inference_kwargs"])
+    def test_variant_with_a_list_for_a_section(self, official: Path, section: str) -> None:
+        edit_variant(official, f"{section}:", f"{section}: [1]\n{section}_of_old:")
+        with pytest.raises(CheckpointError, match="do not describe a model"):
+            whitebox.load_model(official)
 
     @pytest.mark.parametrize("text", ["", "- 1", "epochs: 3", "a: [1"])
     def test_variant_of_something_else(self, official: Path, text: str) -> None:

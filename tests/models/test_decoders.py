@@ -10,10 +10,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import whitebox
-from whitebox.errors import ModelError
+from whitebox.errors import ConfigError, ModelError
 from whitebox.models import DECODERS, EncoderConfig, build, record, tap_names
 from whitebox.models.decoders.depict_ca import DepictCAConfig
 from whitebox.models.decoders.depict_sa import DepictSAConfig
+from whitebox.models.decoders.segmenter_mask import SegmenterMaskConfig
 
 SMALL_ENCODER = EncoderConfig(image_size=32, width=48, depth=2, heads=3, patch_size=16)
 
@@ -143,8 +144,14 @@ def _width(layers: torch.nn.ModuleList) -> int:
 
 
 def test_impossible_hyper_parameters() -> None:
-    with pytest.raises(ModelError, match=r"decoder.layers=0 is impossible"):
-        build(SMALL_ENCODER, DepictSAConfig(layers=0), 5)
+    with pytest.raises(ConfigError, match=r"decoder.layers=0 is impossible"):
+        DepictSAConfig(layers=0)
+    with pytest.raises(ConfigError, match=r"decoder.cross_head_dim=-1 is impossible"):
+        DepictCAConfig(cross_head_dim=-1)
+    with pytest.raises(ConfigError, match=r"decoder.dropout=1.5 is impossible: it lies in \[0, 1\)"):
+        SegmenterMaskConfig(dropout=1.5)
+    with pytest.raises(ModelError, match=r"decoder.heads=5 is impossible: it must divide the decoder's width 48"):
+        build(SMALL_ENCODER, SegmenterMaskConfig(heads=5), 5)
     with pytest.raises(ModelError, match="at least one class"):
         build(SMALL_ENCODER, DepictCAConfig(), 0)
     with pytest.raises(ModelError, match=r"2 class names were given for 5 classes"):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from whitebox.errors import CheckpointError, ModelError
+from whitebox.errors import CheckpointError, ConfigError, ModelError
 from whitebox.models import Encoder, EncoderConfig, record
 
 SMALL = {"width": 48, "depth": 2, "heads": 3}
@@ -95,7 +95,7 @@ def test_pixel_statistics() -> None:
     deit = encoder("deit_tiny_distilled_patch16_224")
     assert (deit.mean, deit.std) == ((123.68, 116.28, 103.53), (58.4, 57.12, 57.38))
     assert encoder(normalization="deit").mean == deit.mean
-    with pytest.raises(ModelError, match=r"encoder.normalization='clip' is unknown: choose vit or deit"):
+    with pytest.raises(ConfigError, match=r"encoder.normalization='clip' is impossible: choose vit or deit"):
         encoder(normalization="clip")
 
 
@@ -138,6 +138,12 @@ class TestWeights:
             with pytest.raises(CheckpointError, match="cut short"):
                 encoder(weights=str(tmp_path / name))
 
+    @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"version https://git-lfs.github.com/spec/v1"])
+    def test_not_a_torch_file(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "vit.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"vit.pth is not a torch file"):
+            encoder(weights=str(tmp_path / "vit.pth"))
+
     def test_pickled_code_is_not_run(self, tmp_path: Path) -> None:
         trap = tmp_path / "ran"
 
@@ -170,5 +176,17 @@ def test_unknown_and_impossible_models() -> None:
         encoder("vit_tinny")
     with pytest.raises(ModelError, match="timm cannot build 'resnet18' as a ViT"):
         Encoder(EncoderConfig(name="resnet18"))
-    with pytest.raises(ModelError, match="timm cannot build"):
+    with pytest.raises(ModelError, match=r"timm cannot build .* of {'embed_dim': 48, 'depth': 2, 'num_heads': 5}"):
         encoder(heads=5)
+    with pytest.raises(ModelError, match=r"timm cannot build 'vit_tiny_patch16_384.foo'"):
+        encoder("vit_tiny_patch16_384.foo")
+    with pytest.raises(ModelError, match="its patches are not embedded by one layer"):
+        Encoder(EncoderConfig(name="vit_small_r26_s32_224", image_size=64, depth=1))
+
+
+@pytest.mark.parametrize(
+    "options", [{"drop_path": 1}, {"depth": 0}, {"width": -4}, {"image_size": 0}, {"norm_eps": 0}, {"weights": "a"}]
+)
+def test_impossible_settings(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=rf"^encoder.{next(iter(options))}=.* is impossible: "):
+        EncoderConfig(pretrained="weights" in options, **options)

@@ -11,7 +11,7 @@ from whitebox.models import EncoderConfig, Segmentor, build, intervene, record
 from whitebox.models.decoders.depict_sa import DepictSAConfig
 from whitebox.models.decoders.segmenter_linear import SegmenterLinearConfig
 from whitebox.models.interventions import OPERATIONS
-from whitebox.models.segmentor import default_palette
+from whitebox.models.palette import distinct_palette
 
 
 def small(decoder: object = DepictSAConfig(head_dim=16), **encoder: object) -> Segmentor:
@@ -56,8 +56,8 @@ def test_wrong_input(image: torch.Tensor, message: str) -> None:
 
 
 def test_palette_is_distinct() -> None:
-    assert len(set(default_palette(255))) == 255
-    assert default_palette(1) == ((128, 0, 0),)
+    assert len(set(distinct_palette(254))) == 254
+    assert small().palette == distinct_palette(5)
 
 
 def test_record_names_what_there_is() -> None:

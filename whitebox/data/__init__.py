@@ -77,6 +77,8 @@ class SegmentationDataset(Dataset[Sample]):
 
 
 def _reader(config: DataConfig) -> Reader:
+    if not config.kind:
+        raise ConfigError(f"Nothing is known of the dataset {config.name!r}: name one of ours with --dataset.")
     if config.kind not in READERS:
         hint = nearest(config.kind, list(READERS))
         raise ConfigError(f"Unknown data.kind {config.kind!r}{hint} There are: {', '.join(READERS)}.")

@@ -19,6 +19,7 @@ from torch import Tensor
 from whitebox.config import DataConfig, InferenceConfig, RunConfig, dataset_names, resolve
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.models import DECODERS, EncoderConfig, Segmentor, build
+from whitebox.models.encoder import SEGMENTER_FAMILY
 from whitebox.models.weights import load_strictly, read_tensors
 
 # official name -> ours, tried in order; the first that matches renames
@@ -111,8 +112,9 @@ def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
     renamed = {_rename(key, (*RENAMES[name], *COMMON_RENAMES)): value for key, value in tensors.items()}
     try:
         config, num_classes = _config(variant, renamed, name)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{path} and its variant.yml do not describe a model: {error!r}.") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ConfigError) as error:
+        reason = str(error) if isinstance(error, ConfigError) else repr(error)
+        raise CheckpointError(f"{path} and its variant.yml do not describe a model: {reason}") from error
     declared = variant["net_kwargs"].get("n_cls", num_classes)
     if declared != num_classes:
         raise CheckpointError(f"{path} has {num_classes} classes but its variant.yml says {declared}.")
@@ -140,11 +142,13 @@ def _config(variant: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -
     decoder_variant = net.get("decoder") or {}
     distilled = "encoder.vit.dist_token" in tensors
     backbone = str(net.get("backbone", ""))
+    # every size is given below, so the name decides nothing but the family's conventions
+    named = timm.is_model(backbone) and SEGMENTER_FAMILY.match(backbone) and distilled == ("distilled" in backbone)
     fallback = "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_384"
     patches = tensors["encoder.vit.patch_embed.proj.weight"]
     image_size = net["image_size"]
     encoder = EncoderConfig(
-        name=backbone if timm.is_model(backbone) else fallback,
+        name=backbone if named else fallback,
         image_size=int(image_size[0] if isinstance(image_size, list | tuple) else image_size),
         drop_path=float(net.get("drop_path_rate", 0.0)),
         normalization=str(net["normalization"]),
@@ -192,7 +196,8 @@ def _data(variant: dict[str, Any]) -> DataConfig:
     """The dataset the checkpoint was trained on, as far as we have it."""
     kwargs = variant.get("dataset_kwargs") or {}
     name = str(kwargs.get("dataset", "")).replace("_", "-")
-    data = resolve("segmenter-linear-tiny", name).data if name in dataset_names() else DataConfig(name=name)
+    known = name in dataset_names()
+    data = resolve("segmenter-linear-tiny", name).data if known else DataConfig(name=name or "unknown", kind="")
     data.resize = int(kwargs.get("image_size", data.resize))
     data.crop = int(kwargs.get("crop_size", data.crop))
     return data
@@ -201,10 +206,7 @@ def _data(variant: dict[str, Any]) -> DataConfig:
 def _inference(variant: dict[str, Any]) -> InferenceConfig:
     kwargs = variant.get("inference_kwargs") or {}
     window = int(kwargs.get("window_size", 512))
-    try:
-        return InferenceConfig(window=window, stride=int(kwargs.get("window_stride", window)))
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
+    return InferenceConfig(window=window, stride=int(kwargs.get("window_stride", window)))
 
 
 def _classes(config: RunConfig, num_classes: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:

@@ -35,12 +35,9 @@ def build(
     """A ``Segmentor`` from the config dataclasses of its two halves.
 
     Raises:
-        ModelError: the number of classes or a hyper-parameter is impossible.
+        ModelError: the number of classes is impossible, or timm cannot build the encoder.
     """
     if num_classes < 1:
         raise ModelError(f"num_classes={num_classes} is impossible: a model needs at least one class.")
-    for key, value in vars(decoder).items():
-        if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-            raise ModelError(f"decoder.{key}={value} is impossible: it must be at least 1.")
     built = Encoder(encoder)
     return Segmentor(built, DECODERS[decoder.name](decoder, built.width, num_classes), classes, palette)

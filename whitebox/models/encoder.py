@@ -22,11 +22,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import resample_abs_pos_embed
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from whitebox.errors import ModelError
+from whitebox.errors import ModelError, require
 from whitebox.models.attention import mhsa_weights
 from whitebox.models.taps import Tap
 from whitebox.models.weights import load_strictly, read_tensors
@@ -49,6 +49,16 @@ class EncoderConfig:
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
+
+    def __post_init__(self) -> None:
+        require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "it lies in [0, 1)")
+        for key in ("image_size", "patch_size", "width", "depth", "heads"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"encoder.{key}", value, "it must be at least 1")
+        require(self.norm_eps is None or self.norm_eps > 0, "encoder.norm_eps", self.norm_eps, "it must be above 0")
+        known = self.normalization in (None, "vit", "deit")
+        require(known, "encoder.normalization", self.normalization, "choose vit or deit")
+        require(not (self.pretrained and self.weights), "encoder.weights", self.weights, "not with pretrained=true")
 
 
 class EncoderLayerTaps(nn.Module):
@@ -166,41 +176,44 @@ class Encoder(nn.Module):
 
 def _pixel_statistics(name: str | None, timm_config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the pixels on the 0..1 scale."""
-    named = {
-        "vit": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-    }
-    if name is None:
-        return timm_config["mean"], timm_config["std"]
-    if name not in named:
-        raise ModelError(f"encoder.normalization={name!r} is unknown: choose vit or deit.")
-    return named[name]
+    if name == "vit":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    if name == "deit":
+        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    return timm_config["mean"], timm_config["std"]
 
 
 def _build_vit(config: EncoderConfig) -> Any:
     if not timm.is_model(config.name.split(".")[0]):
         close = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
         raise ModelError(f"timm has no model {config.name!r} (some that it has: {', '.join(close)}).")
-    renamed = {"patch_size": "patch_size", "width": "embed_dim", "depth": "depth", "heads": "num_heads"}
-    options: dict[str, Any] = {
-        timm_name: getattr(config, name) for name, timm_name in renamed.items() if getattr(config, name) is not None
+    timm_names = {"patch_size": "patch_size", "width": "embed_dim", "depth": "depth", "heads": "num_heads"}
+    sizes: dict[str, Any] = {
+        name: getattr(config, key) for key, name in timm_names.items() if getattr(config, key) is not None
     }
     eps = config.norm_eps
     if eps is None and SEGMENTER_FAMILY.match(config.name):
         eps = 1e-5
-    if eps is not None:
-        options["norm_layer"] = partial(nn.LayerNorm, eps=eps)
+    norm_layer: dict[str, Any] = {} if eps is None else {"norm_layer": partial(nn.LayerNorm, eps=eps)}
     try:
-        return timm.create_model(
+        vit = timm.create_model(
             config.name,
             img_size=config.image_size or 512,
             dynamic_img_size=True,
             drop_path_rate=config.drop_path,
-            **options,
+            **norm_layer,
+            **sizes,
         )
-    except (TypeError, AssertionError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"timm cannot build {config.name!r} as a ViT of {options}: {reason}.") from error
+        raise ModelError(
+            f"timm cannot build {config.name!r} as a ViT{f' of {sizes}' if sizes else ''}: {reason}."
+        ) from error
+    if type(getattr(vit, "patch_embed", None)) is not PatchEmbed:
+        raise ModelError(
+            f"{config.name!r} is not a plain Vision Transformer: its patches are not embedded by one layer."
+        )
+    return vit
 
 
 def _pretrained_tensors(name: str) -> dict[str, Tensor]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +36,10 @@ def read_pickle(path: Path) -> Any:
         CheckpointError: missing, cut short, not a torch file, or holding anything else than tensors and containers.
     """
     _require_file(path)
+    with path.open("rb") as opened:
+        start = opened.read(4)
+    if not start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, or a pickle of older versions
+        raise CheckpointError(f"{path} is not a torch file (a web page or a pointer to one?); download it again.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -45,7 +49,7 @@ def read_pickle(path: Path) -> Any:
                 "ask its author for a safetensors file or a plain state dict."
             ) from error
         raise CheckpointError(f"{path} is not a readable torch file; download or copy it again.") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError, BadZipFile) as error:
         raise CheckpointError(f"{path} is cut short or not a torch file; download or copy it again.") from error
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from whitebox.errors import require
 from whitebox.models.attention import SubspaceAttention
 from whitebox.models.decoders.base import QueryDecoder
 
@@ -34,6 +35,11 @@ class DepictCAConfig:
     cross_layers: int = 3
     cross_head_dim: int = 50
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("layers", "heads", "head_dim", "cross_layers", "cross_head_dim"):
+            require(getattr(self, key) >= 1, f"decoder.{key}", getattr(self, key), "it must be at least 1")
+        require(0 <= self.dropout < 1, "decoder.dropout", self.dropout, "it lies in [0, 1)")
 
 
 class DepictCA(QueryDecoder):

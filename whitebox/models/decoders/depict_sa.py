@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from whitebox.errors import require
 from whitebox.models.attention import SubspaceAttention
 from whitebox.models.decoders.base import QueryDecoder
 
@@ -33,6 +34,11 @@ class DepictSAConfig:
     heads: int = 3
     head_dim: int = 100
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("layers", "heads", "head_dim"):
+            require(getattr(self, key) >= 1, f"decoder.{key}", getattr(self, key), "it must be at least 1")
+        require(0 <= self.dropout < 1, "decoder.dropout", self.dropout, "it lies in [0, 1)")
 
 
 class DepictSA(QueryDecoder):

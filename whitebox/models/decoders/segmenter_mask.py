@@ -16,6 +16,7 @@ import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from whitebox.errors import ModelError, require
 from whitebox.models.attention import MHSA, mhsa_weights
 from whitebox.models.decoders.base import QueryDecoder, init_weights
 from whitebox.models.taps import Tap
@@ -31,6 +32,13 @@ class SegmenterMaskConfig:
     width: int | None = None  # None: the encoder's
     dropout: float = 0.1
     drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key in ("layers", "heads", "width"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"decoder.{key}", value, "it must be at least 1")
+        for key in ("dropout", "drop_path"):
+            require(0 <= getattr(self, key) < 1, f"decoder.{key}", getattr(self, key), "it lies in [0, 1)")
 
 
 class TransformerBlock(nn.Module):
@@ -67,6 +75,10 @@ class SegmenterMask(QueryDecoder):
         decoder_width = config.width or width
         super().__init__(config, decoder_width, num_classes)
         heads = config.heads or max(1, decoder_width // 64)
+        if decoder_width % heads:
+            raise ModelError(
+                f"decoder.heads={heads} is impossible: it must divide the decoder's width {decoder_width}."
+            )
         self.proj_in = nn.Linear(width, decoder_width)
         drop_paths = [config.drop_path * index / max(1, config.layers - 1) for index in range(config.layers)]
         self.layers = nn.ModuleList(TransformerBlock(decoder_width, heads, config.dropout, rate) for rate in drop_paths)
