@@ -97,22 +97,14 @@ def training_curves(metrics: str | os.PathLike[str], output: str | os.PathLike[s
         loss.set_ylabel("training loss")
         loss.legend(loc="upper right")
         if has_validation:
-            best = int(validation["miou"].argmax())
             miou = 100 * validation["miou"]
-            best_step, best_miou = validation["step"].iloc[best], miou.iloc[best]
-            panels[1].plot(validation["step"], miou, color=colours[2], linewidth=1.4, marker="o", markersize=2.5)
+            # the last value is the result: choosing the best would be a choice on the evaluation's own images
+            last = f"last: {miou.iloc[-1]:.1f}"
             panels[1].plot(
-                [best_step],
-                [best_miou],
-                linestyle="none",
-                marker="o",
-                markersize=5,
-                markerfacecolor="none",
-                color=colours[3],
-                label=f"best: {best_miou:.1f} at step {best_step:.0f}",
+                validation["step"], miou, color=colours[2], linewidth=1.4, marker="o", markersize=2.5, label=last
             )
             panels[1].set_ylabel("val mIoU (%)")
-            panels[1].set_ylim(bottom=0)
+            panels[1].set_ylim(0, 1.08 * max(1.0, miou.max()))
             panels[1].legend(loc="lower right")
         rate.plot(training["step"], training["lr"], color=colours[7], linewidth=1.4, marker=dots, markersize=2.5)
         rate.set_ylim(bottom=0)

@@ -93,7 +93,7 @@ def test_curves_show_loss_miou_in_percent_and_learning_rate(tmp_path: Path, draw
     assert loss.lines[0].get_ydata()[0] == pytest.approx(1.95)
     assert loss.lines[1].get_ydata()[5] == pytest.approx(np.mean([2 - step / 200 for step in (50, 60, 70)]))
     assert list(miou.lines[0].get_ydata()) == [25.0, 50.0]
-    assert miou.lines[1].get_label() == "best: 50.0 at step 200"
+    assert miou.lines[0].get_label() == "last: 50.0"
     assert rate.lines[0].get_ydata()[-1] == pytest.approx(0.0)
 
 
