@@ -1,5 +1,6 @@
 """Evaluation of a dataset: counts, errors, and what is left behind."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -88,6 +89,23 @@ def test_workers_change_nothing():
     assert alone.names == together.names and np.array_equal(alone.counts_N3K, together.counts_N3K)
 
 
+def test_batches_of_windows_change_nothing():
+    class Seen(Brightest):
+        def __init__(self):
+            super().__init__()
+            self.batches = []
+
+        def forward(self, images_B3HW):
+            self.batches.append(len(images_B3HW))
+            return super().forward(images_B3HW)
+
+    alone, model, order = evaluate(Brightest(), Noise(), replace(INFERENCE, batch=1), workers=0), Seen(), []
+    together = evaluate(model, Noise(), replace(INFERENCE, batch=4), workers=0, on_image=lambda i, *_: order.append(i))
+    assert alone.names == together.names and np.array_equal(alone.counts_N3K, together.counts_N3K)
+    assert model.batches == [4, 4, 4, 4, 2]  # 2 + 4 * 4 windows, of five images of other sizes
+    assert order == [0, 1, 2, 3, 4]
+
+
 def test_limit_reads_no_more_than_it_says():
     dataset = Noise(5)
     result = evaluate(Brightest(), dataset, INFERENCE, limit=2, workers=0)
@@ -108,6 +126,15 @@ def test_other_number_of_classes_is_an_error():
     model.num_classes = 7
     with pytest.raises(ModelError, match=r"model has 7 classes and the dataset has 3 \(red, green, blue, ...\)"):
         evaluate(model, Noise(), INFERENCE)
+
+
+def test_other_classes_are_an_error():
+    model = Brightest()
+    model.classes = ("red", "verdant", "blue")
+    with pytest.raises(ModelError, match="Class 1 is 'verdant' for the model and 'green' in the dataset"):
+        evaluate(model, Noise(), INFERENCE)
+    model.classes = ("class 0", "class 1", "class 2")  # an official checkpoint that does not say
+    assert evaluate(model, Noise(), INFERENCE, limit=1, workers=0).names == ("image0",)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

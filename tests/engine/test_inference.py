@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -19,12 +21,14 @@ from whitebox.engine.inference import (
     anchors,
     enlarge,
     predict_labels,
+    predict_many,
     probabilities,
     resize_image,
     segment,
-    window_logits,
 )
 from whitebox.errors import DataError
+from whitebox.models import EncoderConfig, build
+from whitebox.models.decoders.depict_sa import DepictSAConfig
 
 
 class Stripes(nn.Module):
@@ -106,20 +110,21 @@ def test_scales_are_averaged_as_probabilities(model):
     assert (result - reference(model, views, (32, 64), 24, 20)).abs().max() < 2e-6
 
 
-def test_blocks_of_rows_do_not_change_the_result(model, monkeypatch):
-    views = [(photo(40, 64), True)]
-    whole = probabilities(model, views, (77, 91), 32, 16)
-    monkeypatch.setattr(engine, "_BLOCK", 5 * 91 * 3)
-    assert (probabilities(model, views, (77, 91), 32, 16) - whole).abs().max() < 1e-6
+@pytest.mark.parametrize("tile", [(1, 1), (5 * 91, 91), (5 * 64 * 3, 64), (2**20, 7)])
+def test_tiles_do_not_change_the_result(model, monkeypatch, tile):
+    views = [(photo(40, 64), False), (photo(60, 80), True)]
+    expected = reference(model, views, (77, 91), 32, 20)
+    monkeypatch.setattr(engine, "_ON_CPU", tile)
+    assert (probabilities(model, views, (77, 91), 32, 20) - expected).abs().max() < 2e-6
 
 
 def test_batch_of_windows_changes_rounding_only(model):
-    image = torch.rand(1, 3, 50, 70, generator=torch.Generator().manual_seed(0))
-    one = window_logits(model, image, 32, 16, batch=1)
+    views = [(photo(50, 70), False), (photo(32, 70), False)]
+    one = probabilities(model, views, (50, 70), 32, 16, batch=1)
     model.batches.clear()
     for batch in (2, 5, 100):
-        assert (window_logits(model, image, 32, 16, batch) - one).abs().max() < 1e-5
-    assert model.batches == [2] * 6 + [5, 5, 2] + [12]
+        assert (probabilities(model, views, (50, 70), 32, 16, batch) - one).abs().max() < 1e-6
+    assert model.batches == [2] * 8 + [5, 5, 5, 1] + [16]  # 3 x 4 and 1 x 4 windows: batches span views
 
 
 @pytest.mark.parametrize(
@@ -210,6 +215,83 @@ def test_tiny_and_narrow_images(model, sides, data):
     assert result.shape == (5, *sides)
     assert torch.isfinite(result).all()
     torch.testing.assert_close(result.sum(0), torch.ones(sides))
+
+
+SIDES = [(40, 64), (32, 32), (5, 90), (70, 33), (32, 32)]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 100])
+@pytest.mark.parametrize("flip", [False, True])
+def test_windows_of_several_photos_share_batches(model, batch, flip):
+    photos = [photo(*sides, seed=seed) for seed, sides in enumerate(SIDES)]
+    config = InferenceConfig(window=32, stride=20, batch=batch, flip=flip)
+    expected = [predict_labels(model, image, config) for image in photos]
+    model.batches.clear()
+    labels = list(predict_many(model, iter(photos), config))
+    assert all(torch.equal(one, other) for one, other in zip(labels, expected, strict=True))
+    assert [tuple(label.shape) for label in labels] == SIDES
+    windows = sum(model.batches)
+    assert model.batches == [batch] * (windows // batch) + [windows % batch] * (windows % batch > 0)
+    assert windows == (2 if flip else 1) * (6 + 1 + 29 + 6 + 1)
+
+
+def test_photos_are_asked_for_when_there_is_room(model):
+    asked = []
+
+    def photos():
+        for number in range(10):
+            asked.append(number)
+            yield photo(32, 32, seed=number)
+
+    results = predict_many(model.train(), photos(), InferenceConfig(window=32, stride=32, batch=4))
+    assert asked == [] and next(results).shape == (32, 32)
+    assert asked == [0, 1, 2, 3] and not model.training
+    next(results)
+    assert asked == [0, 1, 2, 3]
+    results.close()
+    assert model.training
+
+
+def test_no_photos(model):
+    assert list(predict_many(model, [], InferenceConfig())) == []
+
+
+@pytest.mark.parametrize("window", [32, 44])
+@pytest.mark.parametrize("flip", [False, True])
+def test_masks_of_a_segmentor_give_what_its_logits_give(window, flip):
+    """Windows that are padded to whole patches, and windows that overlap by part of a patch."""
+    torch.manual_seed(0)
+    model = build(EncoderConfig(image_size=32, width=48, depth=1, heads=3), DepictSAConfig(head_dim=16), 5).eval()
+    views = [(photo(50, 75), flip), (photo(90, 130), False)]
+    expected = reference(model, views, (61, 92), window, 21)
+    assert (probabilities(model, views, (61, 92), window, 21, batch=3) - expected).abs().max() < 2e-6
+
+
+MEMORY = """
+import re, numpy as np, torch
+from whitebox.config import InferenceConfig
+from whitebox.engine.inference import predict_labels
+from whitebox.models import EncoderConfig, build
+from whitebox.models.decoders.segmenter_linear import SegmenterLinearConfig
+
+def peak():  # not ru_maxrss: a child inherits that of its parent
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+
+torch.set_num_threads(1)
+model = build(EncoderConfig(width=48, depth=1, heads=1), SegmenterLinearConfig(), 150)
+predict_labels(model, np.zeros((512, 1024, 3), np.uint8), InferenceConfig())
+before = peak()
+assert predict_labels(model, np.zeros((2000, 3000, 3), np.uint8), InferenceConfig()).shape == (2000, 3000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux to know the peak memory of a process")
+def test_memory_of_a_large_photo():
+    """A quarter of 6000 x 4000 px within a quarter of 2 GB; its logits alone would be 3.6 GB."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) < 500e6
 
 
 def test_views_of_an_image_may_be_read_only_or_strided(model):

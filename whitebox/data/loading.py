@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any, Protocol
 
 from torch.utils.data import Dataset
@@ -13,6 +14,15 @@ from whitebox.errors import WhiteboxError
 def default_workers() -> int:
     """Data loading processes where nobody says otherwise: half the cores, at most 8."""
     return min(8, (os.cpu_count() or 2) // 2)
+
+
+def ignore_signals(worker: int) -> None:
+    """For ``DataLoader(worker_init_fn=)``: a signal sent to all processes at once is left to the main one.
+
+    Without it a worker dies by SIGTERM or Ctrl-C while the main process still has its state to save.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Indexable(Protocol):

@@ -5,6 +5,7 @@ Shapes: N images, K classes, H W pixels.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whitebox.config import DataConfig, InferenceConfig
-from whitebox.data.loading import ErrorsAsValues, default_workers
-from whitebox.engine.inference import evaluating, predict_labels
+from whitebox.data.loading import ErrorsAsValues, default_workers, ignore_signals
+from whitebox.engine.inference import evaluating, predict_many
 from whitebox.engine.metrics import Intervals, Scores, bootstrap, image_counts, scores
 from whitebox.errors import ConfigError, DataError, ModelError, WhiteboxError
+from whitebox.models.segmentor import unnamed_classes
 
 
 class LabelledImage(Protocol):
@@ -72,8 +74,9 @@ def evaluate(
     limit: int | None = None,
     workers: int | None = None,
     on_image: Callable[[int, LabelledImage, Tensor], None] | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Evaluation:
-    """Predict every image and count pixels per class.
+    """Predict every image and count pixels per class; windows of several images share batches.
 
     Memory does not grow with the number of images beyond their counts. The model is left in the mode it was in.
 
@@ -84,9 +87,10 @@ def evaluate(
         limit: only the first images, for a quick look.
         workers: processes that decode images meanwhile; None: half the cores, at most 8.
         on_image: called after each image with its index, its sample, and the prediction (H, W) int64 on the device.
+        shard: (r, n): only images r, r + n, ... of the dataset; see ``whitebox.engine.distributed``.
 
     Raises:
-        ModelError: model and dataset have different numbers of classes.
+        ModelError: model and dataset have different classes.
         DataError: there are no images, or one cannot be read, or its label does not fit it or the classes.
         ConfigError: ``limit`` below 1.
     """
@@ -94,6 +98,13 @@ def evaluate(
     if known != wanted:
         raise ModelError(
             f"The model has {known} classes and the dataset has {wanted} ({', '.join(dataset.classes[:3])}, ...): "
+            "evaluate on the dataset the model was trained for."
+        )
+    called = tuple(getattr(model, "classes", dataset.classes))
+    if called not in (dataset.classes, unnamed_classes(known)):  # some official checkpoints do not say their classes
+        index = next(index for index in range(known) if called[index] != dataset.classes[index])
+        raise ModelError(
+            f"Class {index} is {called[index]!r} for the model and {dataset.classes[index]!r} in the dataset: "
             "evaluate on the dataset the model was trained for."
         )
     if limit is not None and limit < 1:
@@ -104,10 +115,17 @@ def evaluate(
 
     names: list[str] = []
     counts: list[Tensor] = []
+    indices = range(shard[0], total, shard[1])
+    samples: deque[LabelledImage] = deque()  # read, but not predicted yet
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        for sample in _load(dataset, indices, workers):
+            samples.append(sample)
+            yield sample.image.permute(1, 2, 0).numpy()
+
     with evaluating(model):
-        for index, sample in enumerate(_load(dataset, total, workers)):
-            image_HW3 = sample.image.permute(1, 2, 0).numpy()
-            prediction_HW = predict_labels(model, image_HW3, inference, data)
+        for index, prediction_HW in zip(indices, predict_many(model, images(), inference, data), strict=True):
+            sample = samples.popleft()
             try:
                 label_HW = sample.label.to(prediction_HW.device)
                 counted = image_counts(prediction_HW, label_HW, known, dataset.ignore_index)
@@ -117,17 +135,23 @@ def evaluate(
             counts.append(counted.cpu())
             if on_image is not None:
                 on_image(index, sample, prediction_HW)
-    return Evaluation(tuple(names), torch.stack(counts).numpy())
+    counts_N3K = torch.stack(counts).numpy() if counts else np.zeros((0, 3, known), np.int64)
+    return Evaluation(tuple(names), counts_N3K)
 
 
 def _same(sample: Any) -> Any:
     return sample
 
 
-def _load(dataset: LabelledImages, length: int, workers: int | None) -> Iterator[LabelledImage]:
+def _load(dataset: LabelledImages, indices: range, workers: int | None) -> Iterator[LabelledImage]:
     workers = default_workers() if workers is None else workers
     loader = DataLoader(
-        ErrorsAsValues(dataset, length), batch_size=None, collate_fn=_same, num_workers=min(workers, length)
+        ErrorsAsValues(dataset, len(dataset)),
+        batch_size=None,
+        sampler=indices,
+        collate_fn=_same,
+        num_workers=min(workers, len(indices)),
+        worker_init_fn=ignore_signals,
     )
     for sample in loader:
         if isinstance(sample, WhiteboxError):

@@ -4,17 +4,24 @@ For each scale and flip: resize the uint8 image, enlarge it when its short side 
 average logits where windows overlap, resize the logits to the original image, undo the flip, softmax. The result is
 the mean of these probabilities.
 
-Deviations that change nothing beyond float32 rounding: flipping and enlarging act on pixels in [0, 1], as the model
-normalises (both commute with it); logits of a large photo are resized a block of rows at a time, so that little more
-than the result is held. Deviations where the official code fails: an image so narrow that enlarging it would give more
-than ``_LARGEST`` pixels (an aspect ratio above 16 for window 512) is stretched less along its long side instead of
-running out of memory; a side that rounds to 0 pixels becomes 1; the model is always in eval mode.
+Everything between a model's masks and the softmax is linear and acts on rows and columns separately: upsampling from
+patches, the average over windows (which form a grid), resizing, mirroring. So it is two matrices, one for rows and one
+for columns, made once a view; they are applied tile by tile, classes last, and nothing of full size is held but the
+result. Windows of one photo after another share batches.
 
-Shapes: B windows, C colours, K classes, H W pixels of the original image, h w of the resized one.
+Deviations that change nothing beyond float32 rounding: the above; flipping and enlarging act on pixels in [0, 1], as
+the model normalises (both commute with it). Deviations where the official code fails: an image so narrow that
+enlarging it would give more than ``_LARGEST`` pixels (an aspect ratio above 16 for window 512) is stretched less along
+its long side instead of running out of memory; a side that rounds to 0 pixels becomes 1; the model is always in eval
+mode.
+
+Shapes: B windows, C colours, K classes, H W pixels of the original image, h w of the resized one, m n mask logits along
+its rows and columns (those of all windows side by side), R S rows and columns of a tile.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -28,11 +35,16 @@ from torch.nn import functional as F
 
 from whitebox.config import DataConfig, InferenceConfig
 from whitebox.errors import DataError
+from whitebox.models import Segmentor
+from whitebox.models.tail import full_precision
 
 Image = NDArray[np.uint8]
 
 _LARGEST = 2**22  # pixels an image may be enlarged to; at least 8 windows in a row
-_BLOCK = 2**27  # elements of one block of resized logits: 512 MB
+
+# Logits of a tile, and its columns. A processor wants it in its cache (0.5 MB a thread) and few columns, so that few
+# patches matter to it; a GPU wants large kernels (256 MB).
+_ON_CPU, _ELSEWHERE = (2**17, 64), (2**26, 512)
 
 
 def segment(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data: DataConfig | None = None) -> Tensor:
@@ -53,24 +65,30 @@ def segment(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data
     return probabilities(model, views, shape, inference.window, inference.stride, inference.batch)
 
 
-@torch.inference_mode()
 def predict_labels(
     model: nn.Module, image_HW3: Image, inference: InferenceConfig, data: DataConfig | None = None
 ) -> Tensor:
-    """The most probable class of each pixel: the argmax of :func:`segment`.
-
-    With one scale and no flip the probabilities of the whole image are never held at once.
+    """The most probable class of each pixel: the argmax of :func:`segment`, which is never held as a whole.
 
     Returns:
         (H, W) int64 on the model's device.
     """
-    if len(inference.scales) > 1 or inference.flip:
-        return segment(model, image_HW3, inference, data).argmax(0)
-    (view,) = _views(image_HW3, inference, data)
+    (label_HW,) = predict_many(model, [image_HW3], inference, data)
+    return label_HW
+
+
+@torch.inference_mode()
+def predict_many(
+    model: nn.Module, images: Iterable[Image], inference: InferenceConfig, data: DataConfig | None = None
+) -> Iterator[Tensor]:
+    """:func:`predict_labels` of one photo after another; their windows share batches.
+
+    A photo is asked for when there is room in a batch: about ``inference.batch`` windows ahead of the last result.
+    """
+    photos = (_Photo(_views(image_HW3, inference, data), image_HW3.shape[:2]) for image_HW3 in images)
     with evaluating(model):
-        logits_Khw, flipped = _view_logits(model, view, inference.window, inference.stride, inference.batch)
-        blocks = _probability_blocks(logits_Khw, image_HW3.shape[:2], flipped)
-        return torch.cat([block_KRW.argmax(0) for _, block_KRW in blocks])
+        for photo in _through(model, photos, inference.window, inference.stride, inference.batch):
+            yield photo.labels()
 
 
 @torch.inference_mode()
@@ -93,16 +111,9 @@ def probabilities(
     Returns:
         (K, H, W) float32 on the model's device.
     """
-    total_KHW, count = torch.empty(0), 0
     with evaluating(model):
-        for view in views:
-            logits_Khw, flipped = _view_logits(model, view, window, stride, batch)
-            if count == 0:
-                total_KHW = logits_Khw.new_zeros((len(logits_Khw), *shape))
-            for rows, block_KRW in _probability_blocks(logits_Khw, shape, flipped):
-                total_KHW[:, rows] += block_KRW
-            count += 1
-    return total_KHW.div_(count)
+        (photo,) = _through(model, [_Photo(iter(views), shape)], window, stride, batch)
+        return photo.probabilities()
 
 
 def resize_image(image_HW3: Image, short: int, ratio: float = 1.0, max_ratio: float = 4.0) -> Image:
@@ -131,30 +142,6 @@ def anchors(length: int, window: int, stride: int) -> list[int]:
     """First pixels of the windows that cover ``length`` >= ``window`` px; the last one ends at the border."""
     last = length - window
     return [start for start in range(0, length, stride) if start < last] + [last]
-
-
-@torch.inference_mode()
-def window_logits(model: nn.Module, image_1CHW: Tensor, window: int, stride: int, batch: int = 1) -> Tensor:
-    """Logits of an image at least ``window`` px wide and high, averaged where windows overlap.
-
-    Returns:
-        (K, H, W) float32.
-    """
-    height, width = image_1CHW.shape[2:]
-    tops, lefts = anchors(height, window, stride), anchors(width, window, stride)
-    corners = [(top, left) for top in tops for left in lefts]
-    total_KHW = torch.empty(0)
-    for start in range(0, len(corners), batch):
-        chosen = corners[start : start + batch]
-        crops_BCHW = torch.cat([image_1CHW[:, :, y : y + window, x : x + window] for y, x in chosen])
-        logits_BKHW = model(crops_BCHW)
-        if start == 0:
-            total_KHW = logits_BKHW.new_zeros((logits_BKHW.shape[1], height, width), dtype=torch.float32)
-        for (y, x), logits_KHW in zip(chosen, logits_BKHW, strict=True):
-            total_KHW[:, y : y + window, x : x + window] += logits_KHW
-    count_H1 = _coverage(tops, height, window)[:, None].to(total_KHW)
-    count_W = _coverage(lefts, width, window).to(total_KHW)
-    return total_KHW.div_(count_H1 * count_W)
 
 
 @contextmanager
@@ -195,46 +182,147 @@ def _scaled(image_HW3: Image, scale: float) -> Image:
     return cv2.resize(np.ascontiguousarray(image_HW3), (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
-def _view_logits(
-    model: nn.Module, view: tuple[Image, bool], window: int, stride: int, batch: int
-) -> tuple[Tensor, bool]:
-    """Logits (K, h, w) of one view, still mirrored where the view is."""
-    image_hw3, flipped = view
-    writable_hw3 = np.require(image_hw3, requirements=["C", "W"])  # what torch takes; a copy only where it is not
-    pixels_3hw = torch.from_numpy(writable_hw3).to(device_of(model)).permute(2, 0, 1)
-    image_13hw = pixels_3hw.float().div(255)[None]
-    if flipped:
-        image_13hw = image_13hw.flip(3)
-    return window_logits(model, enlarge(image_13hw, window), window, stride, batch), flipped
+class _Axis:
+    """What each pixel along one side of the photo takes from the mask logits along that side of a view."""
+
+    def __init__(self, starts: list[int], window: int, patch: int, length: int, pixels: int, flipped: bool) -> None:
+        """Windows at ``starts`` of a view ``length`` px long, of a photo that is ``pixels`` px long."""
+        count = -(-window // patch)  # a window is padded to whole patches
+        window_nw = F.interpolate(torch.eye(count)[None], count * patch, mode="linear")[0, :, :window]
+        view_nl = torch.zeros(len(starts) * count, length)
+        covered_l = torch.zeros(length)
+        for number, start in enumerate(starts):
+            view_nl[number * count : (number + 1) * count, start : start + window] = window_nw
+            covered_l[start : start + window] += 1
+        photo_nP = F.interpolate((view_nl / covered_l)[None], pixels, mode="linear")[0]
+        self.matrix_Pn = (photo_nP.flip(1) if flipped else photo_nP).T.contiguous()
+        used_Pn = self.matrix_Pn.numpy() != 0  # few: neighbours, in each of the windows that overlap here
+        self.first = used_Pn.argmax(1)
+        self.last = used_Pn.shape[1] - used_Pn[:, ::-1].argmax(1)
+
+    def part(self, pixels: slice) -> tuple[Tensor, slice]:
+        """The rows of the matrix for these pixels, without outer columns of zeros; which logits the columns are."""
+        used = slice(int(self.first[pixels].min()), int(self.last[pixels].max()))
+        return self.matrix_Pn[pixels, used], used
 
 
-def _probability_blocks(logits_Khw: Tensor, shape: tuple[int, ...], flipped: bool) -> Iterator[tuple[slice, Tensor]]:
-    """Softmax of the logits resized to ``shape``: blocks of rows (K, R, W), the flip undone after resizing.
+class _View:
+    """One resized, maybe mirrored version of a photo: where its windows are, and their mask logits side by side."""
 
-    All rows at once where they fit. Else rows are interpolated first and columns second, which is
-    ``F.interpolate(..., mode="bilinear")`` cut into blocks; the sampling positions are computed in float32 as there.
-    """
-    classes, h, w = logits_Khw.shape
-    height, width = shape
-    step = max(1, _BLOCK // (classes * max(w, width)))
-    for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
-        if rows == slice(0, height):
-            block_KRw = logits_Khw
+    def __init__(self, size: tuple[int, ...], flipped: bool, window: int, stride: int) -> None:
+        self.size, self.flipped, self.window = size, flipped, window
+        self.tops, self.lefts = (anchors(length, window, stride) for length in size)
+        self.masks_mnK = torch.empty(0)
+
+    def receive(self, number: int, masks_Kab: Tensor, patch: int, shape: tuple[int, ...]) -> None:
+        """Mask logits of one window; ``shape`` is that of the photo."""
+        K, a, b = masks_Kab.shape
+        if self.masks_mnK.numel() == 0:
+            places = (len(self.tops) * a, len(self.lefts) * b, K)
+            self.masks_mnK = torch.empty(places, dtype=torch.float32, device=masks_Kab.device)
+            self.rows = _Axis(self.tops, self.window, patch, self.size[0], shape[0], False)
+            self.columns = _Axis(self.lefts, self.window, patch, self.size[1], shape[1], self.flipped)
+        y, x = divmod(number, len(self.lefts))
+        self.masks_mnK[y * a : (y + 1) * a, x * b : (x + 1) * b] = masks_Kab.permute(1, 2, 0)
+
+    def strip(self, rows: slice) -> Tensor:
+        """Logits of some rows of the photo, not yet resized along the columns: (R, n, K)."""
+        part_Rm, used = self.rows.part(rows)
+        return (part_Rm.to(self.masks_mnK) @ self.masks_mnK[used].flatten(1)).unflatten(1, self.masks_mnK.shape[1:])
+
+
+class _Photo:
+    """A photo whose windows are on their way through a model."""
+
+    def __init__(self, unseen: Iterator[tuple[Image, bool]], shape: tuple[int, ...]) -> None:
+        self.unseen, self.shape = unseen, shape
+        self.views: list[_View] = []
+        self.waiting = 0  # windows whose masks are not known yet
+        self.cut = False  # there are no more windows
+
+    def windows(self, device: torch.device, window: int, stride: int) -> Iterator[tuple[_View, int, Tensor]]:
+        """View, number in it, and pixels (1, C, window, window) in [0, 1]; only one resized image is held at a time."""
+        for image_hw3, flipped in self.unseen:
+            writable_hw3 = np.require(image_hw3, requirements=["C", "W"])  # what torch takes; a copy where it is not
+            image_13hw = torch.from_numpy(writable_hw3).to(device).permute(2, 0, 1)[None]
+            if min(image_13hw.shape[2:]) < window:
+                image_13hw = enlarge(image_13hw.float().div(255), window)
+            view = _View(image_13hw.shape[2:], flipped, window, stride)
+            self.views.append(view)
+            for number, (y, x) in enumerate((top, left) for top in view.tops for left in view.lefts):
+                start = view.size[1] - window - x if flipped else x  # windows are mirrored, never a whole large photo
+                crop_13ww = image_13hw[:, :, y : y + window, start : start + window]
+                pixels_13ww = crop_13ww if crop_13ww.is_floating_point() else crop_13ww.float().div(255)
+                self.waiting += 1
+                yield view, number, pixels_13ww.flip(3) if flipped else pixels_13ww
+        self.cut = True
+
+    def labels(self) -> Tensor:
+        """The most probable class, (H, W) int64."""
+        label_HW = torch.empty(self.shape, dtype=torch.int64, device=self.views[0].masks_mnK.device)
+        with full_precision(label_HW.device):
+            for rows, columns, block_RSK in self._tiles(normalised=len(self.views) > 1):
+                label_HW[rows, columns] = block_RSK.argmax(2)
+        return label_HW
+
+    def probabilities(self) -> Tensor:
+        """Their mean over the views, (K, H, W) float32."""
+        masks_mnK = self.views[0].masks_mnK
+        result_KHW = masks_mnK.new_empty((masks_mnK.shape[2], *self.shape))
+        with full_precision(masks_mnK.device):
+            for rows, columns, block_RSK in self._tiles(normalised=True):
+                result_KHW[:, rows, columns] = block_RSK.permute(2, 0, 1)
+        return result_KHW
+
+    def _tiles(self, normalised: bool) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Rows, columns, and mean probabilities there (R, S, K); or, of a single view, logits."""
+        device, K = self.views[0].masks_mnK.device, self.views[0].masks_mnK.shape[2]
+        size, width = (_ON_CPU[0] * torch.get_num_threads(), _ON_CPU[1]) if device.type == "cpu" else _ELSEWHERE
+        all_columns = list(_slices(self.shape[1], width))
+        parts = [[view.columns.part(columns) for columns in all_columns] for view in self.views]
+        parts = [[(part_Sn.to(device), used) for part_Sn, used in of_view] for of_view in parts]
+        for rows in _slices(self.shape[0], max(1, size // (K * min(width, self.shape[1])))):
+            strips = [view.strip(rows) for view in self.views]
+            for place, columns in enumerate(all_columns):
+                total_RSK = torch.empty(0)
+                for strip_RnK, of_view in zip(strips, parts, strict=True):
+                    part_Sn, used = of_view[place]
+                    block_RSK = torch.bmm(part_Sn.expand(len(strip_RnK), -1, -1), strip_RnK[:, used])
+                    block_RSK = block_RSK.softmax(2) if normalised else block_RSK
+                    total_RSK = total_RSK.add_(block_RSK) if total_RSK.numel() else block_RSK
+                yield rows, columns, total_RSK.div_(len(self.views)) if len(self.views) > 1 else total_RSK
+
+
+def _through(model: nn.Module, photos: Iterable[_Photo], window: int, stride: int, batch: int) -> Iterator[_Photo]:
+    """Photos in order, each when the masks of all its windows are known."""
+    device = device_of(model)
+    queue: deque[_Photo] = deque()
+    chosen: list[tuple[_Photo, _View, int, Tensor]] = []
+
+    def forward() -> None:
+        crops_B3ww = torch.cat([crop_13ww for *_, crop_13ww in chosen])
+        if isinstance(model, Segmentor):
+            masks_BKab, patch = model.masks(crops_B3ww), model.encoder.patch_size
         else:
-            centres = torch.arange(rows.start, rows.stop, device=logits_Khw.device, dtype=torch.float32) + 0.5
-            position = (centres * (h / height) - 0.5).clamp(min=0)
-            above = position.long()
-            below = (above + 1).clamp(max=h - 1)
-            block_KRw = torch.lerp(logits_Khw[:, above], logits_Khw[:, below], (position - above)[:, None])
-        size = (rows.stop - rows.start, width)
-        block_KRW = F.interpolate(block_KRw[None], size, mode="bilinear")[0]
-        yield rows, (block_KRW.flip(2) if flipped else block_KRW).softmax(0)
+            masks_BKab, patch = model(crops_B3ww), 1
+        for (photo, view, number, _), masks_Kab in zip(chosen, masks_BKab, strict=True):
+            view.receive(number, masks_Kab, patch, photo.shape)
+            photo.waiting -= 1
+        chosen.clear()
+
+    for photo in photos:
+        queue.append(photo)
+        for view, number, crop_13ww in photo.windows(device, window, stride):
+            chosen.append((photo, view, number, crop_13ww))
+            if len(chosen) == batch:
+                forward()
+        while queue and queue[0].cut and queue[0].waiting == 0:
+            yield queue.popleft()
+    if chosen:
+        forward()
+    yield from queue
 
 
-def _coverage(starts: list[int], length: int, window: int) -> Tensor:
-    """Number of windows over each pixel of one side."""
-    count = torch.zeros(length)
-    for start in starts:
-        count[start : start + window] += 1
-    return count
+def _slices(length: int, step: int) -> Iterator[slice]:
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))

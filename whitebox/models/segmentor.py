@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from whitebox.errors import ModelError
 from whitebox.models.decoders import Decoder
 from whitebox.models.encoder import Encoder
+from whitebox.models.palette import distinct_palette
+from whitebox.models.tail import summed_cross_entropy
 from whitebox.models.weights import LoadReport
 
 
@@ -43,8 +45,8 @@ class Segmentor(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.classes = classes or tuple(f"class {index}" for index in range(decoder.num_classes))
-        self.palette = palette or default_palette(decoder.num_classes)
+        self.classes = classes or unnamed_classes(decoder.num_classes)
+        self.palette = palette or distinct_palette(decoder.num_classes)
         for what, given in (("class names", self.classes), ("palette colours", self.palette)):
             if len(given) != decoder.num_classes:
                 raise ModelError(f"{len(given)} {what} were given for {decoder.num_classes} classes.")
@@ -55,14 +57,21 @@ class Segmentor(nn.Module):
     def num_classes(self) -> int:
         return self.decoder.num_classes
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """RGB images (B, 3, H, W), uint8 or float in [0, 1] -> logits (B, K, H, W), float32.
 
+        With labels (B, H, W), integers, the cross-entropy of these logits instead, summed over the pixels whose label
+        is not 255. It is computed from the masks, in a fraction of the time and memory the logits take, and here, so
+        that what wraps a model for several devices sees one forward pass.
+
         Raises:
-            ModelError: ``images`` has another shape or type.
+            ModelError: ``images`` has another shape or type; ``labels`` does not fit.
         """
+        masks_BKhw = self.masks(images)
+        if labels is not None:
+            return summed_cross_entropy(masks_BKhw, labels, self.encoder.patch_size)
         H, W = images.shape[-2:]
-        return self.upsample(self.masks(images))[..., :H, :W]
+        return self.upsample(masks_BKhw)[..., :H, :W]
 
     def masks(self, images: Tensor) -> Tensor:
         """Mask logits at the patch grid of the padded image, (B, K, h, w)."""
@@ -94,14 +103,6 @@ class Segmentor(nn.Module):
         return F.interpolate(masks_BKhw.float(), size=size, mode="bilinear", align_corners=False)
 
 
-def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Distinct colours by PASCAL VOC's rule: the bits of the index, from 1, spread over the channels."""
-    palette = []
-    for index in range(1, num_classes + 1):
-        red = green = blue = 0
-        for bit in range(8):
-            red |= ((index >> (3 * bit)) & 1) << (7 - bit)
-            green |= ((index >> (3 * bit + 1)) & 1) << (7 - bit)
-            blue |= ((index >> (3 * bit + 2)) & 1) << (7 - bit)
-        palette.append((red, green, blue))
-    return tuple(palette)
+def unnamed_classes(num_classes: int) -> tuple[str, ...]:
+    """Names of classes nobody named: ``class 0``, ``class 1``, ..."""
+    return tuple(f"class {index}" for index in range(num_classes))
