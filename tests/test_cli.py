@@ -75,6 +75,19 @@ class TestTrain:
         assert "lr: 0.3" in out
         assert list(tmp_path.iterdir()) == []
 
+    def test_compile_is_an_override(self, call: Call) -> None:
+        assert "compile: true" in call("train", "depict-ca-tiny", "--print-config", "--compile")[1]
+        assert "compile: false" in call("train", "depict-ca-tiny", "--print-config")[1]
+
+    def test_a_changed_configuration(self, call: Call, runs: Path, tmp_path: Path) -> None:
+        shutil.copytree(runs, tmp_path / "runs")
+        changed = ["train", "depict-sa-tiny", "-o", tmp_path / "runs", "--resume", *TINY, "optim.lr=0.25"]
+        code, _, err = call(*changed)
+        assert code == 2
+        assert one_line(err)
+        assert "optim.lr was 0.0005, is 0.25" in err
+        assert call(*changed, "--allow-changes")[0] == 0
+
     def test_a_second_run_of_the_same_name(self, call: Call, runs: Path) -> None:
         code, _, err = call("train", "depict-sa-tiny", "-o", runs, *TINY)
         assert code == 1

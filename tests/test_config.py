@@ -103,6 +103,8 @@ def test_files_hold_differences_only(kind: str) -> None:
         (["train.seed=-1"], r"^train.seed=-1 is impossible"),
         (["train.workers=-1"], r"^train.workers=-1 is impossible"),
         (["train.eval_every=-1"], r"^train.eval_every=-1 is impossible"),
+        (["train.save_every_steps=0"], r"^train.save_every_steps=0 is impossible: it must be at least 1, or null.$"),
+        (["train.ema=1"], r"^train.ema=1.0 is impossible: a decay lies in \(0, 1\).$"),
         (["train.trackers=[comet]"], r"^train.trackers=\['comet'\] is impossible: choose from"),
         (["data.crop=0"], r"^data.crop=0 is impossible"),
         (["data.scale_range=[2,1]"], r"^data.scale_range=\[2.0, 1.0\] is impossible"),

@@ -8,7 +8,9 @@ and metric conventions. The YAML files hold differences from the defaults below 
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,12 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from whitebox.errors import ConfigError
-
-
-def _require(condition: bool, key: str, value: object, need: str) -> None:
-    if not condition:
-        raise ConfigError(f"{key}={value!r} is impossible: {need}.")
+from whitebox.errors import ConfigError, require
 
 
 @dataclass
@@ -52,19 +49,21 @@ class DataConfig:
     shapes_seed: int = 0  # only for kind=shapes
 
     def __post_init__(self) -> None:
+        safe = re.fullmatch(r"[\w.-]*[\w-][\w.-]*", self.name) is not None
+        require(safe, "data.name", self.name, "it names files, so it takes letters, digits, '.', '_' and '-'")
         for key in ("resize", "crop", "size", "train_length", "val_length"):
-            _require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
-        _require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "it cannot be negative")
+            require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
+        require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "it cannot be negative")
         low_high = list(self.scale_range)
-        _require(
-            len(low_high) == 2 and 0 < low_high[0] <= low_high[1],
+        require(
+            len(low_high) == 2 and 0 < low_high[0] <= low_high[1] < math.inf,
             "data.scale_range",
             low_high,
             "it takes two numbers, 0 < low <= high",
         )
-        _require(0 < self.cat_max_ratio <= 1, "data.cat_max_ratio", self.cat_max_ratio, "it lies in (0, 1]")
-        _require(0 <= self.flip <= 1, "data.flip", self.flip, "a probability lies in [0, 1]")
-        _require(self.max_ratio >= 1, "data.max_ratio", self.max_ratio, "it must be at least 1")
+        require(0 < self.cat_max_ratio <= 1, "data.cat_max_ratio", self.cat_max_ratio, "it lies in (0, 1]")
+        require(0 <= self.flip <= 1, "data.flip", self.flip, "a probability lies in [0, 1]")
+        require(self.max_ratio >= 1, "data.max_ratio", self.max_ratio, "it must be at least 1")
 
 
 @dataclass
@@ -81,13 +80,14 @@ class OptimConfig:
     clip_grad: float | None = None  # largest L2 norm of all gradients
 
     def __post_init__(self) -> None:
-        _require(self.name in ("sgd", "adamw"), "optim.name", self.name, "choose sgd or adamw")
-        _require(self.lr > 0, "optim.lr", self.lr, "it must be above 0")
-        _require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, f"it lies in [0, optim.lr={self.lr}]")
-        _require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "it cannot be negative")
-        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "it lies in [0, 1)")
-        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "it cannot be negative")
-        _require(self.clip_grad is None or self.clip_grad > 0, "optim.clip_grad", self.clip_grad, "it must be above 0")
+        require(self.name in ("sgd", "adamw"), "optim.name", self.name, "choose sgd or adamw")
+        require(0 < self.lr < math.inf, "optim.lr", self.lr, "it must be above 0")
+        require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, f"it lies in [0, optim.lr={self.lr}]")
+        require(0 < self.power < math.inf, "optim.power", self.power, "it must be above 0")
+        require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "it cannot be negative")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "it lies in [0, 1)")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "it cannot be negative")
+        require(self.clip_grad is None or self.clip_grad > 0, "optim.clip_grad", self.clip_grad, "it must be above 0")
 
 
 @dataclass
@@ -103,25 +103,36 @@ class TrainConfig:
     log_every: int = 10  # optimiser steps
     eval_every: int = 1  # epochs; 0: only at the end
     save_every: int = 1  # epochs
+    save_every_steps: int | None = 1000  # optimiser steps, also within an epoch; null: only after epochs
+    compile: bool = False  # torch.compile the training step
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time, same gradients
+    ema: float | None = None  # decay of a moving average of the weights (0.999), which is then evaluated and saved
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb, mlflow
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "log_every", "save_every"):
-            _require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "it must be at least 1")
-        _require(self.seed >= 0, "train.seed", self.seed, "it cannot be negative")
-        _require(self.eval_every >= 0, "train.eval_every", self.eval_every, "it cannot be negative")
-        _require(self.workers is None or self.workers >= 0, "train.workers", self.workers, "it cannot be negative")
-        _require(
+            require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "it must be at least 1")
+        require(
+            self.save_every_steps is None or self.save_every_steps >= 1,
+            "train.save_every_steps",
+            self.save_every_steps,
+            "it must be at least 1, or null",
+        )
+        require(self.ema is None or 0 < self.ema < 1, "train.ema", self.ema, "a decay lies in (0, 1)")
+        require(self.seed >= 0, "train.seed", self.seed, "it cannot be negative")
+        require(self.eval_every >= 0, "train.eval_every", self.eval_every, "it cannot be negative")
+        require(self.workers is None or self.workers >= 0, "train.workers", self.workers, "it cannot be negative")
+        require(
             self.micro_batch is None or (self.micro_batch >= 1 and self.batch_size % self.micro_batch == 0),
             "train.micro_batch",
             self.micro_batch,
             f"it must divide train.batch_size={self.batch_size}",
         )
-        _require(
+        require(
             self.precision in ("fp32", "bf16", "fp16"), "train.precision", self.precision, "choose fp32, bf16 or fp16"
         )
         known = {"tensorboard", "wandb", "mlflow"}
-        _require(set(self.trackers) <= known, "train.trackers", self.trackers, f"choose from {sorted(known)}")
+        require(set(self.trackers) <= known, "train.trackers", self.trackers, f"choose from {sorted(known)}")
 
 
 @dataclass
@@ -136,9 +147,9 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         for key in ("window", "stride", "batch"):
-            _require(getattr(self, key) >= 1, f"inference.{key}", getattr(self, key), "it must be at least 1")
-        _require(self.stride <= self.window, "inference.stride", self.stride, f"at most window={self.window}")
-        _require(
+            require(getattr(self, key) >= 1, f"inference.{key}", getattr(self, key), "it must be at least 1")
+        require(self.stride <= self.window, "inference.stride", self.stride, f"at most window={self.window}")
+        require(
             len(self.scales) > 0 and all(scale > 0 for scale in self.scales),
             "inference.scales",
             list(self.scales),
@@ -149,14 +160,14 @@ class InferenceConfig:
 MULTISCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunConfig:
     """Everything that defines a run. ``encoder`` and ``decoder`` are the dataclasses beside the modules they build."""
 
     model: str
+    data: DataConfig = field(default_factory=DataConfig)
     encoder: Any
     decoder: Any
-    data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
@@ -295,11 +306,15 @@ def change(
     overrides: Sequence[str] = (),
     data_root: str | os.PathLike[str] | None = None,
 ) -> RunConfig:
-    """A saved run's configuration for another dataset (its ``data`` and ``inference`` sections), root or setting.
+    """A saved run's configuration for another dataset, root or setting: only ``data`` and ``inference`` can change.
 
     Raises:
-        ConfigError: see ``resolve``.
+        ConfigError: see ``resolve``; or an override of what the weights were trained with.
     """
+    chosen = parse_overrides(overrides)
+    for key in chosen:
+        if key.split(".")[0] in ("model", "encoder", "decoder", "optim", "train"):
+            raise ConfigError(f"{key} was fixed by the training: only data.* and inference.* can change afterwards.")
     saved = to_dict(config)
     layers: list[tuple[dict[str, Any], str]] = []
     if dataset is not None:
@@ -308,7 +323,7 @@ def change(
         wanted = {key: value for key, value in recipe.items() if key.startswith(("data.", "inference."))}
         layers.append((wanted, f" in configs/datasets/{dataset}.yaml"))
     layers.append((_root(data_root), ""))
-    layers.append((parse_overrides(overrides), ""))
+    layers.append((chosen, ""))
     changed = _structure(config.model, config.encoder.name, config.decoder.name)
     _merge(changed, flatten(saved), " in the saved configuration")
     for differences, origin in layers:

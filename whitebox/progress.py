@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich import filesize
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +19,9 @@ from rich.progress import (
 )
 
 from whitebox.config import RunConfig
+
+if TYPE_CHECKING:
+    from whitebox.engine.train import StepTimes
 
 
 class TrainingProgress:
@@ -39,13 +43,14 @@ class TrainingProgress:
         self.numbers: dict[str, Any] = {}
 
     def __enter__(self) -> TrainingProgress:
-        self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        if self.training is not None:
+            self.bars.stop()
 
     def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
+        self.bars.start()  # not before: of several processes only the main one comes here
         resumed = f", resumed at step {first_step}" if first_step else ""
         self.console.print(
             f"Training {config.model} on {config.data.name}: {train_images} images, {config.train.epochs} epochs of "
@@ -54,6 +59,12 @@ class TrainingProgress:
             highlight=False,
             soft_wrap=True,
         )
+        if config.data.kind != "shapes" and not config.encoder.pretrained and config.encoder.weights is None:
+            self.console.print(
+                "The encoder starts from random weights; the papers' start from ImageNet: encoder.pretrained=true",
+                highlight=False,
+                soft_wrap=True,
+            )
         self.training = self.bars.add_task("train", total=steps, completed=first_step, numbers="")
 
     def logged(self, line: dict[str, Any]) -> None:
@@ -78,6 +89,19 @@ class TrainingProgress:
             f"epoch {line['epoch']:g}  step {line['step']}  {loss}"
             f"{line['split']} mIoU {100 * line['miou']:.2f}  mAcc {100 * line['macc']:.2f}  "
             f"aAcc {100 * line['aacc']:.2f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def timed(self, times: StepTimes) -> None:
+        """Say once what a step takes and who waits for whom."""
+        if times.waited > 0.1 * times.model:
+            verdict = f"the model waits {times.waited:.3g} s a step for the loader: more train.workers may help"
+        else:
+            verdict = "the loader waits for the model"
+        self.console.print(
+            f"A step takes {times.model + times.waited:.3g} s: model {times.model:.3g} s, "
+            f"loader {times.loader:.3g} s a batch with train.workers={times.workers}; {verdict}.",
             highlight=False,
             soft_wrap=True,
         )
@@ -109,3 +133,40 @@ def image_progress(description: str, total: int | None) -> Iterator[Callable[[in
     ) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+class TransferProgress:
+    """Shows downloads, unpacking and conversions (see ``whitebox.data.prepare.Reporter``), one bar at a time."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[amount]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.name = ""
+
+    def __enter__(self) -> TransferProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def advance(self, task: str, done: int, total: int | None, unit: str) -> None:
+        if self.task is None or task != self.name:
+            if self.task is not None:
+                self.bars.remove_task(self.task)
+            self.task, self.name = self.bars.add_task(task, total=total, amount=""), task
+        words = [filesize.decimal(count) if unit == "B" else str(count) for count in (done, total) if count is not None]
+        amount = " of ".join(words) + ("" if unit == "B" else f" {unit}")
+        self.bars.update(self.task, completed=done, total=total, amount=amount)

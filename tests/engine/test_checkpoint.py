@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import whitebox
 from whitebox.config import resolve
 from whitebox.engine import checkpoint
-from whitebox.engine.checkpoint import load_training_state, save_model, save_training_state, training_states
+from whitebox.engine.checkpoint import load_training_state, save_model, save_training_state, state_step, training_states
 from whitebox.errors import CheckpointError, TrainingError
 from whitebox.models import Segmentor, build
 
@@ -62,6 +65,10 @@ class TestWeights:
         ("change", "message"),
         [
             ({"classes": ["cat"]}, "does not fit this model"),
+            ({"classes": "cd"}, "does not name and colour its classes"),
+            ({"classes": None}, "does not name and colour its classes"),
+            ({"palette": [[1, 2, 3], [4, 5, 999]]}, "does not name and colour its classes"),
+            ({"palette": [1, 2]}, "does not name and colour its classes"),
             ({"config": {}}, "lacks 'model'"),
             ({"config": {"model": "m", "encoder": {"name": "vit_tiny_patch16_384"}}}, "lacks 'decoder'"),
         ],
@@ -69,7 +76,7 @@ class TestWeights:
     def test_header_that_does_not_fit(self, saved: tuple[Path, Segmentor], change: dict, message: str) -> None:
         path = saved[0]
         header = checkpoint.read_header(path) | change
-        if "classes" in change:
+        if change.get("classes") == ["cat"]:
             header["palette"] = header["palette"][:1]
         save_file(load_file(path), path, metadata={"whitebox": json.dumps(header)})
         with pytest.raises(CheckpointError, match=message):
@@ -111,20 +118,61 @@ class TestWeights:
 
 class TestTrainingStates:
     def test_two_newest_are_kept(self, tmp_path: Path) -> None:
-        for step in (5, 10, 100, 20):
+        for step in (5, 10, 20, 100_000_000):
             save_training_state(tmp_path, step, {"step": step})
-        assert [path.name for path in training_states(tmp_path)] == ["step-00000020.pt", "step-00000100.pt"]
-        assert load_training_state(tmp_path)["step"] == 100
+        assert [state_step(path) for path in training_states(tmp_path)] == [20, 100_000_000]
+        assert load_training_state(tmp_path)["step"] == 100_000_000
+        assert len(os.listdir(tmp_path)) == 2
 
-    def test_a_damaged_newest_falls_back(self, tmp_path: Path) -> None:
+    def test_the_name_holds_the_checksum(self, tmp_path: Path) -> None:
+        path = save_training_state(tmp_path, 7, {"x": torch.ones(3)})
+        assert path.name == f"step-00000007-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.pt"
+
+    def test_later_states_are_leftovers(self, tmp_path: Path) -> None:
+        """Those of a run that went on from an older state, because they were damaged."""
+        for step in (3, 4, 5):
+            save_training_state(tmp_path, step, {"step": step})
+        save_training_state(tmp_path, 5, {"step": 5, "again": True})
+        assert [state_step(path) for path in training_states(tmp_path)] == [4, 5]
+        assert load_training_state(tmp_path)["again"]
+        save_training_state(tmp_path, 5, {"step": 5})
+        training_states(tmp_path)[-1].write_bytes(b"damaged")
+        save_training_state(tmp_path, 4, {"step": 4})
+        assert [state_step(path) for path in training_states(tmp_path)] == [4]
+
+    def test_a_damaged_newest_falls_back(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         save_training_state(tmp_path, 1, {"step": 1, "x": torch.ones(1000)})
         newest = save_training_state(tmp_path, 2, {"step": 2, "x": torch.ones(1000)})
         newest.write_bytes(newest.read_bytes()[:1000])
         assert load_training_state(tmp_path)["step"] == 1
+        (record,) = caplog.records
+        assert re.fullmatch(r"step-00000002-\w+.pt is damaged .*; going on from step-00000001-\w+.pt\.", record.message)
+
+    def test_a_full_disk_keeps_the_older(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        save_training_state(tmp_path, 1, {"step": 1})
+
+        class Full(io.BytesIO):
+            def write(self, data: object) -> int:
+                raise OSError(28, "No space left on device")
+
+        original = checkpoint._Hashed.__init__
+        monkeypatch.setattr(checkpoint._Hashed, "__init__", lambda self, file: original(self, Full()))
+        with pytest.raises(TrainingError, match=r"Cannot write .*step-00000002.pt: No space left on device; free some"):
+            save_training_state(tmp_path, 2, {"step": 2, "x": torch.ones(1000)})
+        assert [path.name[:13] for path in tmp_path.iterdir()] == ["step-00000001"]
+        assert load_training_state(tmp_path)["step"] == 1
+
+    def test_leftovers_of_a_killed_process(self, tmp_path: Path) -> None:
+        for name in (".step-00000001.pt.abc", ".model.safetensors.xyz", "step-00000001.pt.abc"):
+            (tmp_path / name).touch()
+        checkpoint.remove_leftovers(tmp_path, "step-*")
+        assert sorted(os.listdir(tmp_path)) == [".model.safetensors.xyz", "step-00000001.pt.abc"]
 
     def test_none(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="holds no training state that can be resumed"):
             load_training_state(tmp_path)
-        (tmp_path / "step-00000001.pt").write_bytes(b"x")
-        with pytest.raises(CheckpointError, match=r"resumed \(.*step-00000001.pt"):
+        (tmp_path / "step-00000001-0123456789abcdef.pt").write_bytes(b"x")
+        with pytest.raises(
+            CheckpointError, match=r"resumed \(step-00000001-0123456789abcdef.pt: damaged, the checksum"
+        ):
             load_training_state(tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from child_runs import Quiet
 from omegaconf import OmegaConf
 
 import whitebox
@@ -16,8 +17,8 @@ from whitebox.data import build_dataset
 from whitebox.engine import train as training
 from whitebox.engine.checkpoint import training_states
 from whitebox.engine.evaluate import evaluate
-from whitebox.engine.train import MetricsLog, learning_rate, train
-from whitebox.errors import CheckpointError, ConfigError, DataError, TrainingError
+from whitebox.engine.train import MetricsLog, StepTimes, learning_rate, train
+from whitebox.errors import ConfigError, DataError, TrainingError
 
 TINY = {
     "encoder.width": 24,
@@ -40,31 +41,6 @@ TINY = {
 
 def config(model: str = "depict-sa-tiny", **overrides: Any) -> RunConfig:
     return resolve(model, "shapes", {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}})
-
-
-class Quiet:
-    """A reporter that remembers, and interrupts the run after ``stop_after`` steps."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.stop_after = stop_after
-        self.lines: list[dict[str, Any]] = []
-        self.begun: tuple[int, int, int, int] | None = None
-
-    def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
-        self.begun = (steps, first_step, train_images, val_images)
-
-    def logged(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-
-    def stepped(self, step: int) -> None:
-        if step == self.stop_after:
-            raise KeyboardInterrupt
-
-    def evaluating(self, done: int, total: int) -> None:
-        assert 0 < done <= total
-
-    def evaluated(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -132,7 +108,8 @@ def test_it_learns(tmp_path: Path) -> None:
 
 def test_splitting_the_batch_changes_nothing(tmp_path: Path) -> None:
     """Also where images have different numbers of valid pixels: the loss is the mean over those of the whole batch."""
-    settings: dict[str, Any] = {"encoder__drop_path": 0.0, "data__crop": 48}  # padded crops: ignored pixels
+    settings: dict[str, Any] = {"encoder__drop_path": 0.5, "encoder__depth": 3}
+    settings["data__crop"] = 48  # padded crops: ignored pixels
     for name, micro in (("whole", None), ("split", 1)):
         train(config(train__micro_batch=micro, **settings), tmp_path / name, Quiet())
     assert losses(tmp_path / "split") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
@@ -143,8 +120,12 @@ def test_splitting_the_batch_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop_after", [3, 4, 5])
 def test_an_interrupted_run_goes_on(stop_after: int, finished: Path, tmp_path: Path) -> None:
+    def stop(step: int) -> None:
+        if step == stop_after + 1:
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        train(config(), tmp_path / "run", Quiet(stop_after=stop_after + 1))
+        train(config(), tmp_path / "run", Quiet(at_step=stop))
     reporter = Quiet()
     train(config(train__log_every=2), tmp_path / "run", reporter, resume=True)
     assert reporter.begun is not None
@@ -162,9 +143,72 @@ def test_a_finished_run_is_only_evaluated(finished: Path) -> None:
 def test_metrics_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    log = MetricsLog(path, first_step=2)
+    log = MetricsLog(path, first_step=2, steps=4)
+    log.begin()
     log.write({"step": 3, "miou": float("nan")})
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "miou": null}\n'
+
+
+def test_the_last_evaluation_is_logged_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "split": "val"}\n{"step": 4}\n{"step": 4, "split": "val"}\n')
+    assert MetricsLog(path, first_step=2, steps=4).evaluated == {2}
+    MetricsLog(path, first_step=4, steps=4).begin()
+    assert path.read_text() == '{"step": 2, "split": "val"}\n{"step": 4}\n'
+
+
+def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "nowhere" / "metrics.jsonl", first_step=0, steps=4)
+    with pytest.raises(TrainingError, match=r"Cannot write .*metrics.jsonl: No such file or directory; free some"):
+        log.write({"step": 1})
+
+
+def test_says_once_how_long_loader_and_model_take(tmp_path: Path) -> None:
+    reporter = Quiet()
+    train(config(), tmp_path / "run", reporter)
+    (times,) = reporter.times
+    assert (times.steps, times.workers) == (5, 0)  # all after the first, which is slower
+    assert 0 < times.loader <= times.waited
+    assert times.model > 0
+    means = StepTimes(workers=2)
+    for seconds in (1.0, 3.0):
+        means.add(model=seconds, loader=seconds, waited=0.0)
+    assert means == StepTimes(workers=2, steps=2, model=2.0, loader=1.0, waited=0.0)
+
+
+def test_the_moving_average_is_what_is_evaluated_and_saved(tmp_path: Path) -> None:
+    """EMA after n steps from the weights of every step; the first update starts it."""
+    seen: list[dict[str, torch.Tensor]] = []
+    learners: list[Any] = []
+    original = training._Learner.update
+
+    def update(self: Any, *arguments: Any) -> Any:
+        found = original(self, *arguments)
+        seen.append({name: tensor.clone() for name, tensor in self.built.state_dict().items()})
+        learners.append(self)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Learner, "update", update)
+        train(config(train__ema=0.75), tmp_path / "run", Quiet())
+    average = seen[0]
+    for state in seen[1:]:
+        average = {name: 0.75 * average[name] + 0.25 * state[name] for name in state}
+    saved = weights(tmp_path / "run")
+    for name, expected in average.items():
+        torch.testing.assert_close(saved[name], expected)
+    assert not same(saved, seen[-1])
+    assert learners[0].evaluated() is learners[0].ema.module
+
+
+@pytest.mark.parametrize("option", ["train__checkpointing", "train__compile"])
+def test_options_that_change_no_number(
+    option: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "COMPILER", "eager")  # traced, not translated to C++
+    train(config(**{option: True}), tmp_path / "run", Quiet())
+    assert losses(tmp_path / "run") == losses(finished)
+    assert same(weights(tmp_path / "run"), weights(finished))
 
 
 @pytest.mark.parametrize(
@@ -185,18 +229,18 @@ def test_every_model_and_option_trains(model: str, overrides: dict[str, Any], tm
     assert evaluation.scores.miou > 0
 
 
+def test_a_tracker_gets_the_curves(tmp_path: Path) -> None:
+    train(config(train__trackers=["tensorboard"]), tmp_path / "run", Quiet())
+    (events, _) = sorted((tmp_path / "run" / "whitebox").rglob("events.out.*"), key=lambda path: len(path.parts))
+    content = events.read_bytes()
+    assert b"train/loss" in content
+    assert b"val/miou" in content
+
+
 class TestWhatStopsIt:
     def test_a_run_that_is_there(self, finished: Path) -> None:
         with pytest.raises(TrainingError, match=r"run holds a run already: continue it with --resume, or .* --name"):
             train(config(), finished, Quiet())
-
-    def test_nothing_to_resume(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="holds no training state that can be resumed"):
-            train(config(), tmp_path / "none", Quiet(), resume=True)
-
-    def test_another_configuration(self, finished: Path) -> None:
-        with pytest.raises(ConfigError, match=r"another configuration: optim.lr was 0.0005, is 0.1; train.seed was 0"):
-            train(config(optim__lr=0.1, train__seed=5), finished, Quiet(), resume=True)
 
     def test_a_loss_that_is_not_finite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = 0
@@ -215,6 +259,20 @@ class TestWhatStopsIt:
             train(config(), tmp_path / "run", Quiet())
         assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
+    def test_a_gradient_that_is_not_finite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With and without clipping: the loss alone may still look right."""
+        original = training.summed_loss
+
+        def spoiled(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            loss = original(model, images, labels)
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+            return loss
+
+        monkeypatch.setattr(training, "summed_loss", spoiled)
+        for name, clip in (("clipped", 1.0), ("plain", None)):
+            with pytest.raises(TrainingError, match=r"^The gradient is (nan|inf) at step 0 .*weights were not updated"):
+                train(config(optim__clip_grad=clip), tmp_path / name, Quiet())
+
     def test_fewer_images_than_a_batch(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"has 12 training images, fewer than one batch: set train.batch_size to"):
             train(config(train__batch_size=16), tmp_path / "run", Quiet())
@@ -230,7 +288,7 @@ class TestWhatStopsIt:
 
     def test_an_output_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
-        with pytest.raises(TrainingError, match=r"Cannot write .*metrics.jsonl: Not a directory"):
+        with pytest.raises(TrainingError, match=r"Cannot write .*config.yaml: Not a directory"):
             train(config(), tmp_path / "file" / "run", Quiet())
 
     @pytest.mark.parametrize("workers", [0, 1])

@@ -1,25 +1,29 @@
 """Weights and training states on disk.
 
 ``model.safetensors`` holds the weights; its header holds a JSON text under ``whitebox``: config, classes, palette,
-versions and git commit, so the file alone is enough to rebuild the model. ``checkpoints/`` holds what resume needs.
-Every file is written to a temporary name in the same folder, flushed to the disk, and renamed: a reader sees the old
-file or the new one.
+versions and git commit, so the file alone is enough to rebuild the model. ``checkpoints/step-STEP-SHA256.pt`` holds
+what resume needs; its checksum is in the name, so file and checksum appear in one rename. Every file is written to a
+temporary name in the same folder, flushed to the disk, and renamed: a reader sees the old file or the new one.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from whitebox import config as configuration
 from whitebox.config import RunConfig
@@ -30,11 +34,16 @@ from whitebox.versions import versions
 
 WEIGHTS = "model.safetensors"
 HEADER = "whitebox"
+log = logging.getLogger("whitebox")
+
 KEPT = 2  # training states
+_STATE = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of the file
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Path | None]) -> None:
     """Call ``write`` on a temporary file beside ``path``, flush it to the disk, and rename it.
+
+    ``write`` may return another path to rename to, where the name depends on the content.
 
     Raises:
         TrainingError: the disk or the permissions do not allow it; an existing ``path`` is untouched.
@@ -44,19 +53,38 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
-        write(Path(temporary))
+        final = write(Path(temporary)) or path
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        os.replace(temporary, final)
+        _flush_folder(path.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise TrainingError(f"Cannot write {path}: {reason}; free some space or choose another folder.") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Delete what a killed process left of its attempt to write files named like ``name`` (a shell pattern)."""
+    for path in folder.glob(f".{name}.*"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,15 +96,15 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, write)
 
 
-def save_model(path: Path, model: Segmentor, config: RunConfig) -> None:
-    """Write weights and header to ``path`` atomically."""
+def save_model(path: Path, model: Segmentor, config: RunConfig, weights: dict[str, Tensor] | None = None) -> None:
+    """Write weights (None: those of ``model``) and header to ``path`` atomically."""
     header = {
         "config": configuration.to_dict(config),
         "classes": list(model.classes),
         "palette": [list(colour) for colour in model.palette],
         "versions": versions(),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     write_atomically(path, lambda target: save_file(tensors, target, metadata={HEADER: json.dumps(header)}))
 
 
@@ -99,7 +127,16 @@ def read_header(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(header, dict) or not {"config", "classes", "palette"} <= header.keys():
         raise CheckpointError(f"The header of {path} is incomplete; it was not written by whitebox.")
+    classes, palette = header["classes"], header["palette"]
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    coloured = isinstance(palette, list) and all(_is_colour(colour) for colour in palette)
+    if not (named and coloured and len(classes) == len(palette)):
+        raise CheckpointError(f"The header of {path} does not name and colour its classes; it is damaged.")
     return header
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(part in range(256) for part in value)
 
 
 def load_weights(path: Path) -> tuple[Segmentor, RunConfig]:
@@ -121,34 +158,85 @@ def load_weights(path: Path) -> tuple[Segmentor, RunConfig]:
     return model.eval(), config
 
 
+class _Hashed:
+    """A file that is written once, from start to end, and the checksum of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def save_training_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write ``state`` (tensors and plain containers) as the newest of the run, and keep the ``KEPT`` newest."""
+    """Write ``state`` (tensors and plain containers) as the newest of the run, and keep the ``KEPT`` newest.
+
+    Raises:
+        TrainingError: it cannot be written; the older states are untouched.
+    """
     path = folder / f"step-{step:08d}.pt"
-    write_atomically(path, lambda target: torch.save(state, target))
-    for old in training_states(folder)[:-KEPT]:
-        old.unlink()
-    return path
+    final = path
+
+    def write(target: Path) -> Path:
+        nonlocal final
+        with target.open("wb") as opened:
+            hashed = _Hashed(opened)
+            try:
+                torch.save(state, hashed)  # type: ignore[arg-type]
+            except RuntimeError as error:
+                raise hashed.error or error from None  # torch hides the system's error behind its own
+        final = folder / f"step-{step:08d}-{hashed.digest.hexdigest()[:16]}.pt"
+        return final
+
+    write_atomically(path, write)
+    # Files of this step or a later one are leftovers: a run goes on from the newest state that verifies.
+    older = [other for other in training_states(folder) if state_step(other) < step]
+    for other in training_states(folder):
+        if other != final and other not in older[1 - KEPT :]:
+            other.unlink()
+    return final
 
 
 def training_states(folder: Path) -> list[Path]:
     """Training states of a run, oldest first."""
-    return sorted(path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name))
+    return sorted((path for path in folder.glob("step-*.pt") if _STATE.fullmatch(path.name)), key=state_step)
+
+
+def state_step(path: Path) -> int:
+    """The step of a training state, from its name."""
+    found = _STATE.fullmatch(path.name)
+    assert found is not None
+    return int(found[1])
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:
-    """The newest training state that can be read.
+    """The newest training state whose checksum is right.
 
     Raises:
         CheckpointError: there is none.
     """
-    problems = []
+    damaged: list[str] = []
     for path in reversed(training_states(folder)):
-        try:
-            state = read_pickle(path)
-        except CheckpointError as error:
-            problems.append(str(error))
+        digest = hashlib.sha256()
+        with path.open("rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+        if path.name != f"step-{state_step(path):08d}-{digest.hexdigest()[:16]}.pt":
+            damaged.append(path.name)
             continue
-        if isinstance(state, dict):
-            return state
-    detail = f" ({problems[0]})" if problems else ""
-    raise CheckpointError(f"{folder} holds no training state that can be resumed{detail}")
+        state = read_pickle(path)
+        assert isinstance(state, dict)
+        if damaged:
+            log.warning("%s is damaged (its checksum is wrong); going on from %s.", " and ".join(damaged), path.name)
+        return state
+    detail = f" ({' and '.join(damaged)}: damaged, the checksum is wrong)" if damaged else ""
+    raise CheckpointError(f"{folder} holds no training state that can be resumed{detail}.")

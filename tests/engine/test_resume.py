@@ -1,0 +1,325 @@
+"""A run killed at any moment and resumed is the unbroken run, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from child_runs import STEPS, TINY, Quiet, alone, die, lines, same, tiny
+
+from whitebox import cli
+from whitebox.engine import checkpoint
+from whitebox.engine import train as training
+from whitebox.engine.checkpoint import WEIGHTS, training_states
+from whitebox.engine.train import Interrupted, train
+from whitebox.errors import CheckpointError, ConfigError
+
+
+def run(folder: Path, resume: bool = False, **overrides: Any) -> None:
+    train(tiny(**overrides), folder, Quiet(), resume=resume)
+
+
+def go_on(folder: Path) -> None:
+    code, output = alone(run, folder, True, folder=folder.parent / "again")
+    assert code == 0, output
+
+
+def kept(folder: Path) -> list[int]:
+    return [checkpoint.state_step(path) for path in training_states(folder / "checkpoints")]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    code, output = alone(run, folder / "run", folder=folder)
+    assert code == 0, output
+    assert kept(folder / "run") == [4, STEPS]
+    return folder / "run"
+
+
+def killed_after_step(folder: Path, step: int) -> None:
+    train(tiny(), folder, Quiet(at_step=lambda now: die() if now == step else None))
+
+
+@pytest.mark.parametrize(("step", "states"), [(1, []), (3, [2]), (5, [3, 4])])
+def test_killed_after_a_step(step: int, states: list[int], unbroken: Path, tmp_path: Path) -> None:
+    """Before anything is saved; at the end of an epoch, before it is saved; within an epoch."""
+    code, output = alone(killed_after_step, tmp_path / "run", step, folder=tmp_path)
+    assert code == -signal.SIGKILL, output
+    assert kept(tmp_path / "run") == states
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
+
+
+def killed_while_saving(folder: Path, moment: str) -> None:
+    original_write, original_replace, original_save = checkpoint._Hashed.write, os.replace, checkpoint.save_model
+    written = saved = 0
+
+    def write(self: Any, data: bytes) -> int:
+        nonlocal written
+        written += len(data) if "step-00000004" in self.file.name else 0
+        if written > 50_000:
+            die()
+        return original_write(self, data)
+
+    def replace(source: Any, target: Any) -> None:
+        if moment == "before the rename" and "step-00000004" in str(target):
+            die()
+        original_replace(source, target)
+        if moment == "after the rename" and "step-00000004" in str(target):
+            die()
+
+    def save_model(*arguments: Any) -> None:
+        nonlocal saved
+        original_save(*arguments)
+        saved += 1
+        if moment == "between weights and state" and saved == 3:
+            die()
+
+    os.replace, checkpoint.save_model = replace, save_model  # type: ignore[assignment]
+    if moment == "half written":
+        checkpoint._Hashed.write = write  # type: ignore[method-assign]
+    run(folder)
+
+
+@pytest.mark.parametrize(
+    ("moment", "states", "left"),
+    [
+        ("half written", [2, 3], 1),
+        ("before the rename", [2, 3], 1),
+        ("after the rename", [2, 3, 4], 0),
+        ("between weights and state", [2, 3], 0),
+    ],
+)
+def test_killed_while_saving(moment: str, states: list[int], left: int, unbroken: Path, tmp_path: Path) -> None:
+    code, output = alone(killed_while_saving, tmp_path / "run", moment, folder=tmp_path)
+    assert code == -signal.SIGKILL, output
+    assert kept(tmp_path / "run") == states
+    assert len(list((tmp_path / "run" / "checkpoints").glob(".step-*"))) == left
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
+    assert kept(tmp_path / "run") == [4, STEPS]
+    assert list((tmp_path / "run").rglob(".*")) == []
+
+
+def killed_while_evaluating(folder: Path) -> None:
+    train(tiny(), folder, Quiet(at_image=lambda image: die() if image == 2 else None))
+
+
+def test_killed_while_evaluating(unbroken: Path, tmp_path: Path) -> None:
+    """The missing evaluation is made up for, once."""
+    code, output = alone(killed_while_evaluating, tmp_path / "run", folder=tmp_path)
+    assert code == -signal.SIGKILL, output
+    assert lines(tmp_path / "run", "miou") == []
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a flipped bit"])
+def test_a_damaged_newest_state(damage: str, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    newest = training_states(folder / "checkpoints")[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes({"truncated": content[:-100], "a flipped bit": content}[damage])
+    code, output = alone(run, folder, True, folder=tmp_path / "again")
+    assert code == 0
+    assert f"{newest.name} is damaged (its checksum is wrong); going on from step-00000004-" in output
+    assert same(folder, unbroken)
+    assert kept(folder) == [4, STEPS]
+
+
+def test_all_states_damaged(unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(unbroken, tmp_path / "run")
+    for path in training_states(tmp_path / "run" / "checkpoints"):
+        path.write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match=r"no training state that can be resumed \(step-0.* and step-0.*: damaged"
+    ):
+        run(tmp_path / "run", resume=True)
+
+
+def test_weights_without_a_state_are_not_trained_over(unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(unbroken, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = (tmp_path / "run" / WEIGHTS).read_bytes()
+    with pytest.raises(CheckpointError, match=r"holds no training state that can be resumed\."):
+        run(tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == before
+
+
+def fill_the_disk(folder: Path, room: int) -> None:
+    """No file may grow beyond ``room`` bytes after step 3: what a full disk does to those who write."""
+
+    def fill(step: int) -> None:
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    train(tiny(), folder, Quiet(at_step=fill))
+
+
+@pytest.mark.parametrize(("file", "share"), [(WEIGHTS, 0.5), ("step-00000004.pt", 1.5)])
+def test_a_disk_that_fills_up(file: str, share: float, unbroken: Path, tmp_path: Path) -> None:
+    room = int(share * (unbroken / WEIGHTS).stat().st_size)
+    code, output = alone(fill_the_disk, tmp_path / "run", room, folder=tmp_path)
+    assert code == 1
+    (line,) = [line for line in output.splitlines() if "Cannot write" in line]
+    assert file in line
+    assert "File too large" in line
+    assert line.endswith(
+        "free some space or choose another folder. The state of step 3 is kept: --resume goes on from it."
+    )
+    assert "Traceback" not in output
+    assert kept(tmp_path / "run") == [2, 3]
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
+
+
+class TestAnotherConfiguration:
+    def test_is_refused_with_the_difference(self, unbroken: Path) -> None:
+        with pytest.raises(
+            ConfigError,
+            match=r"another configuration: optim.lr was 0.0005, is 0.1; train.seed was 0, is 5. .*--allow-changes",
+        ):
+            run(unbroken, resume=True, optim__lr=0.1, train__seed=5)
+
+    def test_is_accepted_when_asked(self, unbroken: Path, tmp_path: Path) -> None:
+        shutil.copytree(unbroken, tmp_path / "run")
+        longer = tiny(train__epochs=3, optim__weight_decay=0.25)
+        learners: list[Any] = []
+
+        def seen(step: int) -> None:
+            learners.append(step)
+
+        train(longer, tmp_path / "run", Quiet(at_step=seen), resume=True, allow_changes=True)
+        assert learners == [7, 8, 9]
+        assert "weight_decay: 0.25" in (tmp_path / "run" / "config.yaml").read_text()
+        state = checkpoint.load_training_state(tmp_path / "run" / "checkpoints")
+        assert [group["weight_decay"] for group in state["optimizer"]["state"]["param_groups"]] == [0.25]
+
+    def test_of_the_optimiser_begins_a_new_one(self, unbroken: Path, tmp_path: Path) -> None:
+        shutil.copytree(unbroken, tmp_path / "run")
+        sgd = tiny(optim__name="sgd", train__epochs=3)
+        train(sgd, tmp_path / "run", Quiet(), resume=True, allow_changes=True)
+        assert lines(tmp_path / "run")[:STEPS] == lines(unbroken)
+
+    def test_of_the_model_does_not_fit(self, unbroken: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"The training state does not fit this model: .* missing"):
+            train(tiny(encoder__depth=3), unbroken, Quiet(), resume=True, allow_changes=True)
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    settings = [f"{key}={value}" for key, value in TINY.items()]
+    return ["whitebox", "train", "depict-sa-tiny", "-o", str(folder), "--name", "run", *settings, *more]
+
+
+def signalled(folder: Path, number: int, when: str, more: tuple[str, ...]) -> None:
+    """The command, which sends itself a signal after step 4, or in the first evaluation."""
+    from whitebox import progress
+
+    def stepped(self: Any, step: int) -> None:
+        if step == 4 and when == "step":
+            os.kill(os.getpid(), number)
+        if step == 4 and when == "group":
+            os.killpg(0, number)
+        if step == 4 and when == "twice":
+            os.kill(os.getpid(), number)
+            time.sleep(0.6)
+            os.kill(os.getpid(), number)
+
+    def evaluating(self: Any, done: int, total: int) -> None:
+        if when == "evaluation" and done == 1:
+            os.kill(os.getpid(), number)
+
+    os.setsid()
+    progress.TrainingProgress.stepped = stepped  # type: ignore[method-assign]
+    progress.TrainingProgress.evaluating = evaluating  # type: ignore[method-assign]
+    sys.argv = command(folder, *more)
+    cli.main()
+
+
+@pytest.mark.parametrize(
+    ("number", "when", "code", "step", "more"),
+    [
+        (signal.SIGTERM, "step", 0, 4, ()),
+        (signal.SIGINT, "step", 130, 4, ()),
+        (signal.SIGTERM, "evaluation", 0, 3, ()),
+        (signal.SIGTERM, "group", 0, 4, ("train.workers=2",)),
+    ],
+)
+def test_a_signal_saves_at_the_next_step(
+    number: signal.Signals, when: str, code: int, step: int, more: tuple[str, ...], unbroken: Path, tmp_path: Path
+) -> None:
+    found, output = alone(signalled, tmp_path, number, when, (*more, "train.save_every_steps=null"), folder=tmp_path)
+    assert found == code, output
+    (line,) = [line for line in output.splitlines() if "Stopped" in line]
+    assert f"Stopped by {number.name} at step {step} of {STEPS}; the state is saved in {tmp_path / 'run'}." in line
+    assert line.endswith("Go on with the same command and --resume.")
+    assert "Traceback" not in output
+    assert kept(tmp_path / "run")[-1] == step
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
+
+
+def test_a_second_interrupt_stops_at_once(unbroken: Path, tmp_path: Path) -> None:
+    code, output = alone(signalled, tmp_path, signal.SIGINT, "twice", ("train.save_every_steps=null",), folder=tmp_path)
+    assert code == 130, output
+    assert "Stopped at once" in output
+    assert kept(tmp_path / "run") == [3]
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
+
+
+def stopped_before_the_first_step(folder: Path) -> None:
+    original = training._Run.train
+
+    def late(self: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(self)
+
+    training._Run.train = late  # type: ignore[method-assign]
+    run(folder)
+
+
+def test_a_signal_before_the_first_step(unbroken: Path, tmp_path: Path) -> None:
+    code, output = alone(stopped_before_the_first_step, tmp_path / "run", folder=tmp_path)
+    assert code == 0
+    assert "at step 0 of 6" in output
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optim__name": "sgd", "optim__momentum": 0.0, "optim__clip_grad": None, "optim__weight_decay": 0.1},
+        {"optim__name": "sgd", "optim__lr": 0.1},
+        {"train__ema": 0.9, "train__precision": "bf16"},
+    ],
+)
+def test_whatever_the_optimiser_keeps(options: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing, a momentum, or moments beside an average of the weights."""
+
+    def stop(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train(tiny(**options), tmp_path / "unbroken", Quiet())
+    with pytest.raises(Interrupted, match="at step 4 of 6"):
+        train(tiny(**options), tmp_path / "run", Quiet(at_step=stop))
+    run(tmp_path / "run", resume=True, **options)
+    assert same(tmp_path / "run", tmp_path / "unbroken")
+
+
+def test_what_was_never_begun_begins(unbroken: Path, tmp_path: Path) -> None:
+    """One command for the first job and for those after a preemption."""
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
