@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import child_runs
 import pytest
 import torch
 from child_runs import Quiet
@@ -20,23 +21,7 @@ from whitebox.engine.evaluate import evaluate
 from whitebox.engine.train import MetricsLog, StepTimes, learning_rate, train
 from whitebox.errors import ConfigError, DataError, TrainingError
 
-TINY = {
-    "encoder.width": 24,
-    "encoder.depth": 1,
-    "encoder.heads": 2,
-    "decoder.head_dim": 8,
-    "data.size": 32,
-    "data.crop": 32,
-    "data.resize": 32,
-    "data.train_length": 12,
-    "data.val_length": 3,
-    "inference.window": 32,
-    "inference.stride": 32,
-    "train.batch_size": 4,
-    "train.epochs": 2,
-    "train.workers": 0,
-    "train.log_every": 1,
-}
+TINY = {**child_runs.TINY, "encoder.depth": 1, "train.save_every_steps": None}
 
 
 def config(model: str = "depict-sa-tiny", **overrides: Any) -> RunConfig:

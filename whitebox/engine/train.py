@@ -85,35 +85,29 @@ class Interrupted(TrainingError):
 
 
 class Reporter(Protocol):
-    """Who shows how a run goes."""
+    """Who shows how a run goes; what is not overridden does nothing."""
 
-    def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None: ...
+    def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
+        return
 
-    def logged(self, line: dict[str, Any]) -> None: ...
+    def logged(self, line: dict[str, Any]) -> None:
+        return
 
-    def stepped(self, step: int) -> None: ...
+    def stepped(self, step: int) -> None:
+        return
 
-    def evaluating(self, done: int, total: int) -> None: ...
+    def evaluating(self, done: int, total: int) -> None:
+        return
 
-    def evaluated(self, line: dict[str, Any]) -> None: ...
+    def evaluated(self, line: dict[str, Any]) -> None:
+        return
 
-    def timed(self, times: StepTimes) -> None: ...
+    def timed(self, times: StepTimes) -> None:
+        return
 
 
-class _Silent:
+class _Silent(Reporter):
     """The reporter of the processes beside the main one."""
-
-    def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None: ...
-
-    def logged(self, line: dict[str, Any]) -> None: ...
-
-    def stepped(self, step: int) -> None: ...
-
-    def evaluating(self, done: int, total: int) -> None: ...
-
-    def evaluated(self, line: dict[str, Any]) -> None: ...
-
-    def timed(self, times: StepTimes) -> None: ...
 
 
 @dataclass
