@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> N
     table = per_class_table(record)
     table.write(folder / "tables" / path.stem)
     per_class_bars([record], folder / "figures" / f"{path.stem}.png")
-    console = Console()
+    console = _console()
     console.print(table.to_rich())
     console.print(f"Record: {path}", highlight=False, soft_wrap=True, markup=False)
 
@@ -94,7 +95,12 @@ def report_comparison(records: Sequence[Record], folder: Path) -> None:
     table.write(folder / "tables" / name)
     if same:
         per_class_bars(records, folder / "figures" / f"{name}.png")
-    Console().print(table.to_rich())
+    _console().print(table.to_rich())
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for any table where output goes to a file."""
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def _write_counts(path: Path, evaluation: Evaluation) -> None:

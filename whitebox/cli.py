@@ -130,6 +130,7 @@ def evaluate_command(
     whitebox eval results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid -o comparison/
     """
     from analysis.report import report_comparison
+    from whitebox.api import weights_file
     from whitebox.engine.distributed import leave
 
     paths, overrides = _runs_and_overrides(runs or [])
@@ -139,7 +140,7 @@ def evaluate_command(
         records.append(_evaluate(path, model, config, split or config.data.val_split, limit, save_images, output))
     leave()
     if len(records) > 1 and _main_process():
-        report_comparison(records, output or Path("results"))
+        report_comparison(records, output or Path(os.path.commonpath([weights_file(path).parent for path in paths])))
 
 
 def _evaluate(
