@@ -107,7 +107,7 @@ def train(
         split=config.data.val_split,
     )
     report_evaluation(record, evaluation, folder)
-    typer.echo(f"Run saved in {folder}. Next: whitebox eval {folder} | whitebox predict {folder} PHOTO -o out")
+    typer.echo(f"Run saved in {folder}. Next: whitebox predict {folder} PHOTO -o out")
 
 
 @app.command(name="eval")
@@ -354,7 +354,7 @@ def prepare_command(
         raise typer.Exit(130) from None
     dataset = prepared.recipe.dataset
     where = "" if data_root is None else f" --data-root {data_root}"
-    typer.echo(f"Next: whitebox data check {dataset}{where} | whitebox data show {dataset}{where}")
+    typer.echo(f"Next: whitebox data check {dataset}{where}, whitebox data show {dataset}{where}")
 
 
 @data_app.command(name="check")

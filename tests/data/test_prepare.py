@@ -509,7 +509,7 @@ def test_command(call: Call, tmp_path: Path) -> None:
     code, out, _ = call(*arguments, "--allow-partial")
     assert code == 0
     assert "terms of use: images for non-commercial" in out
-    assert f"Next: whitebox data check ade20k --data-root {tmp_path / 'data'} | whitebox data show" in out
+    assert f"Next: whitebox data check ade20k --data-root {tmp_path / 'data'}, whitebox data show" in out
     code, out, _ = call(*arguments)
     assert code == 0 and "already" in out
 

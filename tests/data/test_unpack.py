@@ -130,7 +130,7 @@ def test_half_a_file_does_not_count(tmp_path: Path) -> None:
     assert tree(tmp_path / "t") == FILES
 
 
-EVIL_NAMES = ["../out.txt", "set/../../out.txt", "/tmp/whitebox-out.txt", "..\\out.txt", "C:\\out.txt", "\\out.txt"]
+EVIL_NAMES = ["../out.txt", "set/../../out.txt", "/whitebox-out.txt", "..\\out.txt", "C:\\out.txt", "\\out.txt"]
 
 
 @pytest.mark.parametrize("name", EVIL_NAMES)
@@ -138,7 +138,7 @@ EVIL_NAMES = ["../out.txt", "set/../../out.txt", "/tmp/whitebox-out.txt", "..\\o
 def test_no_member_leaves_its_folder(tmp_path: Path, make: Callable[..., Path], name: str) -> None:
     archive = make(tmp_path / "evil", {name: b"x"})
     assert "would write outside its folder" in refused(archive, tmp_path / "t")
-    assert not Path("/tmp/whitebox-out.txt").exists()
+    assert not Path("/whitebox-out.txt").exists()
 
 
 def test_unwanted_evil_is_refused_too(tmp_path: Path) -> None:
