@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whitebox.engine.checkpoint import write_atomically
+from whitebox.engine.checkpoint import write_text
 from whitebox.engine.metrics import bootstrap, scores
 from whitebox.errors import WhiteboxError
 from whitebox.versions import versions
@@ -266,20 +266,6 @@ def hardware() -> dict[str, Any]:
     """``cpu`` (model name), ``cores`` (logical) and ``gpus`` (names, empty without one)."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"cpu": _cpu_model(), "cores": os.cpu_count(), "gpus": gpus}
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a text file atomically; its folder is made if need be.
-
-    Raises:
-        TrainingError: the folder cannot be written.
-    """
-    write_atomically(Path(path), lambda target: _write(target, text))
-    return Path(path)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

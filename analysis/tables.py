@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.records import Record, RecordError, write_text
+from analysis.records import Record, RecordError
+from whitebox.engine.checkpoint import write_text
 
 if TYPE_CHECKING:
     import rich.table
@@ -140,7 +141,7 @@ class Table:
             TrainingError: the folder cannot be written.
         """
         texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
-        return [write_text(os.fspath(stem) + suffix, text) for suffix, text in texts.items()]
+        return [write_text(Path(os.fspath(stem) + suffix), text) for suffix, text in texts.items()]
 
 
 def per_class_table(record: Record) -> Table:

@@ -87,13 +87,18 @@ def remove_leftovers(folder: Path, name: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically and return its path.
+
+    Raises:
+        TrainingError: see ``write_atomically``.
+    """
 
     def write(target: Path) -> None:
         target.write_text(text, encoding="utf-8")
 
     write_atomically(path, write)
+    return path
 
 
 def save_model(path: Path, model: Segmentor, config: RunConfig, weights: dict[str, Tensor] | None = None) -> None:
