@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from analysis.figures import per_class_bars, training_curves
 from analysis.records import Data, Record, describe_weights, fingerprint, measured_scores, new_record, write_record
@@ -15,6 +13,7 @@ from analysis.tables import Cell, Column, Table, per_class_table, percent
 from whitebox.config import RunConfig
 from whitebox.engine.checkpoint import write_atomically
 from whitebox.engine.evaluate import Evaluation
+from whitebox.terminal import table_console
 
 RESAMPLES = 1000
 SEED = 0
@@ -72,7 +71,7 @@ def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> N
     table = per_class_table(record)
     table.write(folder / "tables" / path.stem)
     per_class_bars([record], folder / "figures" / f"{path.stem}.png")
-    console = _console()
+    console = table_console()
     console.print(table.to_rich())
     console.print(f"Record: {path}", highlight=False, soft_wrap=True, markup=False)
 
@@ -95,12 +94,7 @@ def report_comparison(records: Sequence[Record], folder: Path) -> None:
     table.write(folder / "tables" / name)
     if same:
         per_class_bars(records, folder / "figures" / f"{name}.png")
-    _console().print(table.to_rich())
-
-
-def _console() -> Console:
-    """As wide as the terminal; wide enough for any table where output goes to a file."""
-    return Console(width=None if sys.stdout.isatty() else 160)
+    table_console().print(table.to_rich())
 
 
 def _write_counts(path: Path, evaluation: Evaluation) -> None:

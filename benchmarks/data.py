@@ -8,7 +8,6 @@ work while the model computes. Writes CSV, Markdown and LaTeX, hardware and vers
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +17,12 @@ import cv2
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 
 from analysis.records import hardware
 from analysis.tables import Column, Estimate, Table
 from whitebox.config import DataConfig, resolve
 from whitebox.data import build_dataset
+from whitebox.terminal import table_console
 
 IMAGES, CLASSES, SIZE = 8, 150, (512, 683)
 
@@ -76,7 +75,7 @@ def main(turns: Annotated[int, typer.Option(min=1)] = 15, output: Path = Path("r
         caption=f"{cpu}, one thread, torch {version}, OpenCV {cv2.__version__}; median and range over {turns} turns of "
         f"{IMAGES} samples.",
     )
-    Console(width=None if sys.stdout.isatty() else 160).print(table.to_rich())
+    table_console().print(table.to_rich())
     table.write(output / f"data-{cpu}-torch-{version}".lower().replace(" ", "-"))
 
 

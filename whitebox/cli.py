@@ -272,10 +272,10 @@ def convert(
 @app.command()
 def models() -> None:
     """List the models."""
-    from rich.console import Console
     from rich.table import Table
 
     from whitebox.config import model_names, resolve
+    from whitebox.terminal import table_console
 
     table = Table("model", "encoder", "decoder", box=None)
     for name in model_names():
@@ -285,16 +285,16 @@ def models() -> None:
         table.add_row(
             name, config.encoder.name, f"{config.decoder.name} ({settings})" if settings else config.decoder.name
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table_console().print(table)
 
 
 @app.command()
 def datasets(data_root: DataRoot = None) -> None:
     """List the datasets, and which of them are there."""
-    from rich.console import Console
     from rich.table import Table
 
     from whitebox.config import dataset_names, resolve
+    from whitebox.terminal import table_console
 
     table = Table("dataset", "classes", "epochs", "batch", "crop", "folder", box=None)
     for name in dataset_names():
@@ -309,7 +309,7 @@ def datasets(data_root: DataRoot = None) -> None:
             str(config.data.crop),
             there,
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table_console().print(table)
 
 
 data_app = typer.Typer(help="Prepare, check and show datasets.", no_args_is_help=True)
@@ -372,16 +372,15 @@ def check_command(
     whitebox data check camvid
     whitebox data check folder data.path=photos data.reduce_zero_label=true
     """
-    from rich.console import Console
-
     from whitebox.config import resolve
     from whitebox.data.check import check_dataset, print_report
     from whitebox.progress import image_progress
+    from whitebox.terminal import table_console
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
     with image_progress(f"checking {config.name}", None) as advance:
         report = check_dataset(config, split or (), allow_partial=allow_partial, on_image=advance)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = table_console()
     print_report(report, console, None if all_problems else 50)
     if report.problems:
         raise typer.Exit(1)

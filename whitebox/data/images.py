@@ -36,7 +36,7 @@ _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct
 
 
 @contextmanager
-def _silent_decoders() -> Iterator[None]:
+def silent_decoders() -> Iterator[None]:
     """Keep what OpenCV and Pillow have to say about a broken file off the terminal: our one line says it."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -66,7 +66,7 @@ def _is_complete(content: bytes) -> bool:
         return True
     # Data may follow the end of an image (motion photos), and other formats have no end mark: decode to know.
     try:
-        with _silent_decoders(), Image.open(io.BytesIO(content)) as image:
+        with silent_decoders(), Image.open(io.BytesIO(content)) as image:
             image.load()
     except UnidentifiedImageError:
         return True  # a format that only OpenCV knows, and OpenCV refuses what it cannot decode
@@ -89,7 +89,7 @@ def read_image(path: str | os.PathLike[str]) -> UInt8:
     if not _is_complete(content):
         raise DataError(f"Image {path} is damaged or cut short: replace or remove it.")
     try:
-        with _silent_decoders():
+        with silent_decoders():
             image_HW3 = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # more pixels than OpenCV allows
         image_HW3 = None
@@ -107,7 +107,7 @@ def read_label(path: str | os.PathLike[str]) -> UInt8:
     path = Path(path)
     content = _read_bytes(path, "Label")
     try:
-        with _silent_decoders(), Image.open(io.BytesIO(content)) as image:
+        with silent_decoders(), Image.open(io.BytesIO(content)) as image:
             mode, label = image.mode, np.asarray(image)
     except _PILLOW_ERRORS:
         raise DataError(f"Label {path} is damaged, cut short, or no image: replace or remove it.") from None

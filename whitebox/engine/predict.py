@@ -73,14 +73,14 @@ def predict_files(
         raise ConfigError(f"alpha={alpha} is impossible: an opacity lies in [0, 1].")
     classes, palette = tuple(model.classes), tuple(model.palette)  # type: ignore[arg-type]
     folder = Path(output)
-    jobs = _jobs([Path(path) for path in inputs], folder)
+    jobs = named_jobs([Path(path) for path in inputs], folder)
     endings = ["_labels.png", "_overlay.jpg"] + ["_probabilities.npz"] * probabilities
     sources = {os.path.realpath(path) for path, _ in jobs}
     for _, name in jobs:
         for ending in endings:
             if os.path.realpath(folder / (name + ending)) in sources:
                 raise DataError(f"{folder / (name + ending)} is an input and would be replaced: choose another folder.")
-    _make_folder(folder)
+    make_folder(folder)
 
     result = Prediction()
     with evaluating(model):
@@ -104,7 +104,7 @@ def predict_files(
                         half_KHW = probabilities_KHW.half().cpu().numpy()
                         np.savez_compressed(files[2], probabilities=half_KHW, classes=np.array(classes))
                 except OSError as error:
-                    raise _unwritable(folder, error) from error
+                    raise unwritable(folder, error) from error
                 result.written += files
             if on_file is not None:
                 on_file(done, len(jobs), path)
@@ -130,7 +130,7 @@ class ComparisonSaver:
         count = min(count, total)
         self._chosen = {number * total // count for number in range(count)}
         if count:
-            _make_folder(self.folder)
+            make_folder(self.folder)
 
     def __call__(self, index: int, sample: LabelledImage, prediction_HW: Tensor) -> None:
         """Save the sample if it is one of the chosen."""
@@ -142,7 +142,7 @@ class ComparisonSaver:
         try:
             _save_picture(picture, path)
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
         self.written.append(path)
 
 
@@ -168,7 +168,7 @@ def overlay(
     Returns:
         RGB uint8, a little higher than the photo.
     """
-    return _with_legend([_blend(image_HW3, label_HW, palette, alpha)], [label_HW], palette, classes)
+    return with_legend([blend(image_HW3, label_HW, palette, alpha)], [label_HW], palette, classes)
 
 
 def side_by_side(
@@ -186,10 +186,10 @@ def side_by_side(
         RGB uint8.
     """
     panels = [image_HW3, colourise(truth_HW, palette), colourise(prediction_HW, palette)]
-    return _with_legend(panels, [truth_HW, prediction_HW], palette, classes)
+    return with_legend(panels, [truth_HW, prediction_HW], palette, classes)
 
 
-def _jobs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, str]]:
+def named_jobs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, str]]:
     """Image files and, for each, the name that what is written for it begins with; no two are the same."""
     found: dict[str, tuple[Path, list[str]]] = {}
     for given in inputs:
@@ -230,21 +230,27 @@ def _is_image_below(path: Path, folder: Path, output: Path) -> bool:
     return not own_results
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make an output folder where missing, and see that it can be written.
+
+    Raises:
+        DataError: it cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".whitebox-probe"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def _save_picture(picture: Pixels, path: Path) -> None:
     Image.fromarray(picture).save(path, quality=92, subsampling=0)  # full colour resolution: borders stay sharp
 
 
-def _unwritable(folder: Path, error: OSError) -> DataError:
+def unwritable(folder: Path, error: OSError) -> DataError:
+    """The one line for an output folder that cannot be written."""
     return DataError(f"Folder {folder} cannot be written ({error.strerror or error}): choose another with -o.")
 
 
@@ -255,7 +261,8 @@ def _colours(palette: Palette) -> Pixels:
     return table
 
 
-def _blend(image_HW3: Pixels, label_HW: NDArray[np.integer], palette: Palette, alpha: float) -> Pixels:
+def blend(image_HW3: Pixels, label_HW: NDArray[np.integer], palette: Palette, alpha: float) -> Pixels:
+    """Classes over a photo at opacity ``alpha``, their borders solid; RGB uint8 of the photo's size."""
     known = label_HW < len(palette)
     opacity = np.where(known, alpha, 0.0).astype(np.float32)
     border = np.zeros(label_HW.shape, dtype=bool)
@@ -266,9 +273,10 @@ def _blend(image_HW3: Pixels, label_HW: NDArray[np.integer], palette: Palette, a
     return np.rint(blended).astype(np.uint8)
 
 
-def _with_legend(
+def with_legend(
     panels: list[Pixels], labels: list[NDArray[np.integer]], palette: Palette, classes: Sequence[str]
 ) -> Pixels:
+    """Pictures of one size in a row, and below them the classes that occur in ``labels``, largest first; RGB uint8."""
     factor = max(1, -(-_SMALLEST // max(panels[0].shape[:2])))
     panels = [panel.repeat(factor, axis=0).repeat(factor, axis=1) for panel in panels]
     height, width = panels[0].shape[:2]

@@ -34,17 +34,17 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 
 from whitebox.config import DataConfig, InferenceConfig
-from whitebox.data.images import IMAGE_SUFFIXES, _silent_decoders, read_image
+from whitebox.data.images import IMAGE_SUFFIXES, read_image, silent_decoders
 from whitebox.engine.inference import evaluating, predict_labels
 from whitebox.engine.predict import (
     Pixels,
     Prediction,
-    _blend,
-    _jobs,
-    _make_folder,
-    _unwritable,
-    _with_legend,
+    blend,
+    make_folder,
+    named_jobs,
     save_label,
+    unwritable,
+    with_legend,
 )
 from whitebox.errors import ConfigError, DataError
 
@@ -137,7 +137,7 @@ def predict_videos(
         for path in paths:
             if not os.path.isfile(path):
                 raise DataError(f"Video {path} does not exist, is no file, or may not be read: check the path.")
-        targets = [(path, folder / f"{name}_overlay.mp4") for path, name in _jobs(paths, folder)]
+        targets = [(path, folder / f"{name}_overlay.mp4") for path, name in named_jobs(paths, folder)]
     else:
         if len(paths) != 1 or not os.path.isdir(paths[0]):
             raise ConfigError(f"--video {video} is made of one folder of frames, not of {_listed(paths)}.")
@@ -148,7 +148,7 @@ def predict_videos(
     for _, target in targets:
         if os.path.realpath(target) in sources:
             raise DataError(f"{target} is an input and would be replaced: choose another folder.")
-        _make_folder(target.parent)
+        make_folder(target.parent)
 
     result = Prediction()
     with evaluating(model):
@@ -162,7 +162,7 @@ def predict_videos(
                 result.failed.append((path, str(error)))
                 continue
             except OSError as error:
-                raise _unwritable(target.parent, error) from error
+                raise unwritable(target.parent, error) from error
             result.written.append(target)
             # Where a file only knows its duration, the number of frames is an estimate: allow a second or a tenth.
             if clip.count - count > max(1.0, min(clip.fps, clip.count / 10)):
@@ -244,7 +244,7 @@ def _predict_clip(
                         "a video has one size, so bring the frames to one."
                     )
                 if count == 0 and label_folder is not None:
-                    _make_folder(label_folder)
+                    make_folder(label_folder)
                 label_HW = predict_labels(model, image_HW3, inference, data).cpu().numpy().astype(np.uint8)
                 pixels += np.bincount(label_HW.ravel(), minlength=256)
                 if label_folder is not None:
@@ -267,8 +267,8 @@ def _predict_clip(
             for done, (label_HW, (_, image_HW3)) in enumerate(
                 zip(_stored(store, size), clip.frames(), strict=False), 1
             ):
-                picture = _blend(image_HW3, label_HW, palette, alpha)
-                write(_even(_with_legend([picture], [legend], palette, classes)))
+                picture = blend(image_HW3, label_HW, palette, alpha)
+                write(_even(with_legend([picture], [legend], palette, classes)))
                 advance(done, count)
     return count
 
@@ -285,7 +285,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
             raise DataError("This OpenCV was built without FFmpeg and knows no videos: pip install opencv-python.")
-        with _silent_decoders():
+        with silent_decoders():
             self.capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         if not self.capture.isOpened():
             self.capture.release()
@@ -297,7 +297,7 @@ class _Reader:
 
     def __iter__(self) -> Iterator[Pixels]:
         while True:
-            with _silent_decoders():
+            with silent_decoders():
                 read, frame_HW3 = self.capture.read()
             if not read:
                 return
@@ -322,7 +322,7 @@ def _writing(target: Path, fps: float, count: int) -> Iterator[Callable[[Pixels]
         nonlocal writer
         if writer is None:
             height, width = frame_HW3.shape[:2]
-            with _silent_decoders():
+            with silent_decoders():
                 codec = cv2.VideoWriter.fourcc(*"mp4v")
                 writer = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, codec, rate, (width, height))
             if not writer.isOpened():
@@ -336,7 +336,7 @@ def _writing(target: Path, fps: float, count: int) -> Iterator[Callable[[Pixels]
         yield write
         writer.release()
         # OpenCV does not say when writing fails.
-        with _silent_decoders():
+        with silent_decoders():
             written = cv2.VideoCapture(str(temporary), cv2.CAP_FFMPEG)
         held = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
