@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.records import Record, RecordError
 from analysis.tables import Estimate, evaluation, percent
-from whitebox.engine.checkpoint import write_atomically
+from whitebox.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def training_curves(metrics: str | os.PathLike[str], output: str | os.PathLike[s
 
     Raises:
         RecordError: the log cannot be read or holds no step.
-        TrainingError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -130,7 +130,7 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
 
     Raises:
         RecordError: no record, not evaluations, of different data, or a number is missing.
-        TrainingError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
     if not records or len(records) > 8:
         raise RecordError(f"Bars side by side take 1 to 8 evaluations, not {len(records)}.")

@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whitebox.engine.checkpoint import write_text
 from whitebox.engine.metrics import bootstrap, scores
 from whitebox.errors import WhiteboxError
+from whitebox.files import write_text
 from whitebox.versions import versions
 
 SCHEMA = 1
@@ -156,7 +156,7 @@ def write_record(record: Record, folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         RecordError: a newer measurement, or something else, stands in the way.
-        TrainingError: the folder cannot be written.
+        OutputError: the folder cannot be written.
     """
     path = Path(folder) / record.file_name
     if path.exists():

@@ -11,8 +11,8 @@ from analysis.figures import per_class_bars, training_curves
 from analysis.records import Data, Record, describe_weights, fingerprint, measured_scores, new_record, write_record
 from analysis.tables import Cell, Column, Table, per_class_table, percent
 from whitebox.config import RunConfig
-from whitebox.engine.checkpoint import write_atomically
 from whitebox.engine.evaluate import Evaluation
+from whitebox.files import write_atomically
 from whitebox.terminal import table_console
 
 RESAMPLES = 1000

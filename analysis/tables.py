@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.records import Record, RecordError
-from whitebox.engine.checkpoint import write_text
+from whitebox.files import write_text
 
 if TYPE_CHECKING:
     import rich.table
@@ -138,7 +138,7 @@ class Table:
         """Write ``STEM.csv``, ``STEM.md`` and ``STEM.tex``; returns their paths.
 
         Raises:
-            TrainingError: the folder cannot be written.
+            OutputError: the folder cannot be written.
         """
         texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
         return [write_text(Path(os.fspath(stem) + suffix), text) for suffix, text in texts.items()]

@@ -257,7 +257,8 @@ def convert(
 ) -> None:
     """Turn an official DEPICT or Segmenter checkpoint into a run folder of whitebox."""
     from whitebox.config import to_yaml
-    from whitebox.engine.checkpoint import WEIGHTS, save_model, write_text
+    from whitebox.engine.checkpoint import WEIGHTS, save_model
+    from whitebox.files import write_text
     from whitebox.interop.official import load_official
 
     if (output / WEIGHTS).exists():

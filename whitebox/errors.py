@@ -37,3 +37,7 @@ class ModelError(WhiteboxError):
 
 class TrainingError(WhiteboxError):
     """A training run that cannot start, or cannot go on."""
+
+
+class OutputError(WhiteboxError):
+    """A result that cannot be written: no space, no permission."""

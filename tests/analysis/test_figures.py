@@ -12,7 +12,7 @@ from PIL import Image
 from analysis import figures
 from analysis.figures import per_class_bars, read_metrics, training_curves
 from analysis.records import Data, Record, RecordError, new_record
-from whitebox.errors import TrainingError
+from whitebox.errors import OutputError
 
 
 def write_log(path: Path, tail: str = "") -> Path:
@@ -160,5 +160,5 @@ def test_files_are_the_same_each_time_and_leave_no_state_behind(tmp_path: Path) 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError):
+    with pytest.raises(OutputError):
         per_class_bars([eval_record()], tmp_path / "file" / "bars.png")

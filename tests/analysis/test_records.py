@@ -20,7 +20,7 @@ from analysis.records import (
     read_records,
     write_record,
 )
-from whitebox.errors import DataError, TrainingError
+from whitebox.errors import DataError, OutputError
 
 DATA = Data("camvid", "test", 233, "ab" * 32)
 
@@ -86,7 +86,7 @@ def test_a_foreign_file_in_the_way_is_kept(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(OutputError) as caught:
         write_record(example(), tmp_path / "file" / "records")
     assert "\n" not in str(caught.value)
 

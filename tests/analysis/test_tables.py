@@ -8,7 +8,7 @@ from rich.console import Console
 
 from analysis.records import Data, RecordError, new_record
 from analysis.tables import Column, Estimate, Table, per_class_table
-from whitebox.errors import TrainingError
+from whitebox.errors import OutputError
 
 TABLE = Table(
     columns=(Column("Model_A"), Column("IoU (%)"), Column("n", decimals=0), Column("speed", decimals=2)),
@@ -116,7 +116,7 @@ def test_writing_gives_three_files(tmp_path: Path) -> None:
 
 def test_writing_where_there_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError):
+    with pytest.raises(OutputError):
         TABLE.write(tmp_path / "file" / "table")
 
 

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import whitebox
+from whitebox import files
 from whitebox.config import resolve
 from whitebox.engine import checkpoint
 from whitebox.engine.checkpoint import load_training_state, save_model, save_training_state, state_step, training_states
-from whitebox.errors import CheckpointError, TrainingError
+from whitebox.errors import CheckpointError, OutputError
 from whitebox.models import Segmentor, build
 
 SMALL = {"encoder.width": 48, "encoder.depth": 1, "encoder.heads": 3, "encoder.image_size": 32}
@@ -94,10 +95,8 @@ class TestWeights:
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(checkpoint.tempfile, "mkstemp", refuse)
-        with pytest.raises(
-            TrainingError, match=r"Cannot write .*other.safetensors: Permission denied; free some space"
-        ):
+        monkeypatch.setattr(files.tempfile, "mkstemp", refuse)
+        with pytest.raises(OutputError, match=r"Cannot write .*other.safetensors: Permission denied; free some space"):
             save_model(saved[0].with_name("other.safetensors"), saved[1], resolve("depict-ca-tiny", None, SMALL))
 
     def test_a_full_disk_keeps_the_old_file(
@@ -110,7 +109,7 @@ class TestWeights:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(checkpoint, "save_file", fill)
-        with pytest.raises(TrainingError, match="No space left on device"):
+        with pytest.raises(OutputError, match="No space left on device"):
             save_model(saved[0], saved[1], resolve("depict-ca-tiny", None, SMALL))
         assert saved[0].read_bytes() == before
         assert os.listdir(saved[0].parent) == ["model.safetensors"]
@@ -157,7 +156,7 @@ class TestTrainingStates:
 
         original = checkpoint._Hashed.__init__
         monkeypatch.setattr(checkpoint._Hashed, "__init__", lambda self, file: original(self, Full()))
-        with pytest.raises(TrainingError, match=r"Cannot write .*step-00000002.pt: No space left on device; free some"):
+        with pytest.raises(OutputError, match=r"Cannot write .*step-00000002.pt: No space left on device; free some"):
             save_training_state(tmp_path, 2, {"step": 2, "x": torch.ones(1000)})
         assert [path.name[:13] for path in tmp_path.iterdir()] == ["step-00000001"]
         assert load_training_state(tmp_path)["step"] == 1
@@ -165,7 +164,7 @@ class TestTrainingStates:
     def test_leftovers_of_a_killed_process(self, tmp_path: Path) -> None:
         for name in (".step-00000001.pt.abc", ".model.safetensors.xyz", "step-00000001.pt.abc"):
             (tmp_path / name).touch()
-        checkpoint.remove_leftovers(tmp_path, "step-*")
+        files.remove_leftovers(tmp_path, "step-*")
         assert sorted(os.listdir(tmp_path)) == [".model.safetensors.xyz", "step-00000001.pt.abc"]
 
     def test_none(self, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from whitebox.engine import train as training
 from whitebox.engine.checkpoint import training_states
 from whitebox.engine.evaluate import evaluate
 from whitebox.engine.train import MetricsLog, StepTimes, learning_rate, train
-from whitebox.errors import ConfigError, DataError, TrainingError
+from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
 
 TINY = {**child_runs.TINY, "encoder.depth": 1, "train.save_every_steps": None}
 
@@ -144,7 +144,7 @@ def test_the_last_evaluation_is_logged_once(tmp_path: Path) -> None:
 
 def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "nowhere" / "metrics.jsonl", first_step=0, steps=4)
-    with pytest.raises(TrainingError, match=r"Cannot write .*metrics.jsonl: No such file or directory; free some"):
+    with pytest.raises(OutputError, match=r"Cannot write .*metrics.jsonl: No such file or directory; free some"):
         log.write({"step": 1})
 
 
@@ -273,7 +273,7 @@ class TestWhatStopsIt:
 
     def test_an_output_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
-        with pytest.raises(TrainingError, match=r"Cannot write .*config.yaml: Not a directory"):
+        with pytest.raises(OutputError, match=r"Cannot write .*config.yaml: Not a directory"):
             train(config(), tmp_path / "file" / "run", Quiet())
 
     @pytest.mark.parametrize("workers", [0, 1])

@@ -2,20 +2,15 @@
 
 ``model.safetensors`` holds the weights; its header holds a JSON text under ``whitebox``: config, classes, palette,
 versions and git commit, so the file alone is enough to rebuild the model. ``checkpoints/step-STEP-SHA256.pt`` holds
-what resume needs; its checksum is in the name, so file and checksum appear in one rename. Every file is written to a
-temporary name in the same folder, flushed to the disk, and renamed: a reader sees the old file or the new one.
+what resume needs; its checksum is in the name, so file and checksum appear in one rename (see whitebox/files.py).
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +22,8 @@ from torch import Tensor
 
 from whitebox import config as configuration
 from whitebox.config import RunConfig
-from whitebox.errors import CheckpointError, ConfigError, TrainingError
+from whitebox.errors import CheckpointError, ConfigError
+from whitebox.files import write_atomically
 from whitebox.models import Segmentor, build
 from whitebox.models.weights import load_strictly, read_pickle, read_tensors
 from whitebox.versions import versions
@@ -38,67 +34,6 @@ log = logging.getLogger("whitebox")
 
 KEPT = 2  # training states
 _STATE = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of the file
-
-
-def write_atomically(path: Path, write: Callable[[Path], Path | None]) -> None:
-    """Call ``write`` on a temporary file beside ``path``, flush it to the disk, and rename it.
-
-    ``write`` may return another path to rename to, where the name depends on the content.
-
-    Raises:
-        TrainingError: the disk or the permissions do not allow it; an existing ``path`` is untouched.
-    """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        final = write(Path(temporary)) or path
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, final)
-        _flush_folder(path.parent)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise TrainingError(f"Cannot write {path}: {reason}; free some space or choose another folder.") from error
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
-            raise
-    finally:
-        os.close(handle)
-
-
-def remove_leftovers(folder: Path, name: str) -> None:
-    """Delete what a killed process left of its attempt to write files named like ``name`` (a shell pattern)."""
-    for path in folder.glob(f".{name}.*"):
-        path.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically and return its path.
-
-    Raises:
-        TrainingError: see ``write_atomically``.
-    """
-
-    def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
-    return path
 
 
 def save_model(path: Path, model: Segmentor, config: RunConfig, weights: dict[str, Tensor] | None = None) -> None:
@@ -186,7 +121,7 @@ def save_training_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write ``state`` (tensors and plain containers) as the newest of the run, and keep the ``KEPT`` newest.
 
     Raises:
-        TrainingError: it cannot be written; the older states are untouched.
+        OutputError: it cannot be written; the older states are untouched.
     """
     path = folder / f"step-{step:08d}.pt"
     final = path

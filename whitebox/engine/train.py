@@ -51,7 +51,8 @@ from whitebox.engine.adapt import StochasticDepth, recompute_layers
 from whitebox.engine.distributed import StopRequested, StopSignals, evaluate_together, gathered, join, on_main
 from whitebox.engine.evaluate import Evaluation
 from whitebox.engine.metrics import Scores, scores
-from whitebox.errors import ConfigError, DataError, TrainingError, WhiteboxError
+from whitebox.errors import ConfigError, DataError, OutputError, TrainingError, WhiteboxError
+from whitebox.files import remove_leftovers, write_text
 from whitebox.models import Segmentor, build
 from whitebox.models.weights import load_strictly
 
@@ -234,7 +235,8 @@ def train(
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; the state is saved.
-        TrainingError: the folder holds another run, cannot be written, or the loss is not finite.
+        TrainingError: the folder holds another run, or the loss is not finite.
+        OutputError: the folder cannot be written.
         ConfigError: the configuration cannot be used here, or differs from that of the run to resume.
         DataError, ModelError, CheckpointError: see there.
     """
@@ -419,9 +421,9 @@ class _Run:
 
     def _begin(self) -> None:
         for name in ("config.yaml", "metrics.jsonl", checkpoint.WEIGHTS):
-            checkpoint.remove_leftovers(self.folder, name)
-        checkpoint.remove_leftovers(self.folder / "checkpoints", "step-*")
-        checkpoint.write_text(self.folder / "config.yaml", configuration.to_yaml(self.config))
+            remove_leftovers(self.folder, name)
+        remove_leftovers(self.folder / "checkpoints", "step-*")
+        write_text(self.folder / "config.yaml", configuration.to_yaml(self.config))
         self.log.begin()
 
     def train(self) -> tuple[Segmentor, Evaluation]:
@@ -511,12 +513,12 @@ class _Run:
             try:  # in this order: a state that is there has its weights beside it
                 checkpoint.save_model(self.folder / checkpoint.WEIGHTS, self.learner.built, self.config, weights)
                 checkpoint.save_training_state(states, self.step, state)
-            except TrainingError as error:
+            except OutputError as error:
                 kept = checkpoint.training_states(states)
                 if not kept:
                     raise
                 step = checkpoint.state_step(kept[-1])
-                raise TrainingError(f"{error} The state of step {step} is kept: --resume goes on from it.") from error
+                raise OutputError(f"{error} The state of step {step} is kept: --resume goes on from it.") from error
 
         on_main(write)
         self.saved_at = self.step
@@ -581,22 +583,20 @@ class MetricsLog:
 
     def begin(self) -> None:
         """Write the lines that are kept."""
-        checkpoint.write_text(self.path, "".join(f"{line}\n" for line in self.lines))
+        write_text(self.path, "".join(f"{line}\n" for line in self.lines))
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line.
 
         Raises:
-            TrainingError: the disk does not take it.
+            OutputError: the disk does not take it.
         """
         clean = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in line.items()}
         try:
             with self.path.open("a", encoding="utf-8") as opened:
                 opened.write(json.dumps(clean) + "\n")
         except OSError as error:
-            raise TrainingError(
-                f"Cannot write {self.path}: {error.strerror}; free some space, then --resume."
-            ) from error
+            raise OutputError(f"Cannot write {self.path}: {error.strerror}; free some space, then --resume.") from error
 
 
 def _find_state(config: RunConfig, folder: Path, resume: bool, allow_changes: bool) -> dict[str, Any] | None:

@@ -1,0 +1,77 @@
+"""Writing files so that a reader sees the old one or the new one, whatever happens in between.
+
+Every file is written to a temporary name in the same folder, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from whitebox.errors import OutputError
+
+
+def write_atomically(path: Path, write: Callable[[Path], Path | None]) -> None:
+    """Call ``write`` on a temporary file beside ``path``, flush it to the disk, and rename it.
+
+    ``write`` may return another path to rename to, where the name depends on the content.
+
+    Raises:
+        OutputError: the disk or the permissions do not allow it; an existing ``path`` is untouched.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        final = write(Path(temporary)) or path
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, final)
+        _flush_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OutputError(f"Cannot write {path}: {reason}; free some space or choose another folder.") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Delete what a killed process left of its attempt to write files named like ``name`` (a shell pattern)."""
+    for path in folder.glob(f".{name}.*"):
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically and return its path.
+
+    Raises:
+        OutputError: see ``write_atomically``.
+    """
+
+    def write(target: Path) -> None:
+        target.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+    return path
