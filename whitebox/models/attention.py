@@ -11,7 +11,7 @@ of ViT.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,23 @@ from torch import Tensor, nn
 
 from whitebox.models.taps import Tap
 
-__all__ = ["MHSA", "SubspaceAttention", "attention_weights", "mhsa_weights"]
+__all__ = ["MHSA", "SubspaceAttention", "SubspaceLayer", "attention_weights", "mhsa_weights", "subspace_layers"]
+
+
+@runtime_checkable
+class SubspaceLayer(Protocol):
+    """A layer with one subspace (or, in a black-box layer, what stands in its place) per head."""
+
+    @property
+    def bases(self) -> Tensor: ...  # (H, P, D)
+
+    @property
+    def norm(self) -> nn.LayerNorm: ...  # applied to the tokens before they are projected
+
+
+def subspace_layers(model: nn.Module) -> dict[str, SubspaceLayer]:
+    """The layers of ``model`` that have ``bases``, by module name, in order; empty for a linear decoder."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, SubspaceLayer)}
 
 
 def attention_weights(q_BHMP: Tensor, k_BHNP: Tensor, scale: float) -> Tensor:

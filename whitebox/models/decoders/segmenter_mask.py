@@ -42,7 +42,12 @@ class SegmenterMaskConfig:
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm Transformer block whose whole change of the tokens is its ``update``."""
+    """Pre-norm Transformer block whose whole change of the tokens is its ``update``.
+
+    Attributes:
+        bases: (H, P, D), the query projection of each head, P = D / H. A black-box block has no subspaces; DEPICT
+            (arXiv 2411.03033, figure 8) shows this projection in their place.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float, drop_path: float) -> None:
         super().__init__()
@@ -54,6 +59,17 @@ class TransformerBlock(nn.Module):
         self.attention = Tap()
         self.update = Tap()
         self.tokens = Tap()
+
+    @property
+    def bases(self) -> Tensor:
+        """Query projection, (H, P, D)."""
+        query_DD = self.attn.qkv.weight[: self.attn.qkv.in_features]
+        return query_DD.unflatten(0, (self.attn.num_heads, self.attn.head_dim))
+
+    @property
+    def norm(self) -> nn.LayerNorm:
+        """What the attention applies to the tokens first."""
+        return self.norm1
 
     def forward(self, z_BND: Tensor) -> Tensor:
         y_BND = self.norm1(z_BND)
