@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMN = 3.5  # inches, the width of one column
+COLUMN, PAGE = 3.5, 7.2  # inches, the width of one column and of a page
 DPI = 220  # of the PNG
 
 
@@ -87,8 +87,8 @@ def training_curves(metrics: str | os.PathLike[str], output: str | os.PathLike[s
     dots = "o" if len(training) < 10 else ""  # a line through one point is invisible
     has_validation = not validation.empty
     heights = [3.0, 3.0, 1.5] if has_validation else [3.0, 1.5]
-    with _style() as colours:
-        figure = _figure(0.5 + 0.42 * sum(heights))
+    with figure_style() as colours:
+        figure = new_figure(0.5 + 0.42 * sum(heights))
         panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
         loss, rate = panels[0], panels[-1]
         loss.plot(training["step"], training["loss"], color=colours[0], alpha=0.3, linewidth=0.7, label="as logged")
@@ -116,7 +116,7 @@ def training_curves(metrics: str | os.PathLike[str], output: str | os.PathLike[s
         rate.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         rate.xaxis.set_major_formatter(EngFormatter(sep=""))  # 120k
         figure.align_ylabels(list(panels))
-        return _save(figure, output)
+        return save_figure(figure, output)
 
 
 def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) -> list[Path]:
@@ -149,8 +149,8 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
     names = sorted(mean, key=lambda name: (math.isnan(mean[name]), -mean[name]))
 
     thickness = 0.8 / len(records)  # of a bar; one class takes 1
-    with _style() as colours:
-        figure = _figure(0.75 + (len(names) + 1.4) * max(0.17, 0.085 * len(records)))
+    with figure_style() as colours:
+        figure = new_figure(0.75 + (len(names) + 1.4) * max(0.17, 0.085 * len(records)))
         axes = figure.subplots()
         axes.grid(visible=False, axis="y")
         for index, (record, table) in enumerate(zip(records, tables, strict=True)):
@@ -174,7 +174,7 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"IoU (%) and 95 % interval, {first.data.name} {first.data.split} (n = {first.n})")
         figure.legend(loc="outside upper center", ncols=min(len(records), 2))
-        return _save(figure, output)
+        return save_figure(figure, output)
 
 
 def _interval(axes: Axes, centre: float, bar: Estimate) -> None:
@@ -190,7 +190,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[list[tuple[float, float, float]]]:
+def figure_style() -> Iterator[list[tuple[float, float, float]]]:
     """The look of all figures, for the length of a block; gives the colours."""
     import matplotlib as mpl
     import seaborn as sns
@@ -216,16 +216,17 @@ def _style() -> Iterator[list[tuple[float, float, float]]]:
         yield [(float(r), float(g), float(b)) for r, g, b in sns.color_palette("colorblind")]
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float, width: float = COLUMN) -> Figure:
+    """An empty figure of this size in inches, with constrained layout; never on a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(COLUMN, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, output: str | os.PathLike[str]) -> list[Path]:
+def save_figure(figure: Figure, output: str | os.PathLike[str]) -> list[Path]:
     """Write OUTPUT as PNG, and the PDF beside it."""
     stem = os.fspath(output)
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem

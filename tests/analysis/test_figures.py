@@ -42,7 +42,7 @@ def eval_record(model: str = "depict-ca-tiny", ious: tuple[float, ...] = (0.4, m
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     """The figures drawn, instead of files."""
     caught: list = []
-    monkeypatch.setattr(figures, "_save", lambda figure, output: caught.append(figure) or [])
+    monkeypatch.setattr(figures, "save_figure", lambda figure, output: caught.append(figure) or [])
     return caught
 
 

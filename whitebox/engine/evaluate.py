@@ -119,7 +119,7 @@ def evaluate(
     samples: deque[LabelledImage] = deque()  # read, but not predicted yet
 
     def images() -> Iterator[NDArray[np.uint8]]:
-        for sample in _load(dataset, indices, workers):
+        for sample in read_images(dataset, indices, workers):
             samples.append(sample)
             yield sample.image.permute(1, 2, 0).numpy()
 
@@ -143,7 +143,15 @@ def _same(sample: Any) -> Any:
     return sample
 
 
-def _load(dataset: LabelledImages, indices: range, workers: int | None) -> Iterator[LabelledImage]:
+def read_images(dataset: LabelledImages, indices: range, workers: int | None = None) -> Iterator[LabelledImage]:
+    """The images of a dataset, one after another, read ahead by other processes.
+
+    Args:
+        workers: processes; None: half the cores, at most 8.
+
+    Raises:
+        DataError: an image or label cannot be read.
+    """
     workers = default_workers() if workers is None else workers
     loader = DataLoader(
         ErrorsAsValues(dataset, len(dataset)),

@@ -24,7 +24,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -89,6 +91,26 @@ def predict_many(
     with evaluating(model):
         for photo in _through(model, photos, inference.window, inference.stride, inference.batch):
             yield photo.labels()
+
+
+class Window(NamedTuple):
+    """What a model sees of a photo in one forward pass."""
+
+    pixels_13ww: Tensor  # in [0, 1]
+    size: tuple[int, ...]  # (h, w) of the resized photo it is cut from
+    top: int  # px in the resized photo
+    left: int
+
+
+def windows(
+    image_HW3: Image, inference: InferenceConfig, data: DataConfig | None, device: torch.device
+) -> Iterator[Window]:
+    """The windows that :func:`predict_labels` shows a model at scale 1, unmirrored."""
+    single = replace(inference, scales=[1.0], flip=False)
+    photo = _Photo(_views(image_HW3, single, data), image_HW3.shape[:2])
+    for view, number, pixels_13ww in photo.windows(device, inference.window, inference.stride):
+        y, x = divmod(number, len(view.lefts))
+        yield Window(pixels_13ww, view.size, view.tops[y], view.lefts[x])
 
 
 @torch.inference_mode()

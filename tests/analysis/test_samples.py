@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from child_runs import TINY
+from PIL import Image
+
+from analysis.samples import Samples, open_photo, patch_labels, to_photo
+from whitebox.config import resolve
+from whitebox.engine.checkpoint import save_model
+from whitebox.engine.inference import predict_labels
+from whitebox.errors import ConfigError, DataError, ModelError
+from whitebox.models import build
+from whitebox.runs import Run, open_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    torch.manual_seed(0)
+    config = resolve("depict-sa-tiny", "shapes", {**TINY, "data.size": 40, "inference.window": 32})
+    model = build(config.encoder, config.decoder, 7)
+    save_model(tmp_path / "run" / "model.safetensors", model, config)
+    return open_run(tmp_path / "run", device="cpu")
+
+
+def test_windows_are_those_of_evaluation(run: Run) -> None:
+    samples = Samples(run, limit=2)
+    assert len(samples) == 2 and samples.data.images == 2
+    done = []
+    (first, second) = samples.each(lambda *at: done.append(at))
+    assert done == [(1, 2), (2, 2)]
+    assert first.pixels_B3HW.shape == (1, 3, 32, 32)  # resized to 32 px
+    assert first.labels_Bhw.shape == (1, 2, 2) and first.name != second.name
+    image = samples.dataset[0].image.permute(1, 2, 0).numpy()
+    expected = predict_labels(run.model, image, run.config.inference, run.config.data)
+    masks = run.model(first.pixels_B3HW)
+    resized = torch.nn.functional.interpolate(masks, (40, 40), mode="bilinear")[0].argmax(0)
+    assert (resized == expected).float().mean() > 0.999
+
+
+def test_majority_of_labelled_pixels() -> None:
+    label = np.full((4, 7), 255, np.uint8)
+    label[:2, :2] = [[3, 255], [3, 1]]
+    label[2:, 2:4] = [[5, 4], [4, 5]]
+    assert patch_labels(label, 2).tolist() == [[3, 255, 255, 255], [255, 4, 255, 255]]
+
+
+def test_what_samples_refuse(run: Run) -> None:
+    with pytest.raises(ConfigError, match="--limit 0 is impossible"):
+        Samples(run, limit=0)
+    with pytest.raises((ConfigError, DataError), match="nowhere"):
+        Samples(run, split="nowhere")
+    other = Run(run.name, run.weights, build(run.config.encoder, run.config.decoder, 3), run.config)
+    with pytest.raises(ModelError, match="has 3 classes and shapes has 7: measure on the dataset"):
+        Samples(other)
+
+
+def test_a_photo_keeps_its_shape(run: Run, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    photo = open_photo(tmp_path / "photo.png", run)
+    assert photo.pixels_13hw.shape == (1, 3, 32, 58) and photo.grid == (2, 4)
+    np.testing.assert_array_equal(photo.image_HW3, pixels)
+
+
+def test_patches_lie_where_they_were_seen() -> None:
+    values = torch.tensor([[[1.0, 2.0, 3.0]]])
+    shown = to_photo(values, (16, 40), (8, 20), 16, "nearest")  # the last patch is half padding
+    assert shown.shape == (1, 8, 20)
+    assert shown[0, 0].tolist() == [1.0] * 8 + [2.0] * 8 + [3.0] * 4
+    smooth = to_photo(values, (16, 40), (16, 40), 16, "bilinear")[0, 0]
+    assert smooth[0] == 1.0 and smooth[23].item() == pytest.approx(2.0, abs=0.04) and (smooth.diff() >= 0).all()

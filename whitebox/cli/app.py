@@ -1,0 +1,66 @@
+"""The Typer app, its entry point, and what its commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whitebox.errors import WhiteboxError
+
+app = typer.Typer(
+    name="whitebox",
+    help="Train, evaluate and dissect white-box decoders for semantic segmentation.",
+    epilog="Any command with --debug shows the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. optim.lr=0.01 train.epochs=20.")
+]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the datasets. Default: $WHITEBOX_DATA, else ./data.", show_default=False)
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
+Multiscale = Annotated[bool, typer.Option("--multiscale", help="Average six scales and their mirror images.")]
+RunsAndOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN]... [KEY=VALUE]...",
+        help="Run folders, model.safetensors files, official checkpoints (default: all below results/); overrides.",
+    ),
+]
+RunPath = Annotated[Path, typer.Argument(help="A run folder, a model.safetensors, or an official checkpoint.pth.")]
+
+
+def runs_and_overrides(items: list[str] | None) -> tuple[list[Path], list[str]]:
+    """Runs are what has no ``=`` (or is there as a file); without any, all finished runs below results/."""
+    from whitebox.runs import finished_runs
+
+    overrides = [item for item in items or () if "=" in item and not Path(item).exists()]
+    runs = [Path(item) for item in items or () if item not in overrides]
+    return runs or finished_runs(), overrides
+
+
+def main_process() -> bool:
+    """Whether this process speaks for all that a launcher has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def main() -> None:
+    """Entry point: one line and an exit code for what the user can mend, a traceback with --debug or for our bugs."""
+    debug = "--debug" in sys.argv or bool(os.environ.get("WHITEBOX_DEBUG"))
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except WhiteboxError as error:
+        if debug:
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line a machine: what is missing may be missing on one
+            typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
