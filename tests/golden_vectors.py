@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +53,25 @@ def vector_file(golden: Path | None, *parts: str) -> Path:
         if folder is not None and (folder.joinpath(*parts)).is_file():
             return folder.joinpath(*parts)
     pytest.skip(f"needs the golden vectors {'/'.join(parts)} in the folder `shared` beside the checkout")
+
+
+def released_segvit(shared: Path) -> dict[str, Any]:
+    """The small whole SegViT model of the vectors as mmsegmentation 0.x saves one, with the text of its config."""
+
+    def call(options: dict[str, Any]) -> str:
+        return f"dict({', '.join(f'{key}={value!r}' for key, value in options.items())})"
+
+    folder = shared / "golden" / "segvit_sed"
+    kwargs = json.loads((folder / "segvit_e2e.json").read_text())["kwargs"]
+    text = (
+        "norm_cfg = dict(type='SyncBN', requires_grad=True)\n"
+        "img_norm_cfg = dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], to_rgb=True)\n"
+        f"model = dict(backbone={call(kwargs['backbone'])}, decode_head={call(kwargs['decode_head'])},\n"
+        f"    train_cfg=dict(), test_cfg={call(kwargs['test_cfg'])})\n"
+    )
+    weights = load_file(folder / "segvit_e2e.weights.safetensors")
+    tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
+    return {"meta": {"config": text, "mmseg_version": "0.24.0"}, "state_dict": tensors}
 
 
 def real_checkpoint(golden: Path, case: str, folder: Path) -> Path:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from whitebox import config as configuration
 from whitebox.config import change, dataset_names, from_dict, model_names, resolve, to_dict, to_yaml
+from whitebox.data import dataset_info
 from whitebox.errors import ConfigError
 
 
@@ -53,7 +54,8 @@ def test_official_recipes(
 
 @pytest.mark.parametrize("model", model_names())
 def test_every_model_resolves(model: str) -> None:
-    assert model == f"{resolve(model).decoder.name}-{model.rsplit('-', 1)[1]}"
+    (size,) = {"tiny", "small", "base", "large"} & set(model.split("-"))
+    assert sorted(model.split("-")) == sorted([*resolve(model).decoder.name.split("-"), size])
 
 
 @pytest.mark.parametrize("dataset", dataset_names())
@@ -120,6 +122,19 @@ def test_files_hold_differences_only(kind: str) -> None:
         (["inference.stride=600"], r"^inference.stride=600 is impossible: at most window=512.$"),
         (["inference.scales=[]"], r"^inference.scales=\[\] is impossible"),
         (["inference.batch=0"], r"^inference.batch=0 is impossible"),
+        (["inference.scores=logits"], r"^inference.scores='logits' is impossible: choose shares or softmax.$"),
+        (["data.train_max_ratio=0"], r"^data.train_max_ratio=0.0 is impossible"),
+        (["data.max_ratio=.inf"], r"^data.max_ratio=inf is impossible"),
+        (["loss=dice"], r"^loss.name='dice' is impossible: choose cross-entropy or atm.$"),
+        (["loss=1"], r"^Unknown key 'loss'"),
+        (["loss.ignore=void"], r"^loss.ignore='void' is impossible: choose negative or mask.$"),
+        (["loss.focal=-1"], r"^loss.focal=-1.0 is impossible: it cannot be negative.$"),
+        (["loss.no_object=0"], r"^loss.no_object=0.0 is impossible: it must be above 0.$"),
+        (["optim.warmup_ratio=0"], r"^optim.warmup_ratio=0.0 is impossible: it lies in \(0, 1\].$"),
+        (["optim.decoder_lr=0"], r"^optim.decoder_lr=0.0 is impossible"),
+        (["train.steps=0"], r"^train.steps=0 is impossible: it must be at least 1, or null.$"),
+        (["encoder.positions=linear"], r"^encoder.positions='linear' is impossible: choose segmenter, mmseg or timm.$"),
+        (["encoder.shrink=4"], r"^encoder.shrink=4 is impossible: a class token has no place on the grid"),
     ],
 )
 def test_one_line_errors(overrides: list[str], message: str) -> None:
@@ -138,6 +153,51 @@ def test_unknown_names() -> None:
 def test_another_decoder_brings_its_own_keys() -> None:
     config = resolve("depict-sa-tiny", None, ["decoder.name=segmenter-mask", "decoder.width=64"])
     assert (config.decoder.name, config.decoder.width) == ("segmenter-mask", 64)
+
+
+def test_a_section_is_named_in_short() -> None:
+    config = resolve("depict-sa-tiny", "shapes", ["loss=atm", "decoder=segvit", "optim=sgd", "decoder.layers=2"])
+    assert (config.loss.name, config.decoder.name, config.optim.name, config.decoder.layers) == (
+        "atm",
+        "segvit",
+        "sgd",
+        2,
+    )
+    assert resolve("depict-sa-tiny", None, {"loss": "atm", "encoder": "vit_small_patch16_384"}).loss.name == "atm"
+    assert resolve("segvit-tiny").loss.name == "atm"
+    assert resolve("depict-sa-tiny").loss.name == "cross-entropy"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "crop", "stride", "train_ratio", "ratio", "power", "decay", "steps"),
+    [  # shared/reference/segvit_sed.md, section A7; a ratio of 100 stands for no limit
+        ("ade20k-segvit", 150, 640, 608, None, 3.2, 1.0, 0.01, 160_000),
+        ("coco-stuff10k-segvit", 171, 512, 341, 4.0, 100.0, 2.0, 0.02, 80_000),
+        ("pascal-context-segvit", 60, 480, 320, 1.0, 100.0, 1.0, 0.03, 80_000),
+        ("pascal-context-59-segvit", 59, 480, 320, 1.0, 100.0, 1.0, 0.03, 80_000),
+    ],
+)
+def test_recipes_of_segvit(
+    dataset: str,
+    classes: int,
+    crop: int,
+    stride: int,
+    train_ratio: float | None,
+    ratio: float,
+    power: float,
+    decay: float,
+    steps: int,
+) -> None:
+    config = resolve("segvit-large", dataset)
+    data, optim = config.data, config.optim
+    assert len(dataset_info(data)[0]) == classes
+    assert (data.crop, data.train_max_ratio, data.max_ratio) == (crop, train_ratio, ratio)
+    assert data.resize == (520 if crop == 480 else crop)
+    assert (config.inference.window, config.inference.stride, config.encoder.image_size) == (crop, stride, crop)
+    assert (optim.name, optim.lr, optim.min_lr, optim.power, optim.weight_decay) == ("adamw", 2e-5, 0, power, decay)
+    assert (optim.warmup_steps, optim.warmup_ratio, optim.clip_grad) == (1500, 1e-6, 35)
+    assert (optim.decoder_lr, optim.decay_norms) == (10, False)
+    assert (config.train.steps, config.train.batch_size, config.loss.name) == (steps, 16, "atm")
 
 
 def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,9 @@ from whitebox.config import RunConfig, resolve
 from whitebox.engine.checkpoint import WEIGHTS, load_weights
 from whitebox.errors import CheckpointError
 from whitebox.interop.official import load_official
+from whitebox.interop.segvit import is_segvit, load_segvit
 from whitebox.models import Segmentor, build
+from whitebox.models.weights import read_pickle
 
 log = logging.getLogger("whitebox")
 
@@ -51,7 +53,10 @@ def load_model(path: str | os.PathLike[str]) -> Segmentor:
 def load_run(path: Path) -> tuple[Segmentor, RunConfig]:
     """As ``load_model``, with the configuration the weights were trained with."""
     path = weights_file(path)
-    return load_weights(path) if path.suffix == ".safetensors" else load_official(path)
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    checkpoint = read_pickle(path)
+    return load_segvit(checkpoint, str(path)) if is_segvit(checkpoint) else load_official(path)
 
 
 def weights_file(path: Path) -> Path:

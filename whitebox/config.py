@@ -38,6 +38,7 @@ class DataConfig:
     image_suffix: str = ""  # only for kind=folder; empty: any of jpg, jpeg, png, bmp, tif, tiff, webp
     resize: int = 512  # px, short side
     max_ratio: float = 4.0  # long side is at most max_ratio * resize before scaling
+    train_max_ratio: float | None = None  # in training; null: max_ratio
     scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0])
     crop: int = 512  # px, square
     cat_max_ratio: float = 0.75  # largest share of one class in a crop
@@ -63,7 +64,29 @@ class DataConfig:
         )
         require(0 < self.cat_max_ratio <= 1, "data.cat_max_ratio", self.cat_max_ratio, "it lies in (0, 1]")
         require(0 <= self.flip <= 1, "data.flip", self.flip, "a probability lies in [0, 1]")
-        require(self.max_ratio >= 1, "data.max_ratio", self.max_ratio, "it must be at least 1")
+        for key in ("max_ratio", "train_max_ratio"):
+            value = getattr(self, key)
+            require(value is None or 1 <= value < math.inf, f"data.{key}", value, "it must be at least 1")
+
+
+@dataclass
+class LossConfig:
+    """What a training minimises, see ``whitebox.models.losses``; all but the name only for atm."""
+
+    name: str = "cross-entropy"  # cross-entropy | atm
+    ignore: str = "negative"  # pixels without a label: negative, as in the released code of SegViT | mask, left out
+    classification: float = 1.0  # weights of the terms
+    focal: float = 20.0
+    dice: float = 1.0
+    no_object: float = 0.1  # weight of a class that is not in an image
+
+    def __post_init__(self) -> None:
+        require(self.name in ("cross-entropy", "atm"), "loss.name", self.name, "choose cross-entropy or atm")
+        require(self.ignore in ("negative", "mask"), "loss.ignore", self.ignore, "choose negative or mask")
+        for key in ("classification", "focal", "dice"):
+            value = getattr(self, key)
+            require(0 <= value < math.inf, f"loss.{key}", value, "it cannot be negative")
+        require(0 < self.no_object < math.inf, "loss.no_object", self.no_object, "it must be above 0")
 
 
 @dataclass
@@ -75,9 +98,12 @@ class OptimConfig:
     min_lr: float = 1e-5
     power: float = 0.9  # polynomial decay, per optimiser step
     warmup_steps: int = 0  # linear, from 0
+    warmup_ratio: float | None = None  # share of the rate at the first step; null: 1 / (warmup_steps + 1)
     momentum: float = 0.9  # only for sgd, Nesterov
     weight_decay: float = 0.0
     clip_grad: float | None = None  # largest L2 norm of all gradients
+    decoder_lr: float = 1.0  # the decoder's rate is so many times lr
+    decay_norms: bool = True  # false: no weight decay of the encoder's LayerNorms
 
     def __post_init__(self) -> None:
         require(self.name in ("sgd", "adamw"), "optim.name", self.name, "choose sgd or adamw")
@@ -87,6 +113,9 @@ class OptimConfig:
         require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "it cannot be negative")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "it lies in [0, 1)")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "it cannot be negative")
+        known = self.warmup_ratio is None or 0 < self.warmup_ratio <= 1
+        require(known, "optim.warmup_ratio", self.warmup_ratio, "it lies in (0, 1]")
+        require(0 < self.decoder_lr < math.inf, "optim.decoder_lr", self.decoder_lr, "it must be above 0")
         require(self.clip_grad is None or self.clip_grad > 0, "optim.clip_grad", self.clip_grad, "it must be above 0")
 
 
@@ -95,6 +124,7 @@ class TrainConfig:
     """The training loop."""
 
     epochs: int = 64
+    steps: int | None = None  # optimiser steps, instead of epochs
     batch_size: int = 8  # total over processes and accumulation: what the recipe means
     micro_batch: int | None = None  # images in one forward pass; null: as many as batch_size
     precision: str = "fp32"  # fp32 | bf16 | fp16
@@ -118,6 +148,7 @@ class TrainConfig:
             self.save_every_steps,
             "it must be at least 1, or null",
         )
+        require(self.steps is None or self.steps >= 1, "train.steps", self.steps, "it must be at least 1, or null")
         require(self.ema is None or 0 < self.ema < 1, "train.ema", self.ema, "a decay lies in (0, 1)")
         require(self.seed >= 0, "train.seed", self.seed, "it cannot be negative")
         require(self.eval_every >= 0, "train.eval_every", self.eval_every, "it cannot be negative")
@@ -144,6 +175,9 @@ class InferenceConfig:
     batch: int = 4  # windows in one forward pass
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False  # also the mirrored image
+    scores: str = (
+        "shares"  # probabilities of a model that gives scores: shares of their sum | softmax (released SegViT)
+    )
 
     def __post_init__(self) -> None:
         for key in ("window", "stride", "batch"):
@@ -155,6 +189,7 @@ class InferenceConfig:
             list(self.scales),
             "it takes numbers above 0",
         )
+        require(self.scores in ("shares", "softmax"), "inference.scores", self.scores, "choose shares or softmax")
 
 
 MULTISCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -168,6 +203,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     encoder: Any
     decoder: Any
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
@@ -219,6 +255,14 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         except Exception as error:  # the YAML reader's own errors have several unrelated bases
             raise ConfigError(f"The value of {key.strip()!r} cannot be read: {str(error).splitlines()[0]}.") from error
     return parsed
+
+
+def _named(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """``loss=atm`` means ``loss.name=atm``, and so for every section that has a name."""
+    sections = ("encoder", "decoder", "loss", "optim")
+    return {
+        f"{key}.name" if key in sections and isinstance(value, str) else key: value for key, value in chosen.items()
+    }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -279,7 +323,7 @@ def resolve(
     Raises:
         ConfigError: unknown name or key, wrong type, impossible value.
     """
-    chosen = flatten(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    chosen = _named(flatten(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides))
     layers = [(flatten(_as_dict(_read_named("model", model, model_names()))), f" in configs/models/{model}.yaml")]
     if dataset is not None:
         layers.append(
@@ -313,7 +357,7 @@ def change(
     """
     chosen = parse_overrides(overrides)
     for key in chosen:
-        if key.split(".")[0] in ("model", "encoder", "decoder", "optim", "train"):
+        if key.split(".")[0] in ("model", "encoder", "decoder", "loss", "optim", "train"):
             raise ConfigError(f"{key} was fixed by the training: only data.* and inference.* can change afterwards.")
     saved = to_dict(config)
     layers: list[tuple[dict[str, Any], str]] = []

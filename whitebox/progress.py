@@ -52,10 +52,11 @@ class TrainingProgress:
     def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
         self.bars.start()  # not before: of several processes only the main one comes here
         resumed = f", resumed at step {first_step}" if first_step else ""
+        epochs = config.train.epochs
+        length = f"{epochs} epochs of {steps // epochs} steps" if config.train.steps is None else f"{steps} steps"
         self.console.print(
-            f"Training {config.model} on {config.data.name}: {train_images} images, {config.train.epochs} epochs of "
-            f"{steps // config.train.epochs} steps, batch {config.train.batch_size}, {val_images} validation images"
-            f"{resumed}",
+            f"Training {config.model} on {config.data.name}: {train_images} images, {length}, "
+            f"batch {config.train.batch_size}, {val_images} validation images{resumed}",
             highlight=False,
             soft_wrap=True,
         )

@@ -346,7 +346,7 @@ def test_other_arrays_are_an_error(model, wrong, function):
 
 GOLDEN = [
     f"{family}{variant}"
-    for family in ("depict_sa", "depict_ca", "segmenter_linear", "segmenter_mask")
+    for family in ("cbsa", "depict_sa", "depict_ca", "segmenter_linear", "segmenter_mask")
     for variant in ("", "_deit")
 ]
 RUNS = ["ss", "ss_flip", "ss_stride_eq_window", "ms", "ms_flip"]

@@ -32,7 +32,8 @@ def random_key(seed: int, epoch: int, index: int) -> npt.NDArray[np.uint32]:
 
 
 @contextmanager
-def _numpy_seeded(key: npt.NDArray[np.uint32]) -> Iterator[None]:
+def numpy_seeded(key: npt.NDArray[np.uint32]) -> Iterator[None]:
+    """Inside the block NumPy's global generator starts from ``key``; after it, it goes on from where it was."""
     before = np.random.get_state()  # noqa: NPY002, it is what the transforms draw from
     np.random.seed(key)  # noqa: NPY002
     try:
@@ -90,7 +91,7 @@ def augment(
     """
     low, high = config.scale_range
     chain = _transforms(
-        (int(config.max_ratio * config.resize), config.resize),
+        (int((config.train_max_ratio or config.max_ratio) * config.resize), config.resize),
         (float(low), float(high)),
         config.crop,
         config.cat_max_ratio,
@@ -104,7 +105,7 @@ def augment(
         "seg_fields": ["gt_seg_map"],
         "img_shape": image_HW3.shape[:2],
     }
-    with _numpy_seeded(key):
+    with numpy_seeded(key):
         for transform in chain:
             results = transform(results)
     view, view_label = results["img"][..., ::-1], results["gt_seg_map"]

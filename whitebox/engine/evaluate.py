@@ -94,25 +94,7 @@ def evaluate(
         DataError: there are no images, or one cannot be read, or its label does not fit it or the classes.
         ConfigError: ``limit`` below 1.
     """
-    known, wanted = int(model.num_classes), len(dataset.classes)  # type: ignore[arg-type]
-    if known != wanted:
-        raise ModelError(
-            f"The model has {known} classes and the dataset has {wanted} ({', '.join(dataset.classes[:3])}, ...): "
-            "evaluate on the dataset the model was trained for."
-        )
-    called = tuple(getattr(model, "classes", dataset.classes))
-    if called not in (dataset.classes, unnamed_classes(known)):  # some official checkpoints do not say their classes
-        index = next(index for index in range(known) if called[index] != dataset.classes[index])
-        raise ModelError(
-            f"Class {index} is {called[index]!r} for the model and {dataset.classes[index]!r} in the dataset: "
-            "evaluate on the dataset the model was trained for."
-        )
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit={limit} is impossible: it must be at least 1.")
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    if total == 0:
-        raise DataError("The dataset has no images to evaluate: check its folder and split.")
-
+    known, total = int(model.num_classes), images_to_evaluate(model, dataset, limit)  # type: ignore[arg-type]
     names: list[str] = []
     counts: list[Tensor] = []
     indices = range(shard[0], total, shard[1])
@@ -137,6 +119,33 @@ def evaluate(
                 on_image(index, sample, prediction_HW)
     counts_N3K = torch.stack(counts).numpy() if counts else np.zeros((0, 3, known), np.int64)
     return Evaluation(tuple(names), counts_N3K)
+
+
+def images_to_evaluate(model: nn.Module, dataset: LabelledImages, limit: int | None) -> int:
+    """How many images of ``dataset`` an evaluation takes.
+
+    Raises:
+        ModelError, DataError, ConfigError: as :func:`evaluate`, before anything is read.
+    """
+    known, wanted = int(model.num_classes), len(dataset.classes)  # type: ignore[arg-type]
+    if known != wanted:
+        raise ModelError(
+            f"The model has {known} classes and the dataset has {wanted} ({', '.join(dataset.classes[:3])}, ...): "
+            "evaluate on the dataset the model was trained for."
+        )
+    called = tuple(getattr(model, "classes", dataset.classes))
+    if called not in (dataset.classes, unnamed_classes(known)):  # some official checkpoints do not say their classes
+        index = next(index for index in range(known) if called[index] != dataset.classes[index])
+        raise ModelError(
+            f"Class {index} is {called[index]!r} for the model and {dataset.classes[index]!r} in the dataset: "
+            "evaluate on the dataset the model was trained for."
+        )
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit} is impossible: it must be at least 1.")
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    if total == 0:
+        raise DataError("The dataset has no images to evaluate: check its folder and split.")
+    return total
 
 
 def _same(sample: Any) -> Any:

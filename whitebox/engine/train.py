@@ -1,14 +1,14 @@
 """The training loop.
 
 Schedule and loss follow Segmenter's official code: SGD with Nesterov momentum, polynomial decay per step to
-``min_lr``, and cross-entropy over the valid pixels at full resolution. A batch may be split over processes and over
-forward passes (``train.micro_batch``); the loss is always the mean over the valid pixels of the whole batch, so the
-split changes nothing but memory. Every random number is a function of (seed, step) or (seed, epoch, index): nothing
-depends on what ran before.
+``min_lr``, and cross-entropy over the valid pixels at full resolution; another loss is another part
+(``whitebox.models.losses``). A batch may be split over processes and over forward passes (``train.micro_batch``); the
+loss is always that of the whole batch, so the split changes nothing but memory. Every random number is a function of
+(seed, step) or (seed, epoch, index): nothing depends on what ran before.
 
-With several processes the main one writes and reports. Before each update they agree, in one message, on the number
-of valid pixels, on whether one could not read its images, and on whether one was told to stop: so all of them go on,
-fail or stop at the same step.
+With several processes the main one writes and reports. Before each update they agree, in one message, on the numbers
+that the loss divides by, on whether one could not read its images, and on whether one was told to stop: so all of them
+go on, fail or stop at the same step.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils.data import DataLoader, Sampler
 
 from whitebox import config as configuration
-from whitebox.config import OptimConfig, RunConfig
+from whitebox.config import RunConfig
 from whitebox.data import Sample, build_dataset, dataset_info
 from whitebox.data.loading import ErrorsAsValues, default_workers, ignore_signals
 from whitebox.data.sampler import EpochSampler
@@ -51,6 +51,7 @@ from whitebox.engine.adapt import StochasticDepth, recompute_layers
 from whitebox.engine.distributed import StopRequested, StopSignals, evaluate_together, gathered, join, on_main
 from whitebox.engine.evaluate import Evaluation
 from whitebox.engine.metrics import Scores, scores
+from whitebox.engine.recipe import build_loss, build_optimizer, learning_rate
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError, WhiteboxError
 from whitebox.files import remove_leftovers, write_text
 from whitebox.models import Segmentor, build
@@ -136,27 +137,8 @@ class StepTimes:
         self.waited += (waited - self.waited) / self.steps
 
 
-def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
-    """Rate of the update number ``step`` (from 0): (lr - min_lr)(1 - step/steps)^power + min_lr, after linear warm-up.
-
-    Source: official ``segm/optim/scheduler.py``; constant ``min_lr`` after the last step.
-    """
-    decayed = (optim.lr - optim.min_lr) * max(0.0, 1 - step / steps) ** optim.power + optim.min_lr
-    return decayed * min(1.0, (step + 1) / (optim.warmup_steps + 1))
-
-
-def build_optimizer(model: torch.nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """SGD (Nesterov, one parameter group) or AdamW over the parameters that are trained."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if optim.name == "adamw":
-        return torch.optim.AdamW(trained, lr=optim.lr, weight_decay=optim.weight_decay)
-    return torch.optim.SGD(
-        trained, lr=optim.lr, momentum=optim.momentum, nesterov=optim.momentum > 0, weight_decay=optim.weight_decay
-    )
-
-
 def summed_loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy summed over the valid pixels; label 255 is ignored."""
+    """Sums of the model's loss, see ``whitebox.models.losses``; label 255 is ignored."""
     return cast(Tensor, model(images, labels))
 
 
@@ -201,7 +183,7 @@ def _collate(loaded: tuple[list[Sample | WhiteboxError], float]) -> _Batch:
     samples: list[Sample] = []
     for sample in loaded[0]:
         if isinstance(sample, WhiteboxError):
-            return _Batch(torch.empty(0), torch.empty(0, dtype=torch.uint8), [], 0.0, sample)
+            return _Batch(torch.empty(0), torch.empty(0, 0, 0, dtype=torch.uint8), [], 0.0, sample)
         samples.append(sample)
     return _Batch(
         torch.stack([sample.image for sample in samples]),
@@ -270,7 +252,9 @@ class _Learner:
         if config.train.checkpointing:
             recompute_layers(built)
         self.depth = StochasticDepth(built)
+        built.loss = self.loss = build_loss(config.loss)
         optimizer = build_optimizer(built, config.optim)
+        self.rates = [group["lr"] / config.optim.lr for group in optimizer.param_groups]
         chosen = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         if state is not None:
             load_strictly(built, state["model"], "The training state", "whitebox weights")
@@ -280,8 +264,12 @@ class _Learner:
         self.model, self.optimizer = accelerator.prepare(built, optimizer)
         if config.train.compile:
             self.model = torch.compile(self.model, backend=COMPILER)
-        saved = state["optimizer"] if state is not None else None
-        if saved is not None and saved["name"] == config.optim.name and saved["state"]["state"]:
+        saved: dict[str, Any] = state["optimizer"] if state is not None else {"name": None}
+        if (
+            saved["name"] == config.optim.name
+            and saved["state"]["state"]
+            and len(saved["state"]["param_groups"]) == len(chosen)  # else decoder_lr or decay_norms were changed
+        ):
             set_optimizer_state_dict(built, self.optimizer.optimizer, saved["state"], options=_WHOLE)
             for group, settings in zip(self.optimizer.param_groups, chosen, strict=True):
                 group.update(settings)
@@ -302,17 +290,16 @@ class _Learner:
         """
         config, accelerator = self.config, self.accelerator
         processes, device = accelerator.num_processes, accelerator.device
-        agreed = torch.tensor(
-            [int((batch.labels != 255).sum()), int(signals.received is not None), int(batch.error is not None)]
-        ).to(device)
-        valid, told_to_stop, failed = cast(Tensor, accelerator.reduce(agreed, reduction="sum")).tolist()
+        own = self.loss.counts(batch.labels, self.built.num_classes)
+        agreed = torch.tensor([*own, int(signals.received is not None), int(batch.error is not None)]).to(device)
+        *counts, told_to_stop, failed = cast(Tensor, accelerator.reduce(agreed, reduction="sum")).tolist()
         if failed:
             raise next(error for error in gathered(batch.error) if error is not None)
         if told_to_stop:
             raise StopRequested("A process was told to stop.")
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, times in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * times
         torch.manual_seed(_seed(config.train.seed, step, accelerator.process_index))
         uniform_LB = self.depth.draw(_seed(config.train.seed, step), config.train.batch_size)
         uniform_LB = uniform_LB[:, accelerator.process_index :: processes].to(device)
@@ -325,7 +312,7 @@ class _Learner:
             labels = batch.labels[start : start + micro].to(device, non_blocking=True)
             self.depth.use(uniform_LB[:, start : start + micro])
             with accelerator.no_sync(self.model) if start != starts[-1] else nullcontext():
-                loss = summed_loss(self.model, images, labels) / max(1, valid)
+                loss = self.loss.mean(summed_loss(self.model, images, labels), counts)
                 # processes average their gradients; the loss is a sum over all of them
                 accelerator.backward(loss * processes)
             total += loss.detach()
@@ -396,7 +383,7 @@ class _Run:
                 f"{config.data.name} has {len(self.train_set)} training images, fewer than one batch: "
                 f"set train.batch_size to at most {len(self.train_set)}."
             )
-        self.steps = self.steps_per_epoch * config.train.epochs
+        self.steps = config.train.steps or self.steps_per_epoch * config.train.epochs
         self.step = self.saved_at = self.first_step = min(int(state["step"]), self.steps) if state is not None else 0
         self.learner = _Learner(built, config, accelerator, state)
 
@@ -432,9 +419,9 @@ class _Run:
         if self._evaluation_due() and not self._evaluated():  # it was killed after saving, before evaluating
             self._validate(self.learner.evaluated())
         times = StepTimes(self.workers)
-        for epoch in range(self.step // self.steps_per_epoch, self.config.train.epochs):
-            seen = (self.step - epoch * self.steps_per_epoch) * self.config.train.batch_size
-            self.sampler.set_epoch(epoch, skip=seen)
+        while self.step < self.steps:
+            epoch, within = divmod(self.step, self.steps_per_epoch)
+            self.sampler.set_epoch(epoch, skip=within * self.config.train.batch_size)
             self._epoch(epoch, times)
             if self._evaluation_due():
                 self._validate(self.learner.evaluated())
@@ -486,6 +473,8 @@ class _Run:
             self.reporter.stepped(self.step)
             if self._save_due():
                 self._save()
+            if self.step == self.steps:
+                return
             waiting = time.perf_counter()
 
     def _refuse(self, loss: float, norm: float, epoch: int, rate: float, names: list[str]) -> NoReturn:
@@ -644,7 +633,7 @@ def _check_trackers(config: RunConfig) -> None:
 
 
 def _check_same(saved: dict[str, Any], config: RunConfig, folder: Path) -> None:
-    was = configuration.flatten(saved)
+    was = configuration.flatten(configuration.to_dict(configuration.from_dict(saved)))  # with keys it did not know
     now = configuration.flatten(configuration.to_dict(config))
     changed = [
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"

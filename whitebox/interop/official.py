@@ -1,4 +1,4 @@
-"""Checkpoints of the official DEPICT and Segmenter code: ``checkpoint.pth`` beside ``variant.yml``.
+"""Checkpoints of the official DEPICT, CBSA and Segmenter code: ``checkpoint.pth`` beside ``variant.yml``.
 
 ``variant.yml`` says ``mask_transformer`` for every decoder, and DEPICT's choice of self- or cross-attention is an
 edit of its source, so decoders are told apart by their tensors. Depths and widths are read off the tensors; what
@@ -36,6 +36,14 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (r"decoder\.cnet\.layers\.(\d+)\.(?:fn\.)?(.+)", r"decoder.cross_layers.\1.\2"),
         (r"decoder\.snorm\.(.+)", r"decoder.norm.\1"),
         (r"decoder\.cnorm\.(.+)", r"decoder.class_norm.\1"),
+    ),
+    "cbsa": (
+        (r"decoder\.net\.layers\.(\d+)\.fn\.proj\.weight", r"decoder.layers.\1.basis"),
+        (r"decoder\.net\.layers\.(\d+)\.fn\.step_x", r"decoder.layers.\1.step_size"),
+        (r"decoder\.net\.layers\.(\d+)\.fn\.step_rep", r"decoder.layers.\1.representative_step"),
+        (r"decoder\.net\.layers\.(\d+)\.fn\.to_out\.(.+)", r"decoder.layers.\1.output.\2"),
+        (r"decoder\.net\.layers\.(\d+)\.norm\.(.+)", r"decoder.layers.\1.norm.\2"),
+        (r"decoder\.decoder_norm\.(.+)", r"decoder.norm.\1"),
     ),
     "segmenter-mask": (
         (r"decoder\.blocks\.(.+)", r"decoder.layers.\1"),
@@ -84,18 +92,17 @@ def decoder_name(tensors: Mapping[str, Tensor], source: str) -> str:
         CheckpointError: none that is known.
     """
     signs = {
-        "decoder.net.layers.": "depict-sa",
-        "decoder.snet.layers.": "depict-ca",
-        "decoder.blocks.": "segmenter-mask",
-        "decoder.head.": "segmenter-linear",
+        "decoder.net.layers.0.fn.proj": "depict-sa",
+        "decoder.snet.layers.0.fn.proj": "depict-ca",
+        "decoder.net.layers.0.fn.proj.weight": "cbsa",  # where DEPICT has a parameter, CBSA has a linear layer
+        "decoder.blocks.0.norm1.weight": "segmenter-mask",
+        "decoder.head.weight": "segmenter-linear",
     }
     if any(name.startswith("encoder.") for name in tensors):
         for sign, name in signs.items():
-            if any(key.startswith(sign) for key in tensors):
-                if any(key.endswith("fn.proj.weight") for key in tensors):
-                    break  # CBSA's decoder shares DEPICT's prefix but projects through a Linear
+            if sign in tensors:
                 return name
-    raise CheckpointError(f"{source} is not a DEPICT or Segmenter checkpoint: its tensors fit no known decoder.")
+    raise CheckpointError(f"{source} is no DEPICT, CBSA or Segmenter checkpoint: its tensors fit no known decoder.")
 
 
 def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
@@ -161,14 +168,15 @@ def _config(variant: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -
 
     options: dict[str, Any] = {}
     dropout = float(decoder_variant.get("dropout", 0.0))
-    if name.startswith("depict"):
+    if name in ("depict-sa", "depict-ca", "cbsa"):
         heads = int(decoder_variant["n_heads"])
         options = {
             "layers": _count(tensors, "decoder.layers"),
             "heads": heads,
             "head_dim": _per_head(tensors["decoder.layers.0.basis"], heads),
-            "dropout": dropout,
         }
+    if name.startswith("depict"):
+        options["dropout"] = dropout  # the official CBSA ignores it
     if name == "depict-ca":
         options["cross_layers"] = _count(tensors, "decoder.cross_layers")
         options["cross_head_dim"] = _per_head(tensors["decoder.cross_layers.0.basis"], heads)

@@ -40,4 +40,4 @@ def build(
     if num_classes < 1:
         raise ModelError(f"num_classes={num_classes} is impossible: a model needs at least one class.")
     built = Encoder(encoder)
-    return Segmentor(built, DECODERS[decoder.name](decoder, built.width, num_classes), classes, palette)
+    return Segmentor(built, DECODERS[decoder.name].beside(built, decoder, num_classes), classes, palette)

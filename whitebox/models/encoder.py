@@ -1,17 +1,22 @@
 """A timm Vision Transformer as a token encoder.
 
-Shapes: B batch, N patch tokens, D width, H W pixels, h w patch grid.
+Shapes: B batch, N patch tokens, M those that a block keeps, D width, H heads, P dimension of a head, H W pixels, h w
+patch grid.
 
 The ViT and DeiT encoders of Segmenter and DEPICT (``SEGMENTER_FAMILY``) follow the official code where it departs
 from timm: LayerNorm eps 1e-5, and position embeddings resampled bilinearly, only when the number of tokens differs
 from the one the model was made for (a 2 x 8 grid uses the embeddings of a 4 x 4 grid unchanged). Any other timm ViT
 by name (DINOv2, DINOv3, ...) keeps timm's own conventions. The unused ImageNet classifier stays in the model, frozen:
 every official checkpoint carries it, and the published parameter counts include it.
+
+The encoders of SegViT are mmsegmentation's plain ViT: no class token in the blocks, no final norm and no classifier,
+position embeddings resampled bicubically, and in the Shrunk form one block that keeps a quarter of the tokens.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,11 +32,25 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from whitebox.errors import ModelError, require
-from whitebox.models.attention import mhsa_weights
+from whitebox.models.attention import MHSA, mhsa_weights
 from whitebox.models.taps import Tap
-from whitebox.models.weights import load_strictly, read_tensors
+from whitebox.models.weights import load_strictly, read_tensors, renamed
+
+Grid = tuple[int, int]
 
 SEGMENTER_FAMILY = re.compile(r"(vit_(tiny|small|base|large)_patch(8|16|32)_(224|384)|deit_\w+_distilled_\w+)(\.|$)")
+_CLASSIFIER = ("head.", "head_dist.")
+_PREFIX = ("cls_token", "dist_token", "reg_token")  # timm's names, in the order of the tokens
+# mmsegmentation's names of a ViT's tensors -> timm's; the first that matches renames
+MMSEG_NAMES = (
+    (r"patch_embed\.projection\.(.+)", r"patch_embed.proj.\1"),
+    (r"layers\.(\d+)\.ln([12])\.(.+)", r"blocks.\1.norm\2.\3"),
+    (r"layers\.(\d+)\.attn\.attn\.in_proj_(.+)", r"blocks.\1.attn.qkv.\2"),
+    (r"layers\.(\d+)\.attn\.attn\.out_proj\.(.+)", r"blocks.\1.attn.proj.\2"),
+    (r"layers\.(\d+)\.ffn\.layers\.0\.0\.(.+)", r"blocks.\1.mlp.fc1.\2"),
+    (r"layers\.(\d+)\.ffn\.layers\.1\.(.+)", r"blocks.\1.mlp.fc2.\2"),
+    (r"ln1\.(.+)", r"norm.\1"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +68,12 @@ class EncoderConfig:
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
+    positions: str | None = (
+        None  # resampled as in segmenter | mmseg | timm; None: segmenter's for its family, or timm's
+    )
+    class_token: bool = True  # False: class tokens are dropped before the first block (SegViT)
+    final_norm: bool = True  # False: neither the last LayerNorm nor the classifier behind it (SegViT)
+    shrink: int | None = None  # block (from 0) that keeps every second row and column of tokens (SegViT Shrunk)
 
     def __post_init__(self) -> None:
         require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "it lies in [0, 1)")
@@ -59,6 +84,14 @@ class EncoderConfig:
         known = self.normalization in (None, "vit", "deit")
         require(known, "encoder.normalization", self.normalization, "choose vit or deit")
         require(not (self.pretrained and self.weights), "encoder.weights", self.weights, "not with pretrained=true")
+        known = self.positions in (None, "segmenter", "mmseg", "timm")
+        require(known, "encoder.positions", self.positions, "choose segmenter, mmseg or timm")
+        require(
+            self.shrink is None or not self.class_token,
+            "encoder.shrink",
+            self.shrink,
+            "a class token has no place on the grid, so it needs encoder.class_token=false",
+        )
 
 
 class EncoderLayerTaps(nn.Module):
@@ -76,7 +109,11 @@ class Encoder(nn.Module):
 
     Attributes:
         width, depth, patch_size: D, number of blocks, pixels.
+        prefix_tokens: class tokens in front of the patch tokens.
         mean, std: per-channel statistics on the 0..255 scale, rounded to two digits as in the official code.
+
+    Raises:
+        ModelError: timm cannot build it, or it has no block ``shrink``.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -86,9 +123,10 @@ class Encoder(nn.Module):
         self.width: int = self.vit.embed_dim
         self.depth = len(self.vit.blocks)
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
-        self.prefix_tokens: int = self.vit.num_prefix_tokens
+        self.prefix_tokens: int = self.vit.num_prefix_tokens if config.class_token else 0
         self.plain = isinstance(self.vit, VisionTransformer) and self.vit.pos_embed is not None
         self.family = SEGMENTER_FAMILY.match(config.name) is not None
+        self._check()
         if self.plain:
             self.input = Tap()
         self.layers = nn.ModuleList(EncoderLayerTaps(attention=self.plain) for _ in range(self.depth))
@@ -98,26 +136,99 @@ class Encoder(nn.Module):
             self._load(_pretrained_tensors(config.name), f"timm's weights of {config.name}")
         elif config.weights is not None:
             self._load(read_tensors(Path(config.weights)), config.weights)
+        unused = _CLASSIFIER if config.class_token else (*_CLASSIFIER, *_PREFIX)
         for name, parameter in self.vit.named_parameters():
-            if name.startswith(("head.", "head_dist.")):
+            if name.startswith(unused):
                 parameter.requires_grad_(False)
 
-    def forward(self, x_B3HW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _check(self) -> None:
+        config = self.config
+        chosen = [
+            key
+            for key, default in (("positions", None), ("class_token", True), ("final_norm", True), ("shrink", None))
+            if getattr(config, key) != default
+        ]
+        if chosen and not self.plain:
+            raise ModelError(f"{config.name!r} runs timm's own forward pass: encoder.{chosen[0]} cannot be chosen.")
+        if config.shrink is None:
+            return
+        if not 0 <= config.shrink < self.depth:
+            raise ModelError(
+                f"encoder.shrink={config.shrink} is outside the encoder, which has {self.depth} blocks (0 to "
+                f"{self.depth - 1})."
+            )
+        if type(self.vit.blocks[config.shrink].attn) is not MHSA:
+            raise ModelError(f"encoder.shrink needs ordinary ViT blocks; those of {config.name!r} are others.")
+
+    def serve(self, layers: Sequence[int]) -> None:
+        """Prepare for ``intermediate`` of these blocks alone: what comes after the last of them is frozen.
+
+        Raises:
+            ModelError: no layers, in another order than the encoder's, or one that it does not have.
+        """
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
+            raise ModelError(f"decoder.encoder_layers={list(layers)} is impossible: name blocks once, in rising order.")
+        if layers[-1] >= self.depth:
+            raise ModelError(
+                f"decoder.encoder_layers={list(layers)} asks for block {layers[-1]}, but the encoder has {self.depth} "
+                f"(0 to {self.depth - 1})."
+            )
+        for part in (*self.vit.blocks[layers[-1] + 1 :], self.vit.norm):
+            part.requires_grad_(False)
+
+    def forward(self, x_B3HW: Tensor) -> tuple[Tensor, Grid]:
         """Normalised images, sides multiples of ``patch_size`` -> (z_BND, (h, w)); class tokens are dropped."""
-        grid = (x_B3HW.shape[-2] // self.patch_size, x_B3HW.shape[-1] // self.patch_size)
         z_BND = self.tokens(x_B3HW)
-        return z_BND[:, self.prefix_tokens :], grid
+        return z_BND[:, self.prefix_tokens :], self.grid(x_B3HW, self.depth - 1)
 
     def tokens(self, x_B3HW: Tensor) -> Tensor:
         """As ``forward``, with the class tokens in front, (B, prefix + N, D)."""
         if not self.plain:
             return self._timm_tokens(x_B3HW)
+        return cast(Tensor, self.vit.norm(self._after(x_B3HW, (self.depth - 1,))[0]))
+
+    def intermediate(
+        self, x_B3HW: Tensor, layers: Sequence[int], *, norm: bool = False, class_tokens: bool = False
+    ) -> tuple[list[Tensor], list[Grid]]:
+        """Tokens after some blocks (from 0, in rising order), (B, N, D) each, and their grids; no later block runs.
+
+        Args:
+            norm: through the final norm, whichever block they come from.
+            class_tokens: with the class tokens in front.
+        """
+        tokens = self._after(x_B3HW, layers) if self.plain else self._timm_after(x_B3HW, layers)
+        if norm:
+            tokens = [self.vit.norm(z_BND) for z_BND in tokens]
+        if not class_tokens:
+            tokens = [z_BND[:, self.prefix_tokens :] for z_BND in tokens]
+        return tokens, [self.grid(x_B3HW, layer) for layer in layers]
+
+    def grid(self, x_B3HW: Tensor, layer: int) -> Grid:
+        """Patch grid of the tokens after a block."""
+        h, w = (side // self.patch_size for side in x_B3HW.shape[-2:])
+        shrunk = self.config.shrink is not None and layer >= self.config.shrink
+        return (-(-h // 2), -(-w // 2)) if shrunk else (h, w)
+
+    def _after(self, x_B3HW: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Tokens after some blocks, class tokens in front, by our own forward pass."""
         z_BND = self.input(self._embed(x_B3HW))
-        for block, taps in zip(self.vit.blocks, self._taps(), strict=True):
+        found = []
+        for index, (block, taps) in enumerate(zip(self.vit.blocks, self._taps(), strict=True)):
+            kept_M = self._kept(x_B3HW) if index == self.config.shrink else None
             if taps.attention.listening:
-                taps.attention(mhsa_weights(block.attn, block.norm1(z_BND)))
-            z_BND = taps.tokens(block(z_BND))
-        return cast(Tensor, self.vit.norm(z_BND))
+                weights_BHNN = mhsa_weights(block.attn, block.norm1(z_BND))
+                taps.attention(weights_BHNN if kept_M is None else weights_BHNN[:, :, kept_M])
+            z_BND = taps.tokens(block(z_BND) if kept_M is None else shrunk_block(block, z_BND, kept_M))
+            if index in layers:
+                found.append(z_BND)
+            if index == layers[-1]:
+                break
+        return found
+
+    def _kept(self, x_B3HW: Tensor) -> Tensor:
+        """Places of the tokens on even rows and columns, (M,)."""
+        h, w = self.grid(x_B3HW, -1)
+        return torch.arange(h * w, device=x_B3HW.device).view(h, w)[::2, ::2].flatten()
 
     def _taps(self) -> list[EncoderLayerTaps]:
         return cast(list[EncoderLayerTaps], list(self.layers))
@@ -127,25 +238,26 @@ class Encoder(nn.Module):
         x_BDhw = vit.patch_embed.proj(x_B3HW)
         grid = (x_BDhw.shape[-2], x_BDhw.shape[-1])
         x_BND = vit.patch_embed.norm(x_BDhw.flatten(2).transpose(1, 2))
-        named = [getattr(vit, name, None) for name in ("cls_token", "dist_token", "reg_token")]
-        prefix: list[Tensor] = [token.expand(len(x_BND), -1, -1) for token in named if token is not None]
-        embedded_prefix = 0 if vit.no_embed_class else self.prefix_tokens
+        named = [getattr(vit, name, None) for name in _PREFIX]
+        prefix: list[Tensor] = [token.expand(x_BND.shape[0], -1, -1) for token in named if token is not None]
+        embedded_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
         positions = self._resample(vit.pos_embed, vit.patch_embed.grid_size, grid, embedded_prefix)
         if vit.no_embed_class:
             z_BND = torch.cat([*prefix, x_BND + positions], dim=1)
         else:
             z_BND = torch.cat([*prefix, x_BND], dim=1) + positions
+        z_BND = z_BND[:, vit.num_prefix_tokens - self.prefix_tokens :]
         return cast(Tensor, vit.norm_pre(vit.patch_drop(vit.pos_drop(z_BND))))
 
-    def _resample(self, embedding_1ND: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int) -> Tensor:
-        if not self.family:
+    def _resample(self, embedding_1ND: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
+        how = self.config.positions or ("segmenter" if self.family else "timm")
+        if how == "timm":
             return resample_abs_pos_embed(embedding_1ND, list(new), list(old), num_prefix_tokens=prefix)
-        if old[0] * old[1] == new[0] * new[1]:
+        if old[0] * old[1] == new[0] * new[1] if how == "segmenter" else old == new:
             return embedding_1ND
         front, patches = embedding_1ND[:, :prefix], embedding_1ND[:, prefix:]
-        patches = patches.transpose(1, 2).unflatten(2, old)
-        patches = F.interpolate(patches, size=new, mode="bilinear", align_corners=False)
-        return torch.cat([front, patches.flatten(2).transpose(1, 2)], dim=1)
+        patches = resample(patches, old, new, "bilinear" if how == "segmenter" else "bicubic")
+        return torch.cat([front, patches], dim=1)
 
     def _timm_tokens(self, x_B3HW: Tensor) -> Tensor:
         """Other timm transformers (rotary positions, ...) run their own forward pass."""
@@ -159,19 +271,73 @@ class Encoder(nn.Module):
             self._taps()[index].tokens(torch.cat([prefix, patches], dim=1))
         return cast(Tensor, final)
 
+    def _timm_after(self, x_B3HW: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """As ``_after``, by timm's forward pass."""
+        heard = [index for index, taps in enumerate(self._taps()) if taps.tokens.listening and index < layers[-1]]
+        indices = sorted({*layers, *heard})
+        found = self.vit.forward_intermediates(
+            x_B3HW,
+            indices=indices,
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+            stop_early=True,
+            intermediates_only=True,
+        )
+        tokens = {
+            index: torch.cat([prefix, patches], dim=1) for index, (patches, prefix) in zip(indices, found, strict=True)
+        }
+        for index, z_BND in tokens.items():
+            self._taps()[index].tokens(z_BND)
+        return [tokens[index] for index in layers]
+
     def _load(self, tensors: dict[str, Tensor], source: str) -> None:
         """Weights made for another image size: the position embeddings are resampled."""
         vit = self.vit
+        if "patch_embed.projection.weight" in tensors:
+            tensors = {renamed(name, MMSEG_NAMES): tensor for name, tensor in tensors.items()}
         positions = tensors.get("pos_embed")
         if positions is not None and self.plain and positions.shape != vit.pos_embed.shape:
-            prefix = 0 if vit.no_embed_class else self.prefix_tokens
+            prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
             side = int((positions.shape[1] - prefix) ** 0.5)
             if side * side != positions.shape[1] - prefix:
                 raise ModelError(f"The position embedding of {source} is not a square grid; it cannot be resampled.")
             tensors["pos_embed"] = self._resample(positions, (side, side), vit.patch_embed.grid_size, prefix)
-        heads = {key: value for key, value in vit.state_dict().items() if key.startswith(("head.", "head_dist."))}
-        kept = {key: value for key, value in tensors.items() if not key.startswith(("head.", "head_dist.", "fc_norm."))}
+        heads = {key: value for key, value in vit.state_dict().items() if key.startswith(_CLASSIFIER)}
+        unused = (*_CLASSIFIER, "fc_norm.") if self.config.final_norm else (*_CLASSIFIER, "fc_norm.", "norm.")
+        kept = {key: value for key, value in tensors.items() if not key.startswith(unused)}
         load_strictly(vit, {**heads, **kept}, source, "timm weights")
+
+
+def shrunk_block(block: Any, z_BND: Tensor, kept_M: Tensor) -> Tensor:
+    """A timm ViT block that hands on some of its tokens: all of them are keys and values, those kept are queries.
+
+    Source: query-based downsampling of SegViT (Zhang et al. 2022, arXiv 2210.05844, section 3.3); without learned
+    parameters of its own.
+
+    Returns:
+        (B, M, D).
+    """
+    attention, D = block.attn, z_BND.shape[-1]
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    y_BND = block.norm1(z_BND)
+    q_BMD = F.linear(y_BND[:, kept_M], weight[:D], None if bias is None else bias[:D])
+    k_BND, v_BND = F.linear(y_BND, weight[D:], None if bias is None else bias[D:]).chunk(2, dim=-1)
+    q_BHMP, k_BHNP, v_BHNP = (
+        each.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2) for each in (q_BMD, k_BND, v_BND)
+    )
+    dropout = attention.attn_drop.p if block.training else 0.0
+    out_BHMP = F.scaled_dot_product_attention(
+        attention.q_norm(q_BHMP), attention.k_norm(k_BHNP), v_BHNP, dropout_p=dropout, scale=attention.scale
+    )
+    out_BMD = attention.proj_drop(attention.proj(out_BHMP.transpose(1, 2).flatten(2)))
+    z_BMD = z_BND[:, kept_M] + block.drop_path1(block.ls1(out_BMD))
+    return cast(Tensor, z_BMD + block.drop_path2(block.ls2(block.mlp(block.norm2(z_BMD)))))
+
+
+def resample(embedding_1ND: Tensor, old: Grid, new: Grid, mode: str) -> Tensor:
+    """Embeddings of the places of one grid -> those of another; half-pixel centres, no antialiasing."""
+    map_1Dhw = embedding_1ND.transpose(1, 2).unflatten(2, old)
+    return F.interpolate(map_1Dhw, size=new, mode=mode, align_corners=False).flatten(2).transpose(1, 2)
 
 
 def _pixel_statistics(name: str | None, timm_config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -194,14 +360,16 @@ def _build_vit(config: EncoderConfig) -> Any:
     eps = config.norm_eps
     if eps is None and SEGMENTER_FAMILY.match(config.name):
         eps = 1e-5
-    norm_layer: dict[str, Any] = {} if eps is None else {"norm_layer": partial(nn.LayerNorm, eps=eps)}
+    options: dict[str, Any] = {} if eps is None else {"norm_layer": partial(nn.LayerNorm, eps=eps)}
+    if not config.final_norm:
+        options["num_classes"] = 0
     try:
         vit = timm.create_model(
             config.name,
             img_size=config.image_size or 512,
             dynamic_img_size=True,
             drop_path_rate=config.drop_path,
-            **norm_layer,
+            **options,
             **sizes,
         )
     except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
@@ -213,6 +381,8 @@ def _build_vit(config: EncoderConfig) -> Any:
         raise ModelError(
             f"{config.name!r} is not a plain Vision Transformer: its patches are not embedded by one layer."
         )
+    if not config.final_norm:
+        vit.norm = nn.Identity()
     return vit
 
 

@@ -9,7 +9,7 @@ bilinearly to the padded size before they are cropped (official ``segm/model/seg
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from whitebox.errors import ModelError
 from whitebox.models.decoders import Decoder
+from whitebox.models.decoders.base import Prediction, class_scores
 from whitebox.models.encoder import Encoder
+from whitebox.models.losses import CrossEntropy, Loss
 from whitebox.models.palette import distinct_palette
-from whitebox.models.tail import summed_cross_entropy
+from whitebox.models.tail import full_precision
 from whitebox.models.weights import LoadReport
 
 
@@ -28,6 +30,7 @@ class Segmentor(nn.Module):
 
     Attributes:
         classes: K names. palette: K RGB triples.
+        loss: what ``forward`` gives when it has labels.
         load_report: what loading the weights matched; None for a new model.
     """
 
@@ -45,6 +48,8 @@ class Segmentor(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.loss: Loss = CrossEntropy()
+        self._connect()
         self.classes = classes or unnamed_classes(decoder.num_classes)
         self.palette = palette or distinct_palette(decoder.num_classes)
         for what, given in (("class names", self.classes), ("palette colours", self.palette)):
@@ -53,6 +58,17 @@ class Segmentor(nn.Module):
         self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1), persistent=False)
 
+    def _connect(self) -> None:
+        """Let the encoder know what the decoder takes."""
+        layers, shrink = self.decoder.encoder_layers, self.encoder.config.shrink
+        if layers is not None:
+            self.encoder.serve(layers)
+        if shrink is not None and (layers is None or layers[0] >= shrink):
+            raise ModelError(
+                f"encoder.shrink={shrink} leaves a quarter of the patches, and this decoder takes no block before it: "
+                "use decoder=segvit-shrunk."
+            )
+
     @property
     def num_classes(self) -> int:
         return self.decoder.num_classes
@@ -60,23 +76,41 @@ class Segmentor(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """RGB images (B, 3, H, W), uint8 or float in [0, 1] -> logits (B, K, H, W), float32.
 
-        With labels (B, H, W), integers, the cross-entropy of these logits instead, summed over the pixels whose label
-        is not 255. It is computed from the masks, in a fraction of the time and memory the logits take, and here, so
-        that what wraps a model for several devices sees one forward pass.
+        Decoders that say what each mask is (``decoder.scores``) give scores instead of logits: the largest is the
+        class here too, but their softmax is not its probability; each score's share of their sum is.
+
+        With labels (B, H, W), integers, the sums of ``loss`` instead: of the cross-entropy, its sum over the pixels
+        whose label is not 255. It is computed from the masks, in a fraction of the time and memory the logits take, and
+        here, so that what wraps a model for several devices sees one forward pass.
 
         Raises:
             ModelError: ``images`` has another shape or type; ``labels`` does not fit.
         """
-        masks_BKhw = self.masks(images)
+        prediction = self.predict(images)
         if labels is not None:
-            return summed_cross_entropy(masks_BKhw, labels, self.encoder.patch_size)
+            return self.loss(prediction, labels, self.encoder.patch_size)
         H, W = images.shape[-2:]
-        return self.upsample(masks_BKhw)[..., :H, :W]
+        maps_BKHW = self.upsample(prediction.masks_BKhw)[..., :H, :W]
+        if prediction.shares_BKK is None:
+            return maps_BKHW
+        with full_precision(maps_BKHW.device):
+            scores_BPK = class_scores(maps_BKHW.flatten(2).transpose(1, 2), prediction.shares_BKK)
+            return scores_BPK.transpose(1, 2).unflatten(2, (H, W))
 
     def masks(self, images: Tensor) -> Tensor:
         """Mask logits at the patch grid of the padded image, (B, K, h, w)."""
-        z_BND, grid = self.encoder(self.pad(self.normalise(images)))
-        return cast(Tensor, self.decoder(z_BND, grid))
+        return self.predict(images).masks_BKhw
+
+    def predict(self, images: Tensor) -> Prediction:
+        """All that the decoder says, at the patch grid of the padded image."""
+        return self.decoder.predict(*self.encode(images))
+
+    def encode(self, images: Tensor) -> tuple[Any, Any]:
+        """What the decoder takes of images: their tokens and grid, see ``Decoder.forward``."""
+        x_B3HW = self.pad(self.normalise(images))
+        if self.decoder.encoder_layers is None:
+            return self.encoder(x_B3HW)
+        return self.encoder.intermediate(x_B3HW, self.decoder.encoder_layers)
 
     def normalise(self, images: Tensor) -> Tensor:
         """RGB uint8 or float in [0, 1] -> zero-mean network input."""

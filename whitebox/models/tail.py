@@ -14,7 +14,7 @@ Shapes: B batch, K classes, H W pixels, h w patch grid, p patch size, C cells, N
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -46,14 +46,19 @@ def summed_cross_entropy(masks_BKhw: Tensor, labels_BHW: Tensor, patch: int) -> 
         ModelError: the labels do not fit the masks.
         IndexError: a label is neither a class nor 255.
     """
+    require_fit(masks_BKhw, labels_BHW, patch)
+    exact_BKhw = masks_BKhw if masks_BKhw.dtype == torch.float64 else masks_BKhw.float()
+    wanted = exact_BKhw.requires_grad and torch.is_grad_enabled()
+    return cast(Tensor, _SummedCrossEntropy.apply(exact_BKhw, labels_BHW, patch, wanted))
+
+
+def require_fit(masks_BKhw: Tensor, labels_BHW: Tensor, patch: int) -> None:
+    """Raise a ``ModelError`` unless the masks are those of the labels' images, padded to whole patches."""
     B, _, h, w = masks_BKhw.shape
     if labels_BHW.shape != (B, *labels_BHW.shape[1:]) or [-(-side // patch) for side in labels_BHW.shape[1:]] != [h, w]:
         raise ModelError(
             f"Labels of shape {tuple(labels_BHW.shape)} do not fit {B} images of {h} x {w} patches of {patch} px."
         )
-    exact_BKhw = masks_BKhw if masks_BKhw.dtype == torch.float64 else masks_BKhw.float()
-    wanted = exact_BKhw.requires_grad and torch.is_grad_enabled()
-    return cast(Tensor, _SummedCrossEntropy.apply(exact_BKhw, labels_BHW, patch, wanted))
 
 
 @contextmanager
@@ -61,8 +66,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32 inside the block: interpolation is a matrix product here, and must not be rounded."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
+    has_autocast = torch.amp.is_autocast_available(device.type)  # the meta device, on which costs are counted, has not
     try:
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False) if has_autocast else nullcontext():
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} holds no state dict (names to tensors).")
     return dict(content)
+
+
+def renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    """A tensor's name after the first rule (pattern of a whole name, replacement) that fits; as it is if none does."""
+    for pattern, ours in rules:
+        found = re.fullmatch(pattern, name)
+        if found:
+            return found.expand(ours)
+    return name
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str, format: str) -> LoadReport:

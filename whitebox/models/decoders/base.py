@@ -1,17 +1,22 @@
-"""What every decoder is, and the mask head the query-based ones share.
+"""What every decoder is and says, and the mask head the query-based ones share.
 
-Shapes: B batch, N patch tokens, D width, K classes, h w patch grid (N = h * w).
+Shapes: B batch, N patch tokens, D width, K classes, H W pixels, h w patch grid (N = h * w).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from whitebox.models.taps import Tap
+
+if TYPE_CHECKING:
+    from whitebox.models.encoder import Encoder
 
 
 def init_weights(module: nn.Module) -> None:
@@ -22,6 +27,34 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a decoder says of a batch of images.
+
+    Attributes:
+        masks_BKhw: mask logits on the patch grid.
+        classes_BKC: logits of what each mask is, C = K + 1: a class, or (last) no object; None: mask k is class k.
+        earlier: what the stages before the last one said, first stage first; losses may take them too.
+    """
+
+    masks_BKhw: Tensor
+    classes_BKC: Tensor | None = None
+    earlier: tuple[Prediction, ...] = ()
+
+    @property
+    def shares_BKK(self) -> Tensor | None:
+        """Probability that mask q (rows) is class k; None: mask k is class k."""
+        return None if self.classes_BKC is None else self.classes_BKC.float().softmax(dim=-1)[..., :-1]
+
+
+def class_scores(masks_xK: Tensor, shares_KK: Tensor) -> Tensor:
+    """Scores of the classes, sum over masks q of share_qk sigmoid(mask_q), masks last (..., K); at least 0, unbounded.
+
+    Source: semantic inference of MaskFormer (Cheng et al. 2021, section 3.4), with which SegViT is trained and tested.
+    """
+    return masks_xK.sigmoid() @ shares_KK
+
+
 class Decoder(nn.Module):
     """Patch tokens -> mask logits. A subclass names its frozen config dataclass as ``Config``.
 
@@ -29,18 +62,38 @@ class Decoder(nn.Module):
         config: the subclass's ``Config``.
         width: D of the encoder's tokens (``self.width``: that of the decoder's own).
         num_classes: K.
+
+    Attributes:
+        scores: whether its predictions have ``classes_BKC``. Class maps are then scores (``class_scores``), which are
+            not linear in the masks; else they are logits, the masks upsampled.
+        encoder_layers: the encoder's blocks (from 0, in rising order) whose tokens it takes, as they are; None: the
+            encoder's last tokens, through its final norm.
     """
 
     Config: ClassVar[type[Any]]
+    scores: ClassVar[bool] = False
+    encoder_layers: Sequence[int] | None = None
 
     def __init__(self, config: Any, width: int, num_classes: int) -> None:
         super().__init__()
         self.width = width
         self.num_classes = num_classes
 
+    @classmethod
+    def beside(cls, encoder: Encoder, config: Any, num_classes: int) -> Decoder:
+        """The decoder for this encoder."""
+        return cls(config, encoder.width, num_classes)
+
     @abstractmethod
-    def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (B, h * w, D) on ``grid`` = (h, w) -> mask logits (B, K, h, w)."""
+    def forward(self, z_BND: Any, grid: Any) -> Tensor:
+        """Tokens (B, h * w, D) on ``grid`` = (h, w) -> mask logits (B, K, h, w).
+
+        A decoder with ``encoder_layers`` takes a list of tokens and a list of grids.
+        """
+
+    def predict(self, z_BND: Any, grid: Any) -> Prediction:
+        """As ``forward``, with all that the decoder says."""
+        return Prediction(self(z_BND, grid))
 
 
 class QueryDecoder(Decoder):
@@ -59,6 +112,14 @@ class QueryDecoder(Decoder):
         self.patches = Tap()
         self.classes = Tap()
         self.cosine = Tap()
+
+    def join(self, z_BND: Tensor) -> Tensor:
+        """[patch tokens, class embeddings], (B, N + K, D): what enters the first layer."""
+        return cast(Tensor, self.input(torch.cat([z_BND, self.class_embeddings.expand(z_BND.shape[0], -1, -1)], dim=1)))
+
+    def split(self, z_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts of joined tokens, (B, N, D) and (B, K, D)."""
+        return z_BND[:, : -self.num_classes], z_BND[:, -self.num_classes :]
 
     def masks(self, patches_BND: Tensor, classes_BKD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mask logits (B, K, h, w)."""

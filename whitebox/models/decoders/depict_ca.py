@@ -64,7 +64,7 @@ class DepictCA(QueryDecoder):
         for layer in self.layers:
             z_BND = layer(z_BND)
         z_BND = self.norm(z_BND)
-        q_BKD = self.class_embeddings.expand(len(z_BND), -1, -1)
+        q_BKD = self.class_embeddings.expand(z_BND.shape[0], -1, -1)
         for layer in self.cross_layers:
             q_BKD = layer(z_BND, query=q_BKD)
         return self.masks(z_BND, self.class_norm(q_BKD), grid)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from whitebox.errors import require
@@ -54,8 +53,7 @@ class DepictSA(QueryDecoder):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        z_BND = self.input(torch.cat([z_BND, self.class_embeddings.expand(len(z_BND), -1, -1)], dim=1))
+        z_BND = self.join(z_BND)
         for layer in self.layers:
             z_BND = layer(z_BND)
-        z_BND = self.norm(z_BND)
-        return self.masks(z_BND[:, : -self.num_classes], z_BND[:, -self.num_classes :], grid)
+        return self.masks(*self.split(self.norm(z_BND)), grid)

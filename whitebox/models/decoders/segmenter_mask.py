@@ -104,10 +104,8 @@ class SegmenterMask(QueryDecoder):
         self.apply(init_weights)
 
     def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        z_BND = self.proj_in(z_BND)
-        z_BND = self.input(torch.cat([z_BND, self.class_embeddings.expand(len(z_BND), -1, -1)], dim=1))
+        z_BND = self.join(self.proj_in(z_BND))
         for layer in self.layers:
             z_BND = layer(z_BND)
-        z_BND = self.norm(z_BND)
-        patches_BND, classes_BKD = z_BND[:, : -self.num_classes], z_BND[:, -self.num_classes :]
+        patches_BND, classes_BKD = self.split(self.norm(z_BND))
         return self.masks(patches_BND @ self.proj_patch, classes_BKD @ self.proj_class, grid)

@@ -1,0 +1,220 @@
+"""Checkpoints of the released SegViT code: ``.pth`` files of mmsegmentation 0.x, a state dict and what is known of it.
+
+Depths, widths and the number of classes are read off the tensors. What tensors cannot tell (numbers of heads, which
+encoder layers are read, where tokens are dropped) comes from the config that mmsegmentation writes into ``meta``; it is
+read as literals, nothing is run. A checkpoint without one must be of a released size, ViT-B or ViT-L.
+
+The description this is written from: the released configs have ViT-B (encoder layers 5, 7, 11) and ViT-L (7, 15, 23;
+Shrunk 7 and 23, at layer 8), 64 dimensions a head in the encoder and 32 in the head.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from timm.data import IMAGENET_DEFAULT_MEAN
+from torch import Tensor
+
+from whitebox.config import DataConfig, InferenceConfig, LossConfig, RunConfig, resolve
+from whitebox.data import dataset_info
+from whitebox.errors import CheckpointError, ConfigError
+from whitebox.models import EncoderConfig, Segmentor, build
+from whitebox.models.decoders.segvit import SegViTConfig, SegViTShrunkConfig
+from whitebox.models.encoder import MMSEG_NAMES
+from whitebox.models.weights import load_strictly, renamed
+
+SIGNS = ("decode_head.class_embed.weight", "decode_head.atm.class_embed.weight")  # of the cascade, of the Shrunk head
+LAYER_NAMES = (  # of a layer of the head -> ours
+    (r"self_attn\.in_proj_(.+)", r"self_attention.qkv.\1"),
+    (r"self_attn\.out_proj\.(.+)", r"self_attention.proj.\1"),
+    (r"multihead_attn\.out_proj\.(.+)", r"proj.\1"),
+    (r"multihead_attn\.(.+)", r"\1"),
+    (r"linear([12])\.(.+)", r"mlp.fc\1.\2"),
+)
+MEMORY_NAMES = {"input_proj": "proj", "proj_norm": "norm"}
+RELEASED = {  # (width, depth) of the encoder -> our name, drop path, layers read by the cascade and by the Shrunk head
+    (768, 12): ("vit_base_patch16_384", 0.1, [5, 7, 11], []),
+    (1024, 24): ("vit_large_patch16_384", 0.3, [7, 15, 23], [7, 23]),
+}
+SHRUNK_AT = 8
+DATASETS = ("ade20k-segvit", "coco-stuff10k-segvit", "pascal-context-segvit", "pascal-context-59-segvit")
+STATISTICS = {"vit": (0.5, 0.5, 0.5), "deit": IMAGENET_DEFAULT_MEAN}  # mean on the 0..1 scale
+
+
+def is_segvit(checkpoint: object) -> bool:
+    """Whether the contents of a torch file are a checkpoint of SegViT."""
+    tensors = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
+    return isinstance(tensors, Mapping) and any(sign in tensors for sign in SIGNS)
+
+
+def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, RunConfig]:
+    """Model and configuration of a released-style checkpoint, in evaluation mode.
+
+    Class names come from the checkpoint; where they are those of a dataset that SegViT was released for, colours and
+    the way images are resized are that dataset's.
+
+    Args:
+        checkpoint: contents of the file, see ``is_segvit``. source: what to call it.
+
+    Raises:
+        CheckpointError: the config cannot be read, is missing for a size that was not released, or contradicts the
+            tensors; a tensor is missing, unexpected or of another shape.
+    """
+    tensors: Mapping[str, Tensor] = checkpoint["state_dict"]
+    found = checkpoint.get("meta")
+    meta: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    try:
+        described = _literals(str(meta["config"])) if meta.get("config") else _released(tensors)
+        config, num_classes = _config(described, tensors)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, SyntaxError, RecursionError) as error:
+        raise CheckpointError(f"Tensors and config of {source} do not describe a SegViT model: {error!r}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"Tensors and config of {source} do not describe a SegViT model: {error}") from error
+    classes = tuple(str(name) for name in meta.get("CLASSES") or ())
+    for what, count in (("config", described["model"]["decode_head"].get("num_classes")), ("CLASSES", len(classes))):
+        if count and count != num_classes:
+            raise CheckpointError(f"The head of {source} has {num_classes} classes but its {what} says {count}.")
+    config.data, palette = _dataset(classes)
+    model = build(config.encoder, config.decoder, num_classes, classes, palette)
+    ours: dict[str, Tensor] = {}
+    head: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        if part == "backbone":
+            ours[f"encoder.vit.{renamed(rest, MMSEG_NAMES)}"] = tensor
+        else:
+            head[rest if part == "decode_head" else name] = tensor
+    ours |= {f"decoder.{name}": tensor for name, tensor in head_tensors(head).items()}
+    model.load_report = load_strictly(model, ours, source, f"released SegViT checkpoint, {config.decoder.name}")
+    return model.eval(), config
+
+
+def head_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a released head by the names they have in our decoder; those of its losses are left out."""
+    shrunk = "atm.q.weight" in tensors
+    layers = _count(tensors, r"(?:atm\.)?decoder_1\.layers\.")
+    ours: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        part = name.removeprefix("atm.")
+        makes_masks = not shrunk or part != name
+        if part.startswith("loss_decode."):
+            continue
+        if layer := re.fullmatch(r"decoder_(\d+)\.layers\.(\d+)\.(.+)", part):
+            index = (int(layer[1]) - 1) * layers + int(layer[2])
+            place = f"{'cross_layers' if makes_masks else 'layers'}.{index}"
+            if packed := re.fullmatch(r"multihead_attn\.in_proj_(.+)", layer[3]):
+                ours |= {f"{place}.{own}.{packed[1]}": third for own, third in zip("qkv", tensor.chunk(3), strict=True)}
+            else:
+                ours[f"{place}.{renamed(layer[3], LAYER_NAMES)}"] = tensor
+        elif memory := re.fullmatch(r"(input_proj|proj_norm)_(\d+)\.(.+)", part):
+            ours[f"memories.{int(memory[2]) - 1}.{MEMORY_NAMES[memory[1]]}.{memory[3]}"] = tensor
+        elif part == "q.weight":
+            ours["class_embeddings" if makes_masks else "queries"] = tensor[None]
+        else:
+            ours[part.replace("class_embed.", "class_head.")] = tensor
+    return ours
+
+
+def _literals(text: str) -> dict[str, Any]:
+    """The assignments ``model`` and ``img_norm_cfg`` of a config of mmsegmentation, as plain data."""
+    return {
+        name: _literal(statement.value)
+        for statement in ast.parse(text).body
+        if isinstance(statement, ast.Assign)
+        and (name := ast.unparse(statement.targets[0])) in ("model", "img_norm_cfg")
+    }
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
+        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(each) for each in node.elts]
+    return ast.literal_eval(node)
+
+
+def _released(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the config of a released checkpoint says, by the size of its encoder."""
+    shrunk = SIGNS[1] in tensors
+    size = (tensors["backbone.cls_token"].shape[-1], _count(tensors, r"backbone\.layers\."))
+    _, drop_path, cascade, read = RELEASED.get(size, ("", 0.0, [], []))
+    layers = read if shrunk else cascade
+    if not layers:
+        raise ValueError(f"no SegViT of width {size[0]} and depth {size[1]} was released, and the file holds no config")
+    backbone = {"num_heads": size[0] // 64, "drop_path_rate": drop_path, "out_indices": layers, "with_cls_token": False}
+    head = {"num_heads": tensors[SIGNS[shrunk]].shape[1] // 32}
+    return {"model": {"backbone": {**backbone, "shrink_idx": SHRUNK_AT if shrunk else None}, "decode_head": head}}
+
+
+def _config(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[RunConfig, int]:
+    """The configuration, and the number of classes."""
+    backbone, head = described["model"]["backbone"], described["model"]["decode_head"]
+    if backbone.get("with_cls_token", True) or backbone.get("final_norm", False):
+        raise ValueError("only encoders without class token (with_cls_token=False) and final norm are known")
+    shrunk = SIGNS[1] in tensors
+    patches, positions = tensors["backbone.patch_embed.projection.weight"], tensors["backbone.pos_embed"]
+    depth = _count(tensors, r"backbone\.layers\.")
+    encoder = EncoderConfig(
+        name=RELEASED.get((patches.shape[0], depth), ("vit_tiny_patch16_384",))[0],  # every size is given below
+        image_size=patches.shape[-1] * math.isqrt(positions.shape[1] - 1),
+        drop_path=float(backbone.get("drop_path_rate", 0.0)),
+        normalization=_normalization(described.get("img_norm_cfg")),
+        norm_eps=1e-6,
+        patch_size=patches.shape[-1],
+        width=patches.shape[0],
+        depth=depth,
+        heads=int(backbone["num_heads"]),
+        positions="mmseg",
+        class_token=False,
+        final_norm=False,
+        shrink=backbone.get("shrink_idx") if shrunk else None,
+    )
+    sizes: dict[str, Any] = {
+        "layers": _count(tensors, r"decode_head\.(?:atm\.)?decoder_1\.layers\."),
+        "width": tensors[SIGNS[shrunk]].shape[1],
+        "heads": int(head["num_heads"]),
+    }
+    stages = _count(tensors, r"decode_head\.decoder_")
+    read = [int(layer) for layer in backbone["out_indices"]][:stages]
+    decoder: SegViTConfig | SegViTShrunkConfig
+    if shrunk:
+        side = math.isqrt(tensors["decode_head.q.weight"].shape[0])
+        decoder = SegViTShrunkConfig(encoder_layers=read, grid=side, **sizes)
+    else:
+        project = "decode_head.input_proj_1.weight" in tensors
+        decoder = SegViTConfig(encoder_layers=read, project=project, **sizes)
+    config = RunConfig(model=f"released-{decoder.name}", encoder=encoder, decoder=decoder, loss=LossConfig(name="atm"))
+    test = described["model"].get("test_cfg") or {}
+    window = min(test.get("crop_size") or [encoder.image_size])
+    config.inference = InferenceConfig(window=window, stride=min(test.get("stride") or [window]))
+    return config, tensors[SIGNS[shrunk]].shape[0] - 1
+
+
+def _normalization(stated: Mapping[str, Any] | None) -> str:
+    """Our name of the pixel statistics."""
+    for name, mean in STATISTICS.items():
+        if stated is None or np.allclose(stated["mean"], 255 * np.array(mean), atol=0.01):
+            return name
+    raise ValueError(
+        f"pixels are normalised with mean {stated['mean'] if stated else None}; known are 127.5 and ImageNet's"
+    )
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many different numbers follow ``prefix``, a pattern, in the names."""
+    return len({match[1] for name in tensors if (match := re.match(rf"{prefix}(\d+)", name))})
+
+
+def _dataset(classes: tuple[str, ...]) -> tuple[DataConfig, tuple[tuple[int, int, int], ...]]:
+    """The released dataset that has these classes, and its colours."""
+    for name in DATASETS:
+        data = resolve("segvit-base", name).data
+        known, palette = dataset_info(data)
+        if [each.strip() for each in known] == [each.strip() for each in classes]:
+            return data, palette
+    return DataConfig(name="unknown", kind=""), ()
