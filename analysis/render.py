@@ -20,13 +20,39 @@ Renderer = Callable[[Sequence[Record], Path], Mapping[str, Table]]
 
 def renderers() -> dict[str, Renderer]:
     """The renderer of each kind of record."""
-    return {}
+    from analysis import (
+        alignment,
+        attention_maps,
+        comparison,
+        costs,
+        orthogonality,
+        pca,
+        rank_figures,
+        report,
+        robustness_figures,
+        tradeoff,
+    )
+
+    return {
+        "alignment": alignment.render,
+        "attention": attention_maps.render,
+        "compare": comparison.render,
+        "eval": report.render_evaluations,
+        "pca": pca.render,
+        "orthogonality": orthogonality.render,
+        "profile": costs.render,
+        "rank-analysis": rank_figures.render,
+        "parameter-noise": robustness_figures.render_noise,
+        "input-noise": robustness_figures.render_noise,
+        "corruptions": robustness_figures.render_corruptions,
+        "tradeoff": tradeoff.render,
+    }
 
 
-def render(records: Sequence[Record], folder: Path) -> None:
+def render(records: Sequence[Record], folder: Path, name: str | None = None) -> None:
     """Write tables (CSV, Markdown, LaTeX) and figures (PNG, PDF) of ``records`` below ``folder``; show the tables.
 
-    Records of one kind are shown together.
+    Records of one kind are shown together; ``name`` is that of their files, None: see `joint_name`.
 
     Raises:
         RecordError: no records, a kind that has no renderer, or records that do not fit together.
@@ -40,13 +66,13 @@ def render(records: Sequence[Record], folder: Path) -> None:
         group = list(same)
         if kind not in known:
             raise RecordError(f"{group[0].file_name} holds {kind!r}; what can be rendered: {', '.join(sorted(known))}.")
-        name = joint_name(group)
-        for suffix, table in known[kind](group, folder / "figures" / name).items():
-            table.write(folder / "tables" / f"{name}{suffix}")
+        stem = name or joint_name(group)
+        for suffix, table in known[kind](group, folder / "figures" / stem).items():
+            table.write(folder / "tables" / f"{stem}{suffix}")
             console.print(table.to_rich())
         for note in notes(group):
             console.print(note, highlight=False, soft_wrap=True, markup=False)
-        console.print(f"Figures and tables: {folder}/*/{name}*", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"Figures and tables: {folder}/*/{stem}*", highlight=False, soft_wrap=True, markup=False)
 
 
 def joint_name(records: Sequence[Record]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +32,8 @@ def evaluation_record(
 
     The data's fingerprint covers the images' names and how many pixels of each class their labels hold.
     """
-    inference = config.inference
-    multiscale = list(inference.scales) != [1.0] or inference.flip
+    settings = evaluation_settings(config)
+    multiscale = settings["scales"] != [1.0] or settings["flip"]
     labels_NK = evaluation.counts_N3K[:, 2].tolist()
     return new_record(
         "eval",
@@ -48,26 +49,27 @@ def evaluation_record(
         weights=describe_weights(weights),
         variant="multiscale" if multiscale else "",
         seeds={"bootstrap": SEED, "training": config.train.seed},
-        settings={
-            "resamples": RESAMPLES,
-            "resize": config.data.resize,
-            "max_ratio": config.data.max_ratio,
-            "window": inference.window,
-            "stride": inference.stride,
-            "scales": list(inference.scales),
-            "flip": inference.flip,
-        },
+        settings=settings,
     )
 
 
-def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> None:
-    """Write an evaluation's record, its per-image counts, table (CSV, Markdown, LaTeX) and bars, and show the table.
+def evaluation_settings(config: RunConfig) -> dict[str, Any]:
+    """All that changes the numbers of an evaluation, as its record keeps it."""
+    inference = config.inference
+    return {
+        "resamples": RESAMPLES,
+        "resize": config.data.resize,
+        "max_ratio": config.data.max_ratio,
+        "window": inference.window,
+        "stride": inference.stride,
+        "scales": list(inference.scales),
+        "flip": inference.flip,
+    }
 
-    The counts (``names`` (N,), ``counts`` (N, 3, K)) lie beside the record: intervals and paired comparisons need no
-    rerun.
-    """
-    path = write_record(record, folder / "records")
-    write_atomically(path.with_suffix(".npz"), lambda target: _write_counts(target, evaluation))
+
+def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> None:
+    """Store an evaluation, write its table (CSV, Markdown, LaTeX) and bars, and show the table."""
+    path = store_evaluation(record, evaluation, folder)
     table = per_class_table(record)
     table.write(folder / "tables" / path.stem)
     per_class_bars([record], folder / "figures" / f"{path.stem}.png")
@@ -76,25 +78,45 @@ def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> N
     console.print(f"Record: {path}", highlight=False, soft_wrap=True, markup=False)
 
 
+def store_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> Path:
+    """Write an evaluation's record and, beside it, its per-image counts; returns the record's path.
+
+    With the counts (``names`` (N,), ``counts`` (N, 3, K)) intervals and paired comparisons need no rerun.
+    """
+    path = write_record(record, folder / "records")
+    write_atomically(path.with_suffix(".npz"), lambda target: _write_counts(target, evaluation))
+    return path
+
+
 def report_comparison(records: Sequence[Record], folder: Path) -> None:
     """Show several evaluations side by side; write the table, and bars where all have the same data."""
+    first = records[0]
+    name = "-".join(part for part in ("comparison", first.data.name, first.data.split, first.variant) if part)
+    (table,) = render_evaluations(records, folder / "figures" / name).values()
+    table.write(folder / "tables" / name)
+    table_console().print(table.to_rich())
+
+
+def render_evaluations(records: Sequence[Record], stem: Path) -> dict[str, Table]:
+    """Classes of one evaluation, or several side by side; bars where all have the same data. For `analysis.render`."""
+    same = all(record.data == records[0].data for record in records)
+    if same:
+        per_class_bars(records, stem)
+    return {"": _side_by_side(records, same) if len(records) > 1 else per_class_table(records[0])}
+
+
+def _side_by_side(records: Sequence[Record], same: bool) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (record.model, *(percent(record.measured[name]) for name in ("miou", "macc", "aacc"))) for record in records
     ]
     first = records[0]
-    same = all(record.data == first.data for record in records)
     what = f"{first.data.name} {first.data.split}, n = {first.n} images" if same else "different data"
-    table = Table(
+    return Table(
         columns=(Column("Model"), Column("mIoU (%)"), Column("mAcc (%)"), Column("aAcc (%)")),
         rows=tuple(rows),
         caption=f"{what}. Brackets: 95 % interval over images, {RESAMPLES} bootstrap resamples, seed {SEED}; "
         "one training each, whose own spread they do not hold.",
     )
-    name = "-".join(part for part in ("comparison", first.data.name, first.data.split, first.variant) if part)
-    table.write(folder / "tables" / name)
-    if same:
-        per_class_bars(records, folder / "figures" / f"{name}.png")
-    table_console().print(table.to_rich())
 
 
 def _write_counts(path: Path, evaluation: Evaluation) -> None:

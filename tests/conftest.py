@@ -1,9 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from whitebox.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -22,3 +25,17 @@ def golden() -> Path | None:
     """The folder of all golden vectors; None where only the committed ones are there (see golden_vectors)."""
     folder = Path(os.environ.get("WHITEBOX_SHARED", REPOSITORY.parent / "shared")) / "golden"
     return folder if folder.is_dir() else None
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run ``whitebox ARGUMENTS``; returns exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["whitebox", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capfd.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whitebox.api import load_run, weights_file
-from whitebox.config import MULTISCALE, RunConfig, change
+from whitebox.config import MULTISCALE, RunConfig, change, from_dict
+from whitebox.engine.checkpoint import WEIGHTS, read_header
 from whitebox.engine.distributed import join
 from whitebox.errors import ConfigError
 from whitebox.models import Segmentor
@@ -60,13 +61,33 @@ def open_run(
     return Run(weights.resolve().parent.name, weights, model.to(join(device).device), config)
 
 
+def class_names(path: Path) -> tuple[str, ...]:
+    """The classes of a run; where its weights have a header, that is all that is read.
+
+    Raises:
+        CheckpointError: see `open_run`.
+    """
+    weights = weights_file(path)
+    return tuple(read_header(weights)["classes"]) if weights.suffix == ".safetensors" else load_run(weights)[0].classes
+
+
+def saved_runs(root: Path) -> list[tuple[Path, RunConfig]]:
+    """The runs below ``root`` with the configuration of their training, sorted by folder; reads headers only.
+
+    Raises:
+        CheckpointError: a weights file that whitebox has not written whole.
+    """
+    found = sorted(root.glob(f"**/{WEIGHTS}"))
+    return [(weights.parent, from_dict(read_header(weights)["config"])) for weights in found]
+
+
 def finished_runs(root: Path = Path("results")) -> list[Path]:
     """Folders below ``root`` that hold the weights of a run, sorted.
 
     Raises:
         ConfigError: there are none.
     """
-    runs = sorted(weights.parent for weights in root.glob("**/model.safetensors"))
+    runs = sorted(weights.parent for weights in root.glob(f"**/{WEIGHTS}"))
     if not runs:
         raise ConfigError(f"There are no runs below {root}/: name one, or make one with `whitebox train`.")
     return runs

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from whitebox.engine import metrics
-from whitebox.engine.metrics import bootstrap, image_counts, scores
+from whitebox.engine.metrics import bootstrap, image_counts, paired_bootstrap, scores
 from whitebox.errors import ConfigError, DataError
 
 
@@ -180,6 +180,40 @@ def test_bootstrap_of_nothing_is_an_error():
 def test_impossible_bootstrap_settings_are_errors(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         bootstrap(example_counts(2), **wrong)
+
+
+def test_paired_bootstrap_equals_drawing_the_same_images_for_both():
+    counts, reference = example_counts(30)[:15], example_counts(30)[15:]
+    counts[:, :, 5] = reference[:, :, 5] = 0  # absent class
+    generator = np.random.default_rng(7)
+    draws = [generator.integers(15, size=15) for _ in range(200)]
+    pairs = [(scores(counts[chosen]), scores(reference[chosen])) for chosen in draws]
+    found = paired_bootstrap(counts, reference, resamples=200, seed=7, level=0.9)
+    for name in ("miou", "macc", "aacc"):
+        differences = [getattr(ours, name) - getattr(theirs, name) for ours, theirs in pairs]
+        np.testing.assert_allclose(getattr(found, name), np.quantile(differences, [0.05, 0.95]), atol=1e-14)
+    expected_K2 = np.quantile([ours.iou_K - theirs.iou_K for ours, theirs in pairs], [0.05, 0.95], axis=0).T
+    np.testing.assert_allclose(found.iou_K2, expected_K2, atol=1e-14)
+    assert np.isnan(found.iou_K2[5]).all() and (found.level, found.resamples) == (0.9, 200)
+
+
+def test_a_constant_lead_is_certain_although_the_images_differ():
+    labels = np.array([10, 200, 3000])
+    right = np.array([1, 150, 2000])
+    reference = np.stack([right, labels, labels], axis=1)[:, :, None]  # one class
+    better = reference.copy()
+    better[:, 0, 0] += labels // 10  # a tenth of each image more
+    wide = bootstrap(reference).aacc
+    low, high = paired_bootstrap(better, reference).aacc
+    assert wide[1] - wide[0] > 0.1
+    assert low == pytest.approx(0.1) and high == pytest.approx(0.1)
+    assert paired_bootstrap(reference, reference).miou == (0.0, 0.0)
+
+
+def test_counts_that_cannot_be_paired():
+    counts = example_counts(3)
+    with pytest.raises(DataError, match=r"\(2, 3, 7\) cannot be paired with \(3, 3, 7\)"):
+        paired_bootstrap(counts[:2], counts)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

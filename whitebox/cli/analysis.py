@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whitebox.cli.app import app, runs_and_overrides
+from whitebox.cli.app import (
+    DataRoot,
+    Device,
+    RunsAndOverrides,
+    app,
+    common_folder,
+    main_process,
+    runs_and_overrides,
+)
 
 if TYPE_CHECKING:
     from analysis.records import Record
@@ -22,6 +29,13 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images.
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random, and of the bootstrap.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder of records, tables, figures. Default: each run's folder.")
+]
+RunsAndPhotos = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[RUN]... PHOTO... [KEY=VALUE]...",
+        help="Runs (default: all below results/), photos (jpg, png, ...), overrides, in any order.",
+    ),
 ]
 
 
@@ -42,6 +56,290 @@ def render_command(
     render(found, output)
 
 
+@app.command(name="rank-analysis")
+def rank_analysis_command(
+    runs: RunsAndOverrides = None,
+    preset: Annotated[str | None, typer.Option(help="Conventions of a released script: crate, cbsa.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="normed (after LayerNorm) or raw.")] = None,
+    normalise: Annotated[str | None, typer.Option(help="Scale to length 1: none, token, projected.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Distortion; the formula has its square. Default: 0.1.")] = None,
+    prefactor: Annotated[str | None, typer.Option(help="d of projected rates: subspace (P) or width (D).")] = None,
+    heads: Annotated[str | None, typer.Option(help="sum or mean of their rates.")] = None,
+    which: Annotated[str | None, typer.Option(help="patches, or all: with class embeddings compressed along.")] = None,
+    encoder: Annotated[bool, typer.Option("--encoder", help="Also the encoder's layers.")] = False,
+    layers: Annotated[
+        str | None, typer.Option(help="Only these, with wildcards: decoder.input,decoder.layers.*,encoder.layers.11.")
+    ] = None,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = None,
+    output: Output = None,
+) -> None:
+    """How much do tokens hold along the layers? Coding rates, rate reduction, projected rates, spectra and ranks.
+
+    Defaults: --tokens normed --normalise none --eps 0.1 --prefactor subspace --heads sum --which patches.
+
+    \b
+    whitebox rank-analysis results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --limit 100
+    whitebox rank-analysis results/depict-ca-tiny-camvid --preset crate --encoder
+    """
+    from analysis.rank_analysis import convention, measure
+
+    rule = convention(
+        preset, tokens=tokens, normalise=normalise, eps=eps, prefactor=prefactor, heads=heads, which=which
+    )
+    names = [] if layers is None else layers.split(",")
+    measure_runs(
+        "rank-analysis",
+        runs,
+        lambda run, advance: measure(
+            run, rule, encoder=encoder, layers=names, split=split, limit=limit, seed=seed, advance=advance
+        ),
+        dataset=dataset,
+        data_root=data_root,
+        device=device,
+        output=output,
+    )
+
+
+@app.command(name="orthogonality")
+def orthogonality_command(
+    runs: RunsAndOverrides = None,
+    after: Annotated[
+        bool, typer.Option("--after", help="Also the class embeddings after the decoder, on images.")
+    ] = False,
+    draws: Annotated[int, typer.Option(min=2, help="Random matrices to compare with, of each shape.")] = 100,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = None,
+    output: Output = None,
+) -> None:
+    """Are subspaces, and class embeddings, orthogonal? Heat maps, and numbers beside random matrices.
+
+    The weights alone are measured, unless --after is given.
+
+    \b
+    whitebox orthogonality results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid
+    whitebox orthogonality results/depict-ca-tiny-camvid --after --limit 100 --data-root data
+    """
+    from analysis.orthogonality import measure
+
+    measure_runs(
+        "orthogonality",
+        runs,
+        lambda run, advance: measure(
+            run, after=after, draws=draws, split=split, limit=limit, seed=seed, advance=advance
+        ),
+        dataset=dataset,
+        data_root=data_root,
+        device=device,
+        output=output,
+    )
+
+
+@app.command(name="attention")
+def attention_command(
+    items: RunsAndPhotos,
+    layer: Annotated[
+        str | None, typer.Option(help="From 0, among the layers with such rows; all. Default: the last.")
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="From 0, mean or all. Default: mean.")] = None,
+    part: Annotated[bool, typer.Option("--decoder/--encoder", help="Whose attention.")] = True,
+    classes: Annotated[
+        str | None, typer.Option(help="Class embeddings, car,road. Default in decoders: the three most predicted.")
+    ] = None,
+    patch: Annotated[
+        list[str] | None, typer.Option(metavar="ROW,COLUMN", help="A patch, both from 0; repeat for several.")
+    ] = None,
+    cls: Annotated[bool, typer.Option("--cls", help="The class token. Default in encoders.")] = False,
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="Multiplied over layers, from the first to --layer.")
+    ] = False,
+    interpolation: Annotated[str, typer.Option(help="From patches to pixels: nearest or bilinear.")] = "nearest",
+    colours: Annotated[str, typer.Option(help="From 0 to the maximum of each map (own) or of all (shared).")] = "own",
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Also each map over the photo in the photo's resolution.")
+    ] = False,
+    device: Device = None,
+    output: Output = None,
+) -> None:
+    """What do class embeddings, patches or the class token look at? Attention maps over photos.
+
+    \b
+    whitebox attention results/depict-sa-tiny-camvid photo.jpg --head all --classes car,road
+    whitebox attention results/depict-ca-tiny-camvid photo.jpg --patch 3,21 --layer all
+    whitebox attention results/depict-sa-tiny-camvid photo.jpg --encoder --cls --rollout
+    """
+    from analysis.attention_maps import Choice, measure
+
+    paths, runs = split_photos(items)
+    chosen = Choice.parse(
+        part="decoder" if part else "encoder",
+        layer=layer,
+        head=head,
+        classes=classes,
+        patches=patch or [],
+        cls=cls,
+        rollout=rollout,
+        interpolation=interpolation,
+        colours=colours,
+        overlays=overlays,
+    )
+    measure_runs(
+        "attention",
+        runs,
+        lambda run, advance: measure(run, paths, chosen, advance),
+        dataset=None,
+        data_root=None,
+        device=device,
+        output=output,
+    )
+
+
+@app.command(name="pca")
+def pca_command(
+    items: RunsAndPhotos,
+    truth: Annotated[
+        list[Path] | None, typer.Option(help="Label image of the photo; repeat for several, in their order.")
+    ] = None,
+    directions: Annotated[
+        int | None, typer.Option(min=1, help="Principal directions to segment by. Default: the number of classes.")
+    ] = None,
+    device: Device = None,
+    output: Output = None,
+) -> None:
+    """Principal components of the patch tokens before and after the decoder's layers, and what they segment.
+
+    \b
+    whitebox pca results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid photo.jpg --truth label.png
+    """
+    from analysis.pca import measure
+
+    paths, runs = split_photos(items)
+    measure_runs(
+        "pca",
+        runs,
+        lambda run, advance: measure(run, paths, truth or [], directions, advance),
+        dataset=None,
+        data_root=None,
+        device=device,
+        output=output,
+    )
+
+
+@app.command(name="alignment")
+def alignment_command(
+    runs: RunsAndOverrides = None,
+    eps: Annotated[float, typer.Option(help="Distortion of R^c; the formula has its square.")] = 0.1,
+    at: Annotated[
+        str, typer.Option(help="tokens: R^c through a layer's LayerNorm; normed: of the tokens it has normalised.")
+    ] = "tokens",
+    draws: Annotated[int, typer.Option(min=1, help="Random updates of each window and layer.")] = 4,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = None,
+    output: Output = None,
+) -> None:
+    """Does each layer do what its derivation says? Its update beside the gradient of its objective.
+
+    \b
+    whitebox alignment results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --limit 20 --data-root data
+    whitebox alignment results/depict-ca-tiny-camvid --eps 1 --at normed --limit 20 --data-root data
+    """
+    from analysis.alignment import measure
+
+    measure_runs(
+        "alignment",
+        runs,
+        lambda run, advance: measure(
+            run, eps=eps, at=at, draws=draws, split=split, limit=limit, seed=seed, advance=advance
+        ),
+        dataset=dataset,
+        data_root=data_root,
+        device=device,
+        output=output,
+    )
+
+
+@app.command(name="profile")
+def profile_command(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL_OR_RUN]... [KEY=VALUE]...",
+            help="Names of `whitebox models`, or runs (default: all below results/); overrides.",
+        ),
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="px. Default: the window of --dataset, else 512.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Of models by name. Default: those of --dataset, else 150.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. Default: as PyTorch chooses.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 10,
+    dataset: Annotated[str | None, typer.Option(help="Takes size and classes from a dataset.")] = None,
+    data_root: DataRoot = None,
+    device: Device = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: each run's folder; results/profile for names.")
+    ] = None,
+) -> None:
+    """What does a model cost? Parameters, MACs, FLOPs, images/s and memory, of decoder blocks, decoder, encoder, model.
+
+    \b
+    whitebox profile depict-sa-tiny segmenter-mask-tiny
+    whitebox profile depict-sa-large --size 640 --repeats 3 decoder.layers=3
+    whitebox profile results/depict-ca-tiny-camvid segmenter-linear-tiny --dataset camvid --precision bf16
+    """
+    import torch
+
+    from analysis.costs import Setting, measure, open_subject
+    from analysis.records import write_record
+    from analysis.render import render
+    from whitebox.config import resolve
+    from whitebox.progress import image_progress
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    paths, overrides = runs_and_overrides(models)
+    if size is None:
+        inference = [override for override in overrides if override.startswith("inference.")]
+        size = resolve("segmenter-linear-tiny", dataset, inference, data_root).inference.window
+    setting = Setting(size=size, batch=batch, precision=precision, repeats=repeats)
+    subjects = [
+        open_subject(path, size, classes, dataset=dataset, data_root=data_root, overrides=overrides, device=device)
+        for path in paths
+    ]
+    with image_progress("profile", None) as advance:
+        records = measure(subjects, setting, advance)
+    for subject, record in zip(subjects, records, strict=True):
+        write_record(record, (output or subject.folder) / "records")
+    render(records, output or common_folder([subject.folder for subject in subjects]))
+
+
+def split_photos(items: list[str]) -> tuple[list[Path], list[str]]:
+    """Photos are what ends like one (an override only where there is no such file); then runs and overrides."""
+    from whitebox.data.images import IMAGE_SUFFIXES
+    from whitebox.errors import ConfigError
+
+    photos = [
+        item for item in items if item.lower().endswith(IMAGE_SUFFIXES) and ("=" not in item or Path(item).exists())
+    ]
+    if not photos:
+        raise ConfigError(f"No photo is named: give files that end in {', '.join(IMAGE_SUFFIXES)}.")
+    return [Path(photo) for photo in dict.fromkeys(photos)], [item for item in items if item not in photos]
+
+
 def measure_runs(
     what: str,
     runs: list[str] | None,
@@ -52,9 +350,13 @@ def measure_runs(
     device: str | None,
     output: Path | None,
 ) -> None:
-    """Measure one run after another, store each record as soon as it is there, and show them together at the end."""
+    """Measure one run after another, store each record as soon as it is there, and show them together at the end.
+
+    Of several processes all measure, and the main one stores and shows.
+    """
     from analysis.records import write_record
     from analysis.render import render
+    from whitebox.engine.distributed import leave
     from whitebox.progress import image_progress
     from whitebox.runs import open_run
 
@@ -64,6 +366,9 @@ def measure_runs(
         run = open_run(path, dataset, data_root, overrides, device)
         with image_progress(f"{what}: {run.name}", None) as advance:
             records.append(measure(run, advance))
-        write_record(records[-1], (output or run.folder) / "records")
+        if main_process():
+            write_record(records[-1], (output or run.folder) / "records")
         folders.append(run.folder)
-    render(records, output or Path(os.path.commonpath(folders)))
+    leave()
+    if main_process():
+        render(records, output or common_folder(folders))

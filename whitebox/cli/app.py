@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,11 @@ def runs_and_overrides(items: list[str] | None) -> tuple[list[Path], list[str]]:
     overrides = [item for item in items or () if "=" in item and not Path(item).exists()]
     runs = [Path(item) for item in items or () if item not in overrides]
     return runs or finished_runs(), overrides
+
+
+def common_folder(folders: Sequence[Path]) -> Path:
+    """The folder above all of them, where what compares them belongs; absolute and relative ones may be mixed."""
+    return Path(os.path.relpath(os.path.commonpath([folder.resolve() for folder in folders])))
 
 
 def main_process() -> bool:

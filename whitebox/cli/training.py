@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ from whitebox.cli.app import (
     RunPath,
     RunsAndOverrides,
     app,
+    common_folder,
     main_process,
     runs_and_overrides,
 )
@@ -125,7 +125,7 @@ def evaluate_command(
         folders.append(run.folder)
     leave()
     if len(records) > 1 and main_process():
-        report_comparison(records, output or Path(os.path.commonpath(folders)))
+        report_comparison(records, output or common_folder(folders))
 
 
 def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output: Path | None) -> Record:
@@ -257,7 +257,8 @@ def models() -> None:
     for name in model_names():
         config = resolve(name)
         chosen = {key: value for key, value in vars(config.decoder).items() if key != "name" and value is not None}
-        settings = ", ".join(f"{key}={value:g}" for key, value in chosen.items())
+        texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in chosen.items()}
+        settings = ", ".join(f"{key}={text}" for key, text in texts.items())
         table.add_row(
             name, config.encoder.name, f"{config.decoder.name} ({settings})" if settings else config.decoder.name
         )
@@ -280,7 +281,7 @@ def datasets(data_root: DataRoot = None) -> None:
         table.add_row(
             name,
             _class_count(config),
-            str(config.train.epochs),
+            str(config.train.epochs) if config.train.steps is None else f"{config.train.steps} steps",
             str(config.train.batch_size),
             str(config.data.crop),
             there,

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,13 +37,24 @@ KEPT = 2  # training states
 _STATE = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")  # step, first digits of the SHA-256 of the file
 
 
-def save_model(path: Path, model: Segmentor, config: RunConfig, weights: dict[str, Tensor] | None = None) -> None:
-    """Write weights (None: those of ``model``) and header to ``path`` atomically."""
+def save_model(
+    path: Path,
+    model: Segmentor,
+    config: RunConfig,
+    weights: dict[str, Tensor] | None = None,
+    altered: Mapping[str, Any] | None = None,
+) -> None:
+    """Write weights (None: those of ``model``) and header to ``path`` atomically.
+
+    Args:
+        altered: what was done to the model after its training, in JSON's types, for the header.
+    """
     header = {
         "config": configuration.to_dict(config),
         "classes": list(model.classes),
         "palette": [list(colour) for colour in model.palette],
         "versions": versions(),
+        **({} if altered is None else {"altered": dict(altered)}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     write_atomically(path, lambda target: save_file(tensors, target, metadata={HEADER: json.dumps(header)}))

@@ -5,7 +5,7 @@ nowhere (their prediction neither); a class that occurs in neither label nor pre
 the mean; a class that is predicted but never labelled has IoU 0 and accuracy nan. Both sum over images first and divide
 last. Totals are exact integers here; mmsegmentation's float32 histograms are rounded above 2^24 pixels of a class.
 
-Shapes: N images, K classes, R resamples, H W pixels.
+Shapes: N images, K classes, R resamples, S scores (3 + K), H W pixels.
 """
 
 from __future__ import annotations
@@ -71,18 +71,43 @@ def image_counts(prediction: Tensor, label: Tensor, num_classes: int, ignore_ind
     """
     if prediction.shape != label.shape:
         raise DataError(f"The prediction is {tuple(prediction.shape)} pixels, the label {tuple(label.shape)}.")
-    kept = label != ignore_index
-    predicted, labelled = prediction[kept].long(), label[kept].long()
-    for what, values in (("label", labelled), ("prediction", predicted)):
-        wrong = values[(values < 0) | (values >= num_classes)]
-        if len(wrong):
-            raise DataError(
-                f"A {what} has value {int(wrong[0])}, but with {num_classes} classes values are 0 to "
-                f"{num_classes - 1}, or {ignore_index} for ignored."
-            )
-    pairs = torch.bincount(labelled * num_classes + predicted, minlength=num_classes**2)
-    confusion_KK = pairs.reshape(num_classes, num_classes)  # label, prediction
+    rows = label_rows(label, num_classes, ignore_index)
+    predicted = prediction.long().masked_fill(label == ignore_index, 0)
+    _require_classes("prediction", predicted, num_classes, ignore_index)
+    return counts_in_rows(predicted, rows, num_classes)
+
+
+def label_rows(label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """A label as :func:`counts_in_rows` takes it, for one that is compared with many predictions.
+
+    Returns:
+        Where each pixel's row of the confusion matrix begins, K * label, or K * K where it is ignored; of the label's
+        shape, int16 or, where that is too short, int32.
+
+    Raises:
+        DataError: a value is neither a class nor ``ignore_index``.
+    """
+    ignored = label == ignore_index
+    labelled = label.long().masked_fill(ignored, 0)
+    _require_classes("label", labelled, num_classes, ignore_index)
+    rows = (labelled * num_classes).masked_fill(ignored, num_classes**2)
+    return rows.to(torch.int16 if num_classes * (num_classes + 1) < 2**15 else torch.int32)
+
+
+def counts_in_rows(prediction: Tensor, rows: Tensor, num_classes: int) -> Tensor:
+    """:func:`image_counts` of a prediction whose values are classes, and a label prepared by :func:`label_rows`."""
+    pairs = torch.bincount((rows + prediction).flatten(), minlength=num_classes * (num_classes + 1))
+    confusion_KK = pairs[: num_classes**2].reshape(num_classes, num_classes)  # label, prediction
     return torch.stack((confusion_KK.diagonal(), confusion_KK.sum(0), confusion_KK.sum(1)))
+
+
+def _require_classes(what: str, values: Tensor, num_classes: int, ignore_index: int) -> None:
+    if values.numel() and not (values.min() >= 0 and values.max() < num_classes):
+        wrong = values[(values < 0) | (values >= num_classes)]
+        raise DataError(
+            f"A {what} has value {int(wrong[0])}, but with {num_classes} classes values are 0 to "
+            f"{num_classes - 1}, or {ignore_index} for ignored."
+        )
 
 
 def scores(counts: Counts) -> Scores:
@@ -114,10 +139,33 @@ def bootstrap(counts_N3K: Counts, resamples: int = 1000, seed: int = 0, level: f
         DataError: there are no images.
         ConfigError: ``resamples`` below 1, or ``level`` outside (0, 1).
     """
+    return _intervals(resampled_scores(counts_N3K, resamples, seed), level)
+
+
+def paired_bootstrap(
+    counts_N3K: Counts, reference_N3K: Counts, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> Intervals:
+    """Percentile bootstrap intervals of the differences ``counts - reference`` between two models on the same images.
+
+    Each draw takes the same images for both, so what makes an image hard for both cancels.
+
+    Args:
+        counts_N3K, reference_N3K: per-image counts, of the same images in the same order.
+
+    Raises:
+        DataError: there are no images, or different numbers of images or classes.
+        ConfigError: see :func:`bootstrap`.
+    """
+    if np.shape(counts_N3K) != np.shape(reference_N3K):
+        raise DataError(f"Counts of shape {np.shape(counts_N3K)} cannot be paired with {np.shape(reference_N3K)}.")
+    pair = [resampled_scores(counts, resamples, seed) for counts in (counts_N3K, reference_N3K)]
+    return _intervals(pair[0] - pair[1], level)
+
+
+def resampled_scores(counts_N3K: Counts, resamples: int, seed: int) -> Float:
+    """(R, 3 + K): miou, macc, aacc and iou_K of each draw; the same images for the same N and seed."""
     if resamples < 1:
         raise ConfigError(f"resamples={resamples} is impossible: it must be at least 1.")
-    if not 0 < level < 1:
-        raise ConfigError(f"level={level} is impossible: it lies strictly between 0 and 1.")
     array = _array(counts_N3K)
     images, _, classes = array.shape
     if images == 0:
@@ -133,16 +181,21 @@ def bootstrap(counts_N3K: Counts, resamples: int = 1000, seed: int = 0, level: f
         weights = np.bincount(chosen.ravel(), minlength=draws * images).reshape(draws, images)
         totals[start : start + draws] = weights.astype(np.float64) @ flat
     miou_R, macc_R, aacc_R, iou_RK, _ = _ratios(totals.reshape(resamples, 3, classes))
+    return np.column_stack((miou_R, macc_R, aacc_R, iou_RK))
 
+
+def _intervals(scores_RS: Float, level: float) -> Intervals:
+    """Quantiles of each column over its draws that are not nan."""
+    if not 0 < level < 1:
+        raise ConfigError(f"level={level} is impossible: it lies strictly between 0 and 1.")
     ends = np.array([(1 - level) / 2, (1 + level) / 2])
-    columns = np.column_stack((miou_R, macc_R, aacc_R, iou_RK))
-    limits = np.full((columns.shape[1], 2), np.nan)
-    for index, column in enumerate(columns.T):
+    limits = np.full((scores_RS.shape[1], 2), np.nan)
+    for index, column in enumerate(scores_RS.T):
         known = column[~np.isnan(column)]
         if len(known):
             limits[index] = np.quantile(known, ends)
     miou, macc, aacc = ((float(low), float(high)) for low, high in limits[:3])
-    return Intervals(level, resamples, miou, macc, aacc, limits[3:])
+    return Intervals(level, len(scores_RS), miou, macc, aacc, limits[3:])
 
 
 def _array(counts: Counts) -> NDArray[np.int64]:

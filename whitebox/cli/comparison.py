@@ -1,0 +1,147 @@
+"""Commands that compare models: compare, intervene."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whitebox.cli.analysis import Dataset, Limit, Output, Seed, Split
+from whitebox.cli.app import (
+    DataRoot,
+    Device,
+    Multiscale,
+    RunPath,
+    RunsAndOverrides,
+    app,
+    common_folder,
+    main_process,
+    runs_and_overrides,
+)
+from whitebox.errors import ConfigError
+
+if TYPE_CHECKING:
+    from analysis.comparison import Evaluated
+    from whitebox.runs import Run
+
+
+@app.command(name="compare")
+def compare_command(
+    runs: RunsAndOverrides = None,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    multiscale: Multiscale = False,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = None,
+    output: Output = None,
+) -> None:
+    """Is a run better than the first one? Paired differences of IoU with 95 % intervals, of each class and overall.
+
+    Stored evaluations of the same images and settings are used; what is missing is evaluated.
+
+    \b
+    whitebox compare results/segmenter-mask-tiny-camvid results/depict-sa-tiny-camvid
+    whitebox compare results/base results/first results/second --split test -o comparison/
+    """
+    from analysis.comparison import MOST, compare, distinct_names
+    from analysis.records import write_record
+    from analysis.render import render
+    from whitebox.api import weights_file
+    from whitebox.engine.distributed import leave
+    from whitebox.runs import open_run
+
+    paths, overrides = runs_and_overrides(runs)
+    if not 2 <= len(paths) <= MOST + 1:
+        raise ConfigError(f"compare takes a reference and 1 to {MOST} other runs; {len(paths)} were named.")
+    found, folders = [], []
+    for path, name in zip(paths, distinct_names([weights_file(path) for path in paths]), strict=True):
+        run = open_run(path, dataset, data_root, overrides, device, multiscale)
+        found.append(_evaluated(run, name, split, limit, output))
+        folders.append(run.folder)
+    leave()
+    if main_process():
+        records = [compare(found[0], other, seed) for other in found[1:]]
+        for record, folder in zip(records, folders[1:], strict=True):
+            write_record(record, (output or folder) / "records")
+        render(records, output or common_folder(folders))
+
+
+@app.command(name="intervene")
+def intervene_command(
+    run: RunPath,
+    ortho: Annotated[str, typer.Option(help="head_ortho, head_trans or ortho_trans (docs/measurements.md).")],
+    layers: Annotated[
+        str | None, typer.Option(help="Names with commas, as decoder.layers.0,decoder.layers.2. Default: all.")
+    ] = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random matrices, and of the bootstrap.")] = 0,
+    device: Device = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the altered run. Default: beside the run.")
+    ] = None,
+) -> None:
+    """Replace the learned subspaces of a model, save the altered model as a run, and measure what that does to mIoU.
+
+    \b
+    whitebox intervene results/depict-sa-tiny-camvid --ortho head_ortho
+    whitebox intervene results/depict-sa-tiny-camvid --ortho ortho_trans --layers decoder.layers.0 --seed 1 -o results/x
+    """
+    from analysis.comparison import compare
+    from analysis.records import describe_weights, write_record
+    from analysis.render import render
+    from whitebox.config import to_yaml
+    from whitebox.engine.checkpoint import WEIGHTS, save_model
+    from whitebox.engine.distributed import leave, on_main
+    from whitebox.files import write_text
+    from whitebox.models import Segmentor, intervene
+    from whitebox.runs import Run, open_run
+
+    opened = open_run(run, data_root=data_root, device=device)
+    chosen = None if layers is None else [name.strip() for name in layers.split(",")]
+    altered = intervene(opened.model, ortho, chosen, seed)
+    assert isinstance(altered, Segmentor)
+    folder = output or Path(os.path.normpath(opened.folder / ".." / f"{opened.name}-{ortho}"))
+
+    def check() -> None:
+        if (folder / WEIGHTS).exists():
+            raise ConfigError(f"{folder / WEIGHTS} exists already; choose another folder with -o.")
+
+    on_main(check)
+    before = _evaluated(opened, opened.name, split, limit, None)
+    done = {
+        "operation": ortho,
+        "layers": chosen or "all",
+        "seed": seed,
+        "run": opened.name,
+        "sha256": describe_weights(opened.weights).sha256,
+    }
+
+    def save() -> None:
+        save_model(folder / WEIGHTS, altered, opened.config, altered=done)
+        write_text(folder / "config.yaml", to_yaml(opened.config))
+
+    on_main(save)
+    changed = Run(folder.resolve().name, folder / WEIGHTS, altered, opened.config)
+    after = _evaluated(changed, changed.name, split, limit, None)
+    leave()
+    if main_process():
+        note = f"{ortho} of {', '.join(chosen) if chosen else 'all subspace layers'} of {opened.name}, seed {seed}"
+        record = compare(before, after, seed, [note])
+        write_record(record, folder / "records")
+        render([record], folder)
+        typer.echo(f"Run saved in {folder}. Next: whitebox orthogonality {folder}")
+
+
+def _evaluated(run: Run, name: str, split: str | None, limit: int | None, output: Path | None) -> Evaluated:
+    """With a bar where the images have to be predicted."""
+    from analysis.comparison import evaluated
+    from whitebox.progress import image_progress
+
+    with image_progress(f"evaluating {name}", None) as advance:
+        return evaluated(run, name, split, limit, output, advance)

@@ -1,0 +1,79 @@
+"""Figures and tables of the papers by one command: reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whitebox.cli.analysis import Limit, Seed, Split
+from whitebox.cli.app import DataRoot, Device, app
+from whitebox.errors import ConfigError
+
+
+@app.command(name="reproduce")
+def reproduce_command(
+    name: Annotated[str | None, typer.Argument(help="A paper, or a figure or table of it (see --list).")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For trainings, e.g. train.epochs=20.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="The papers' is ade20k.")] = "ade20k",
+    data_root: DataRoot = None,
+    size: Annotated[list[str] | None, typer.Option(help="tiny, small, base, large. Repeatable. Default: tiny.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where runs are looked for, and trained.")] = Path("results"),
+    split: Split = None,
+    limit: Limit = None,
+    draws: Annotated[int, typer.Option(min=1, help="Of noise at each level.")] = 5,
+    noise: Annotated[str, typer.Option(help="Levels of parameter noise.")] = "0.001:1:log13",
+    seed: Seed = 0,
+    device: Device = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: results/PAPER/DATASET.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is missing and what it would cost.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List papers, figures and tables.")] = False,
+) -> None:
+    """Train what is missing, measure, draw, and show measured beside reported, for a paper or one of its figures.
+
+    \b
+    whitebox reproduce --list
+    whitebox reproduce depict --dataset camvid --dry-run
+    whitebox reproduce depict-fig7 --dataset camvid --limit 20
+    """
+    if list_all:
+        _list()
+        return
+    if name is None:
+        raise ConfigError("Name a paper or a figure; `whitebox reproduce --list` lists them.")
+    from experiments.experiment import Setting
+    from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
+    from whitebox.cli.training import train
+    from whitebox.progress import image_progress
+    from whitebox.runs import open_run
+    from whitebox.terminal import table_console
+
+    experiments = chosen_experiments(name, dataset)
+    sizes = size or ["tiny"]
+    needed = needed_runs(experiments, dataset, sizes, runs)
+    if dry_run:
+        table_console().print(plan_table(needed, dataset, overrides or (), data_root).to_rich())
+        return
+    for each in needed:
+        if each.folder is None:
+            typer.echo(f"{each.model} has no run on {dataset} below {runs}/: it is trained now.")
+            train(each.model, overrides, dataset=dataset, data_root=data_root, output=runs, resume=True, device=device)
+    opened = [open_run(each.folder or runs / f"{each.model}-{dataset}", None, data_root, (), device) for each in needed]
+    setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
+    folder = output or Path("results") / name.partition("-")[0] / dataset
+    reproduce(experiments, opened, setting, folder, lambda title: image_progress(title, None))
+
+
+def _list() -> None:
+    from rich.table import Table
+
+    from experiments import EXPERIMENTS
+    from whitebox.terminal import table_console
+
+    table = Table("name", "shows", "where", "models", box=None)
+    for each in EXPERIMENTS.values():
+        table.add_row(each.name, each.title, each.where, ", ".join(each.decoders))
+    table_console().print(table)

@@ -1,0 +1,127 @@
+"""The command that measures how much noise and corruption models bear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whitebox.cli.analysis import Dataset, Limit, Output, Seed, Split, measure_runs
+from whitebox.cli.app import DataRoot, Device, RunsAndOverrides, app, runs_and_overrides
+from whitebox.errors import ConfigError
+
+if TYPE_CHECKING:
+    from analysis.records import Record
+    from analysis.samples import Progress
+    from whitebox.runs import Run
+
+
+@app.command(name="robustness")
+def robustness_command(
+    runs: RunsAndOverrides = None,
+    noise: Annotated[
+        str | None, typer.Option(metavar="START:STOP[:STEP|:logN]", help="Standard deviations; or a comma list.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="What the noise is added to: decoder, attention, queries, encoder, all, input.")
+    ] = "decoder",
+    relative: Annotated[bool, typer.Option("--relative", help="Sigma in units of each tensor's rms.")] = False,
+    draws: Annotated[int, typer.Option(min=1, max=1000, help="Of the noise, at each level.")] = 5,
+    antithetic: Annotated[bool, typer.Option("--antithetic", help="Each draw also with the opposite sign.")] = False,
+    halving: Annotated[
+        bool, typer.Option("--sigma-50/--no-sigma-50", help="Look for the noise that halves the mIoU.")
+    ] = True,
+    corruptions: Annotated[
+        str | None, typer.Option(help="all, noise, blur, weather, digital, or names; a comma list.")
+    ] = None,
+    severity: Annotated[str, typer.Option(help="Of the corruptions: 3, 1:5 or 1,3,5.")] = "1:5",
+    reference: Annotated[
+        Path | None, typer.Option(help="A run: degradation under corruptions is also given as a multiple of its.")
+    ] = None,
+    memory: Annotated[
+        float, typer.Option(min=0, help="GB of the encoder's tokens kept in memory; the rest goes to a temporary file.")
+    ] = 4.0,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: Device = None,
+    output: Output = None,
+) -> None:
+    """How much noise on parameters or photos, and which corruptions, do models bear? mIoU curves, and sigma_50.
+
+    What is measured is kept, row by row, in sweeps/ of each run's folder (or of --output): the same command goes on
+    where it was stopped, and several processes share the rows (torchrun).
+
+    \b
+    whitebox robustness --noise 0.1:0.5
+    whitebox robustness results/depict-sa-tiny-camvid --noise 0.001:1:log13 --draws 5 --target decoder
+    whitebox robustness results/depict-sa-tiny-camvid --noise 0.1:0.5 --target input
+    whitebox robustness results/depict-sa-tiny-camvid --corruptions all --severity 1:5
+    """
+    if (noise is None) == (corruptions is None):
+        raise ConfigError(
+            "Choose one: --noise 0.001:1:log13 (on parameters; on photos with --target input) or --corruptions all."
+        )
+    if reference is not None and corruptions is None:
+        raise ConfigError("--reference belongs to --corruptions: leave it out with --noise.")
+    from analysis.corruptions import parse_kinds, parse_severities
+    from analysis.degradation import Corrupted, corruption_record, measure_corruptions
+    from analysis.noise import parse_levels
+    from analysis.robustness import Noise, measure_noise
+    from whitebox.runs import open_run
+
+    paths, overrides = runs_and_overrides(runs)
+    if noise is not None:
+        sweep = Noise(
+            levels=parse_levels(noise),
+            target=target,
+            relative=relative,
+            draws=draws,
+            antithetic=antithetic,
+            seed=seed,
+            halving=halving,
+        )
+
+        def measure(run: Run, advance: Progress) -> Record:
+            return measure_noise(
+                run, sweep, sweeps(run), split=split, limit=limit, memory=int(memory * 1e9), advance=advance
+            )
+
+    else:
+        kinds, severities = parse_kinds(corruptions or ""), parse_severities(severity)
+        beside: list[Corrupted] = []
+
+        def corrupted(run: Run, advance: Progress) -> Corrupted:
+            return measure_corruptions(
+                run, kinds, severities, seed=seed, folder=sweeps(run), split=split, limit=limit, advance=advance
+            )
+
+        def measure(run: Run, advance: Progress) -> Record:
+            if reference is not None and not beside:
+                beside.append(corrupted(open_run(reference, dataset, data_root, overrides, device), advance))
+            return corruption_record(corrupted(run, advance), beside[0] if beside else None)
+
+    def sweeps(run: Run) -> Path:
+        return (output or run.folder) / "sweeps"
+
+    require_same_classes([*paths, *([reference] if reference else [])])
+    measure_runs("robustness", runs, measure, dataset=dataset, data_root=data_root, device=device, output=output)
+
+
+def require_same_classes(paths: list[Path]) -> None:
+    """Raise a ConfigError, before anything is measured, where models could not share a figure."""
+    from whitebox.models.segmentor import unnamed_classes
+    from whitebox.runs import class_names
+
+    first = class_names(paths[0])
+    for path in paths[1:]:
+        names = class_names(path)
+        unnamed = unnamed_classes(len(first)) in (first, names)  # some official checkpoints do not say their classes
+        if names != first and not (unnamed and len(names) == len(first)):
+            raise ConfigError(
+                f"{path} has other classes ({len(names)}: {', '.join(names[:3])}, ...) than {paths[0]} ({len(first)}: "
+                f"{', '.join(first[:3])}, ...): name runs of one dataset."
+            )
