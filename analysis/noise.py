@@ -1,0 +1,236 @@
+"""Gaussian noise on parameters and on images: how much, on what, and which random numbers.
+
+Parameters: theta + sigma * n, always from the saved float32 theta; n is standard normal, element by element, and a
+function of (seed, draw, parameter's name) alone, so all sigma of a draw share it (common random numbers): curves are
+smooth in sigma, and differences between two sigma are not hidden by the draw. Source of the experiment: noise figures
+in the repository of DEPICT (arXiv 2411.03033), which do not say what is perturbed; their axis is the absolute sigma.
+
+Images: the same with a function of (seed, draw, dataset, image's name), in units of [0, 1], on the decoded photo.
+
+Shapes: H W pixels of a photo.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from whitebox.data import Sample
+from whitebox.engine.evaluate import LabelledImage, LabelledImages
+from whitebox.errors import ConfigError
+from whitebox.models.attention import SubspaceLayer
+from whitebox.models.taps import Tap
+
+MAX_LEVELS = 200
+LARGEST = 1e4  # sigma; far below what makes float32 overflow
+DEFAULT_STEP = 0.1
+TARGETS = {
+    "decoder": "all parameters of the decoder",
+    "attention": "the projection matrices of the decoder's attention layers",
+    "queries": "the decoder's class embeddings",
+    "encoder": "all parameters of the encoder",
+    "all": "all parameters",
+    "input": "the pixels of the photos",
+}
+# What attention layers call the matrices they project with (whitebox/models/attention.py and decoders/).
+_PROJECTIONS = {"basis", "output", "attn", "self_attention", "q", "k", "v", "proj"}
+
+
+def parse_levels(text: str) -> tuple[float, ...]:
+    """Noise levels from ``START:STOP``, ``START:STOP:STEP``, ``START:STOP:logN`` or a comma list, ascending.
+
+    Without a step it is 0.1. STOP is among them where the step meets it. 0 is left out: the clean model is always
+    measured.
+
+    Raises:
+        ConfigError: not numbers, negative, NaN, infinite, reversed, empty, or more than ``MAX_LEVELS``.
+    """
+    example = "give 0.1:0.5, 0.02:0.1:0.02, 0.001:1:log13 or 0.1,0.2"
+    parts = text.split(":")
+    if len(parts) == 1:
+        values = [_number(part, text, example) for part in text.split(",")]
+    elif len(parts) > 3:
+        raise ConfigError(f"--noise {text!r} has too many colons: {example}.")
+    else:
+        start, stop = (_number(part, text, example) for part in parts[:2])
+        if stop < start:
+            raise ConfigError(f"--noise {text!r} is reversed: START comes first, {example}.")
+        step = parts[2] if len(parts) == 3 else None
+        if step is not None and step.startswith("log"):
+            values = _logarithmic(start, stop, step[3:], text, example)
+        else:
+            values = _linear(start, stop, step, text, example)
+    levels = sorted({float(f"{value:.10g}") for value in values if value > 0})
+    if not levels:
+        raise ConfigError(f"--noise {text!r} holds no noise above 0: {example}.")
+    if len(levels) > MAX_LEVELS:
+        raise ConfigError(_too_many(text, len(levels)))
+    return tuple(levels)
+
+
+def _number(part: str, text: str, example: str) -> float:
+    try:
+        value = float(part)
+    except ValueError:
+        raise ConfigError(f"--noise {text!r}: {part!r} is not a number; {example}.") from None
+    if not 0 <= value <= LARGEST:
+        raise ConfigError(
+            f"--noise {text!r}: {part!r} is impossible, a standard deviation lies between 0 and {LARGEST:g}; {example}."
+        )
+    return value
+
+
+def _logarithmic(start: float, stop: float, count: str, text: str, example: str) -> list[float]:
+    if not (count.isascii() and count.isdigit()):
+        raise ConfigError(f"--noise {text!r}: {'log' + count!r} needs a number of levels, log13; {example}.")
+    if not (start > 0 and stop > start and int(count) >= 2):
+        raise ConfigError(f"--noise {text!r}: a logarithmic grid needs 0 < START < STOP and two levels; {example}.")
+    if int(count) > MAX_LEVELS:
+        raise ConfigError(_too_many(text, int(count)))
+    return [float(value) for value in np.geomspace(start, stop, int(count))]
+
+
+def _linear(start: float, stop: float, given: str | None, text: str, example: str) -> list[float]:
+    step = DEFAULT_STEP if given is None else _number(given, text, example)
+    if step == 0:
+        raise ConfigError(f"--noise {text!r}: a step of 0 never arrives; {example}.")
+    if given is None and start < stop < start + step * (1 - 1e-9):
+        raise ConfigError(
+            f"--noise {text!r} is narrower than the step that is taken where none is given, {DEFAULT_STEP}; {example}."
+        )
+    steps = (stop - start) / step
+    if steps > MAX_LEVELS:
+        raise ConfigError(_too_many(text, steps))
+    return [start + index * step for index in range(math.floor(steps * (1 + 1e-9)) + 1)]
+
+
+def _too_many(text: str, count: float) -> str:
+    return f"--noise {text!r} asks for {count:.0f} levels, at most {MAX_LEVELS} are measured: choose a larger step."
+
+
+def target_parameters(model: nn.Module, target: str) -> dict[str, nn.Parameter]:
+    """The parameters of ``model`` that a target of ``TARGETS`` names, by name; empty where the model has none.
+
+    ``attention``: in layers with subspaces or attention weights, the matrices (no biases, norms, steps, MLPs).
+
+    Raises:
+        ConfigError: an unknown target, or ``input``, which is no parameter.
+    """
+    named = dict(model.named_parameters())
+    if target == "all":
+        return named
+    if target in ("decoder", "encoder"):
+        return {name: value for name, value in named.items() if name.startswith(f"{target}.")}
+    if target == "queries":
+        return {name: value for name, value in named.items() if name == "decoder.class_embeddings"}
+    if target == "attention":
+        layers = [
+            f"{name}."
+            for name, module in model.named_modules()
+            if name.startswith("decoder.")
+            and (isinstance(module, SubspaceLayer) or isinstance(getattr(module, "attention", None), Tap))
+        ]
+        return {
+            name: value
+            for name, value in named.items()
+            for layer in layers
+            if name.startswith(layer) and value.dim() == 2 and name[len(layer) :].split(".")[0] in _PROJECTIONS
+        }
+    known = ", ".join(name for name in TARGETS if name != "input")
+    raise ConfigError(f"There are no parameters called {target!r}: choose from {known}.")
+
+
+def random_state(*key: object) -> np.random.Generator:
+    """A generator that is a function of ``key`` alone, of its text."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def standard_normal(shape: tuple[int, ...], *key: object) -> NDArray[np.float32]:
+    """Standard normal numbers of this shape, float32, a function of shape and ``key`` alone."""
+    return random_state(*key).standard_normal(shape, dtype=np.float32)
+
+
+@contextmanager
+def perturbed(
+    parameters: Mapping[str, nn.Parameter],
+    sigma: float,
+    *,
+    seed: int,
+    draw: int,
+    sign: int = 1,
+    relative: bool = False,
+) -> Iterator[None]:
+    """Inside the block the parameters are theta + sign * sigma * n; after it theta again, bit for bit.
+
+    Args:
+        parameters: by name, see `target_parameters`.
+        sigma: standard deviation; with ``relative`` in units of each tensor's root mean square.
+        seed, draw: with the name, the key of n.
+        sign: 1, or -1 for the antithetic twin of a draw.
+    """
+    saved = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                theta = saved[name].cpu()  # there, so that all devices add the same
+                n = torch.from_numpy(standard_normal(tuple(theta.shape), seed, draw, name))
+                scale = sigma * float(theta.double().square().mean().sqrt()) if relative else sigma
+                parameter.copy_(theta + (sign * scale) * n)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(saved[name])
+
+
+Change = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]  # RGB (H, W, 3), and the image's name
+
+
+@dataclass(frozen=True)
+class ChangedImages:
+    """A dataset whose photos are changed as they are read, in the loading processes; labels stay."""
+
+    dataset: LabelledImages
+    change: Change
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    @property
+    def ignore_index(self) -> int:
+        return self.dataset.ignore_index
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        sample = self.dataset[index]
+        changed_HW3 = self.change(sample.image.permute(1, 2, 0).numpy(), sample.name)
+        image_3HW: Tensor = torch.from_numpy(np.ascontiguousarray(changed_HW3.transpose(2, 0, 1)))
+        return Sample(image_3HW, sample.label, sample.name)
+
+
+@dataclass(frozen=True)
+class PixelNoise:
+    """Noise on a photo: x + sign * sigma * n in [0, 1], clipped there, and rounded to the 8 bits photos are read in."""
+
+    sigma: float
+    dataset: str
+    seed: int
+    draw: int
+    sign: int = 1
+
+    def __call__(self, image_HW3: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+        n_HW3 = standard_normal(image_HW3.shape, self.seed, self.draw, self.dataset, name)
+        noisy_HW3 = np.clip(image_HW3 / np.float32(255) + np.float32(self.sign * self.sigma) * n_HW3, 0, 1)
+        return np.asarray(np.rint(255 * noisy_HW3), np.uint8)
