@@ -1,0 +1,141 @@
+"""Measurements that papers share, in the shape `experiments.experiment.Experiment` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from analysis import alignment, attention_maps, comparison, costs, orthogonality, pca, rank_analysis, tradeoff
+from analysis.noise import parse_levels
+from analysis.records import Record
+from analysis.robustness import Noise, measure_noise
+from analysis.samples import Progress, Samples
+from analysis.tables import Estimate, percent
+from experiments.experiment import Measure, Setting, Value, estimate
+from whitebox.data.readers import FileSource
+from whitebox.runs import Run
+
+MEMORY = 4_000_000_000  # bytes of tokens kept for a noise sweep; more go to a temporary file
+
+
+def each_run(measure: Callable[[Run, Setting, Path, Progress], Record]) -> Measure:
+    """One record a run."""
+
+    def measured(runs: Sequence[Run], setting: Setting, folder: Path, advance: Progress) -> list[Record]:
+        return [measure(run, setting, folder, advance) for run in runs]
+
+    return measured
+
+
+def chosen_photos(run: Run, setting: Setting, folder: Path) -> tuple[list[Path], list[Path]]:
+    """Photos spread over a split, and their labels; images that have no file are written to ``folder``/photos."""
+    samples = Samples(run, setting.split, setting.limit)
+    count = min(setting.photos, len(samples))
+    chosen = [index * len(samples) // count for index in range(count)]
+    source = samples.dataset.source
+    if isinstance(source, FileSource):
+        pairs = [source.pairs[index] for index in chosen]
+        return [Path(pair.image) for pair in pairs], [Path(pair.label) for pair in pairs]
+    photos: list[Path] = []
+    labels: list[Path] = []
+    (folder / "photos").mkdir(parents=True, exist_ok=True)
+    for index in chosen:
+        image_HW3, label_HW = source.load(index)
+        for pixels, suffix, paths in ((image_HW3, "", photos), (label_HW, "-label", labels)):
+            paths.append(folder / "photos" / f"{source.names[index]}{suffix}.png")
+            Image.fromarray(pixels).save(paths[-1])
+    return photos, labels
+
+
+@each_run
+def principal_components(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    """Components of the tokens of some photos, and the segmentation they give."""
+    photos, labels = chosen_photos(run, setting, folder)
+    return pca.measure(run, photos, labels, advance=advance)
+
+
+@each_run
+def attention(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    """Attention from class embeddings to the patches of some photos, last layer."""
+    photos, _ = chosen_photos(run, setting, folder)
+    return attention_maps.measure(run, photos, attention_maps.Choice(), advance)
+
+
+@each_run
+def orthogonality_of_bases(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    """Heat maps of subspaces and class embeddings."""
+    return orthogonality.measure(run, seed=setting.seed, advance=advance)
+
+
+@each_run
+def coding_rates(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    """Coding rates along the layers."""
+    return rank_analysis.measure(run, split=setting.split, limit=setting.limit, seed=setting.seed, advance=advance)
+
+
+@each_run
+def alignments(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    """Whether layers do what their derivation says."""
+    return alignment.measure(run, split=setting.split, limit=setting.limit, seed=setting.seed, advance=advance)
+
+
+@each_run
+def accuracies(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    """MIoU and accuracies; an evaluation that is there already is taken."""
+    return comparison.evaluated(run, run.name, setting.split, setting.limit, folder, advance).record
+
+
+def miou_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:
+    """MIoU of evaluations, percent."""
+    return [
+        Value(models[record.model], "mIoU (%)", percent(record.measured["miou"]))
+        for record in records
+        if record.kind == "eval"
+    ]
+
+
+@each_run
+def tradeoffs(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    """Accuracy and cost of a run."""
+    evaluation = comparison.evaluated(run, run.name, setting.split, setting.limit, folder, advance).record
+    return tradeoff.measure(run, evaluation)
+
+
+def tradeoff_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:
+    """mIoU, percent, and GFLOPs of the decoder's blocks."""
+    values = []
+    for record in records:
+        blocks = costs.Cost(**record.measured["scopes"]["decoder blocks"])
+        values.append(Value(models[record.model], "mIoU (%)", percent(record.measured["miou"])))
+        values.append(Value(models[record.model], "decoder GFLOPs", Estimate(blocks.gflops)))
+    return values
+
+
+def parameter_noise(relative: bool) -> Measure:
+    """MIoU under noise on the decoder's parameters, absolute or relative to the rms of each tensor."""
+
+    def measure(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+        noise = Noise(levels=parse_levels(setting.noise), relative=relative, draws=setting.draws, seed=setting.seed)
+        return measure_noise(
+            run, noise, folder / "sweeps", split=setting.split, limit=setting.limit, memory=MEMORY, advance=advance
+        )
+
+    return each_run(measure)
+
+
+def noise_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:
+    """MIoU at each level in percent of the clean model's, with the interval over draws."""
+    values = []
+    for record in records:
+        clean, *curve = record.measured["curve"]
+        for point in curve:
+            share = estimate(point["miou"], 100 / clean["miou"]["value"])
+            values.append(Value(models[record.model], sigma_quantity(point["sigma"]), share))
+    return values
+
+
+def sigma_quantity(sigma: float) -> str:
+    """What a level of a noise curve is called beside reported values."""
+    return f"mIoU at sigma {sigma:.3g}, % of clean"

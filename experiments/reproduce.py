@@ -1,0 +1,186 @@
+"""Carry out experiments: find the runs they need, say what is missing and what it would cost, measure, render.
+
+Finished measurements are noted in ``FOLDER/measured.json``, so a killed reproduction goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis.costs import count
+from analysis.records import Record, RecordError, describe_weights, read_record, write_record
+from analysis.render import render
+from analysis.samples import Progress
+from analysis.tables import Column, Table
+from experiments import EXPERIMENTS, PAPERS
+from experiments.experiment import Experiment, Setting, beside
+from whitebox.config import RunConfig, model_names, nearest, resolve
+from whitebox.data import build_dataset, dataset_info
+from whitebox.errors import ConfigError
+from whitebox.files import write_text
+from whitebox.models import build
+from whitebox.runs import Run, saved_runs
+from whitebox.terminal import table_console
+
+DONE = "measured.json"
+Bar = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A run an experiment needs: a model, and the folder it is in (None: it has to be trained)."""
+
+    model: str
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What a training would take.
+
+    Attributes:
+        steps: optimiser steps. images: forward passes.
+        petaflops: 1e15 floating point operations, 2 x MACs: a forward pass, and a backward pass at twice its cost.
+        hours: on this machine, from one timed forward pass of a crop, three times; a rough guess.
+    """
+
+    steps: int
+    images: int
+    petaflops: float
+    hours: float
+
+
+def chosen_experiments(name: str, dataset: str) -> list[Experiment]:
+    """The experiments of a paper that a dataset can show, or the single one of that name.
+
+    Raises:
+        ConfigError: unknown, or only for other datasets.
+    """
+    if name in PAPERS:
+        return [each for each in PAPERS[name] if each.fits(dataset)]
+    known = [*PAPERS, *EXPERIMENTS]
+    if name not in EXPERIMENTS:
+        hint = nearest(name, known)
+        raise ConfigError(f"There is no experiment {name!r}{hint} `whitebox reproduce --list` lists them.")
+    experiment = EXPERIMENTS[name]
+    if not experiment.fits(dataset):
+        raise ConfigError(f"{name} is about {' and '.join(experiment.datasets)}: choose one with --dataset.")
+    return [experiment]
+
+
+def needed_runs(experiments: Sequence[Experiment], dataset: str, sizes: Sequence[str], root: Path) -> list[Needed]:
+    """The runs of all ``experiments``, once each. Of several trainings of a model that with the lowest seed is taken.
+
+    Raises:
+        ConfigError: no model has such a size.
+    """
+    models = dict.fromkeys(f"{decoder}-{size}" for each in experiments for size in sizes for decoder in each.decoders)
+    for model in models:
+        if model not in model_names():
+            raise ConfigError(f"There is no model {model}{nearest(model, model_names())} `whitebox models` lists them.")
+    found: dict[str, tuple[int, Path]] = {}
+    for folder, config in saved_runs(root):
+        if config.data.name == dataset and config.model in models:
+            found[config.model] = min(found.get(config.model, (config.train.seed, folder)), (config.train.seed, folder))
+    return [Needed(model, found[model][1] if model in found else None) for model in models]
+
+
+def training_cost(config: RunConfig) -> TrainingCost:
+    """What training ``config`` would take; builds the model, and times one pass of it.
+
+    Raises:
+        DataError: the training images are not there.
+    """
+    images = len(build_dataset(config.data, config.data.train_split, augment=False))
+    model = build(config.encoder, config.decoder, len(dataset_info(config.data)[0])).eval()
+    steps = config.train.epochs * (images // config.train.batch_size)
+    seen = steps * config.train.batch_size
+    crop = torch.zeros(1, 3, config.data.crop, config.data.crop)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(3):
+            start = time.perf_counter()
+            model.masks(crop)
+            seconds.append(time.perf_counter() - start)
+    flops = 3 * 2 * count(model, config.data.crop)["model"].macs * seen
+    return TrainingCost(steps, seen, flops / 1e15, 3 * min(seconds) * seen / 3600)
+
+
+def plan_table(needed: Sequence[Needed], dataset: str, overrides: Sequence[str], data_root: Path | None) -> Table:
+    """Which runs are there, and what training the others would cost."""
+    rows: list[tuple[Any, ...]] = []
+    for each in needed:
+        if each.folder is not None:
+            rows.append((each.model, f"there: {each.folder}", None, None, None))
+        else:
+            cost = training_cost(resolve(each.model, dataset, overrides, data_root))
+            rows.append((each.model, "to be trained", cost.steps, cost.petaflops, cost.hours))
+    columns = (Column("Model"), Column("Run"), Column("Steps"), Column("PFLOP", 3), Column("Hours here", 1))
+    caption = "Hours on this machine, guessed from one timed forward pass, three times over; a GPU takes a small part."
+    return Table(columns, tuple(rows), caption)
+
+
+def reproduce(experiments: Sequence[Experiment], runs: Sequence[Run], setting: Setting, folder: Path, bar: Bar) -> None:
+    """Measure, write records, tables and figures below ``folder``, and show measured beside reported.
+
+    Args:
+        runs: all that the experiments need; their models are told by their configurations.
+        bar: makes a progress bar of a title.
+
+    Raises:
+        WhiteboxError: of the measurements, or the folder cannot be written.
+    """
+    models = {run.name: run.config.model for run in runs}
+    console = table_console()
+    for experiment in experiments:
+        wanted = [run for run in runs if run.config.model.rpartition("-")[0] in experiment.decoders]
+        console.print(f"\n{experiment.name}: {experiment.title} ({experiment.where})", highlight=False, markup=False)
+        with bar(experiment.name) as advance:
+            records = _measured(experiment, wanted, setting, folder, advance)
+        render(records, folder, experiment.name)
+        table = beside(experiment, records, models)
+        if table is not None:
+            table.write(folder / "tables" / f"{experiment.name}-reported")
+            console.print(table.to_rich())
+
+
+def _measured(
+    experiment: Experiment, runs: Sequence[Run], setting: Setting, folder: Path, advance: Progress
+) -> list[Record]:
+    """The records of an experiment: those of an earlier call where nothing has changed, else new ones."""
+    done = _read_done(folder / DONE)
+    key = _key(experiment, runs, setting)
+    paths = [folder / "records" / name for name in done.get(key, ())]
+    if paths and all(path.is_file() for path in paths):
+        return [read_record(path) for path in paths]
+    records = experiment.measure(runs, setting, folder, advance)
+    names = [write_record(record, folder / "records").name for record in records]
+    write_text(folder / DONE, json.dumps({**done, key: names}, indent=2) + "\n")
+    return records
+
+
+def _key(experiment: Experiment, runs: Sequence[Run], setting: Setting) -> str:
+    weights = [describe_weights(run.weights).sha256 for run in runs]
+    settings: list[Any] = [asdict(run.config.inference) for run in runs]
+    text = json.dumps([weights, settings, asdict(setting)], sort_keys=True)
+    return f"{experiment.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _read_done(path: Path) -> Mapping[str, Sequence[str]]:
+    if not path.exists():
+        return {}
+    try:
+        done = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read; remove it to measure everything again.") from error
+    assert isinstance(done, dict)
+    return done

@@ -1,0 +1,147 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from child_runs import TINY
+
+from analysis.records import Data, Record, read_records
+from analysis.tables import Estimate
+from experiments import EXPERIMENTS, PAPERS
+from experiments.experiment import Experiment, Reported, Value, beside
+from experiments.reproduce import Needed, chosen_experiments, needed_runs, training_cost
+from whitebox.config import model_names, resolve
+from whitebox.engine.checkpoint import save_model
+from whitebox.errors import ConfigError
+from whitebox.models import build
+
+DECODERS = ("depict-sa", "depict-ca", "segmenter-mask", "segmenter-linear")
+Call = Callable[..., tuple[int, str, str]]
+
+
+def save(folder: Path, model: str, seed: int = 0) -> None:
+    heads = {} if model.startswith("depict") else {"decoder.head_dim": None}
+    overrides = {key: value for key, value in {**TINY, "train.seed": seed}.items() if key not in heads}
+    config = resolve(model, "shapes", overrides)
+    torch.manual_seed(seed)
+    save_model(folder / "model.safetensors", build(config.encoder, config.decoder, 7), config)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for decoder in DECODERS:
+        save(tmp_path / "results" / f"{decoder}-tiny-shapes", f"{decoder}-tiny")
+    return tmp_path / "results"
+
+
+def record(model: str) -> Record:
+    return Record(kind="eval", model=model, data=Data("shapes", "val", 3, "f"), measured={}, n=3)
+
+
+def test_every_paper_names_models_that_exist_and_says_where_its_numbers_stand() -> None:
+    assert len(EXPERIMENTS) == sum(map(len, PAPERS.values()))
+    for experiment in EXPERIMENTS.values():
+        assert {f"{decoder}-tiny" for decoder in experiment.decoders} <= set(model_names()), experiment.name
+        for each in experiment.reported:
+            assert each.model in model_names() and each.source and each.data and math.isfinite(each.value)
+
+
+def test_the_lowest_seed_is_taken(runs: Path) -> None:
+    save(runs / "another", "depict-sa-tiny", seed=3)
+    needed = needed_runs(chosen_experiments("depict-tab1", "shapes"), "shapes", ["tiny", "small"], runs)
+    assert needed[0] == Needed("depict-sa-tiny", runs / "depict-sa-tiny-shapes")
+    assert Needed("depict-sa-small", None) in needed and len(needed) == 8
+
+
+def test_what_is_unknown() -> None:
+    with pytest.raises(ConfigError, match=r"no experiment 'depict-fig77'; did you mean 'depict-fig7'\?"):
+        chosen_experiments("depict-fig77", "shapes")
+    with pytest.raises(ConfigError, match="depict-tab2 is about cityscapes and pascal-context"):
+        chosen_experiments("depict-tab2", "shapes")
+    with pytest.raises(ConfigError, match="no model depict-sa-huge"):
+        needed_runs(chosen_experiments("depict-tab1", "shapes"), "shapes", ["huge"], Path("nowhere"))
+
+
+def test_a_training_costs_three_passes_over_its_images() -> None:
+    config = resolve("depict-sa-tiny", "shapes", TINY)
+    cost = training_cost(config)
+    assert cost.steps == 6 and cost.images == 24 and cost.hours > 0
+    twice = training_cost(resolve("depict-sa-tiny", "shapes", {**TINY, "train.epochs": 4}))
+    assert twice.petaflops == pytest.approx(2 * cost.petaflops)
+
+
+def test_reported_numbers_stand_beside_and_never_in_the_measured_column() -> None:
+    experiment = Experiment(
+        name="x",
+        title="title",
+        where="somewhere",
+        decoders=("depict-sa",),
+        measure=lambda *_: [],
+        values=lambda records, models: [Value(models[each.model], "mIoU (%)", Estimate(50.0)) for each in records],
+        reported=(
+            Reported("depict-sa-tiny", "mIoU (%)", 39.3, "ADE20K val", "there"),
+            Reported("segmenter-mask-tiny", "mIoU (%)", 38.1, "ADE20K val", "there"),
+            Reported("depict-sa-large", "mIoU (%)", 52.9, "ADE20K val", "there"),
+        ),
+    )
+    table = beside(experiment, [record("run")], {"run": "depict-sa-tiny"})
+    assert table is not None
+    first, second = table.rows
+    assert first == ("depict-sa-tiny", "mIoU (%)", Estimate(50.0), 39.3, "ADE20K val", "there")
+    assert second[0] == "segmenter-mask-tiny" and math.isnan(second[2].value) and second[3] == 38.1
+    assert beside(EXPERIMENTS["depict-fig7"], [record("run")], {"run": "depict-sa-tiny"}) is None
+
+
+def test_a_paper_from_end_to_end_goes_on_where_it_stopped(
+    runs: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["reproduce", "depict", "--dataset", "shapes", "--limit", "2", "--draws", "2", "--noise", "0.1,1"]
+    code, out, err = call(*arguments, "--device", "cpu")
+    assert code == 0, err
+    assert "Measured" in out and "Reported on" in out and "ADE20K val" in out
+    folder = runs / "depict" / "shapes"
+    kinds = {each.kind for each in read_records(folder / "records")}
+    assert kinds == {"pca", "orthogonality", "rank-analysis", "eval", "tradeoff", "parameter-noise"}
+    for name in ("depict-fig7-layers.png", "depict-performance.pdf", "depict-noise.png"):
+        assert (folder / "figures" / name).stat().st_size > 1000
+    assert (folder / "tables" / "depict-tab1-reported.tex").is_file()
+    done = json.loads((folder / "measured.json").read_text())
+    assert len(done) == len(chosen_experiments("depict", "shapes"))
+
+    before = {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+    code, again, _ = call(*arguments, "--device", "cpu")
+    assert code == 0 and {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()} == before
+    assert again.count("Figures and tables") == out.count("Figures and tables")
+
+
+def test_missing_runs_are_named_with_their_cost(runs: Path, call: Call) -> None:
+    tiny = [f"{key}={value}" for key, value in TINY.items() if not key.startswith("decoder")]
+    code, out, _ = call("reproduce", "depict-tab1", *tiny, "--dataset", "shapes", "--size", "small", "--dry-run")
+    assert code == 0 and out.count("to be trained") == 4 and not list(runs.glob("*small*"))
+
+
+def test_missing_runs_are_trained(runs: Path, call: Call) -> None:
+    for decoder in DECODERS[1:]:
+        for path in (runs / f"{decoder}-tiny-shapes").iterdir():
+            path.unlink()
+    tiny = [f"{key}={value}" for key, value in TINY.items() if not key.startswith("decoder")]
+    arguments = ["reproduce", "segmenter-tables", *tiny, "train.epochs=1", "--dataset", "shapes", "--device", "cpu"]
+    code, out, err = call(*arguments)
+    assert code == 0, err
+    assert "segmenter-mask-tiny has no run on shapes" in out
+    assert (runs / "segmenter-mask-tiny-shapes" / "model.safetensors").is_file()
+
+
+def test_bad_requests(runs: Path, call: Call) -> None:
+    code, _, err = call("reproduce")
+    assert code == 2 and "whitebox reproduce --list" in err
+    code, out, _ = call("reproduce", "--list")
+    assert code == 0 and "depict-fig7" in out
+    damaged = runs / "depict" / "shapes" / "measured.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    code, _, err = call("reproduce", "depict-tab1", "--dataset", "shapes", "--limit", "1", "--device", "cpu")
+    assert code == 1 and "remove it to measure everything again" in err
