@@ -74,7 +74,7 @@ COLOURS = "inferno"
 _COLUMNS = 6  # maps side by side, at most
 _MARKS = (
     f"Maps lie over the photo in grey at opacity {OPACITY}; the bar is over middle grey. "
-    "White outline: patches predicted as the class, or the patch asked about."
+    "White outline: patches predicted as the class (before upsampling), or the patch asked about."
 )
 
 
@@ -447,8 +447,9 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
     photos = photos_of(records)
     for number, holders in enumerate(photos):
         _draw(holders, figure_path(stem, photos, number))
-        if holders[0][0].settings["overlays"]:
-            _overlays(holders, stem.with_name(f"{stem.name}-overlays"))
+    for held in records:
+        if held.settings["overlays"]:
+            _overlays(held, stem.with_name(held.file_name.removesuffix(".json") + "-overlays"))
     return {"": _table(records)}
 
 
@@ -511,10 +512,10 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
             axes.set_axis_off()
         drawn = None
         for row, (held, stored, line) in zip(grid, lines, strict=True):
-            if held is not drawn:
+            if stored is not drawn:
                 labels_hw = unpack(stored["prediction"])
                 show(row[0], classes_over(image_HW3, labels_hw, stored, held), f"{held.model}\nprediction", panel)
-                drawn = held
+                drawn = stored
             if not line:
                 row[1].text(0.5, 0.5, "no such attention", ha="center", va="center", fontsize=7, color="0.4")
             for axes, each in zip(row[1:], line, strict=False):
@@ -591,16 +592,15 @@ def _colours() -> NDArray[np.float64]:
     return np.asarray(mpl.colormaps[COLOURS](np.arange(256))[:, :3], np.float64)
 
 
-def _overlays(holders: Sequence[tuple[Record, Mapping[str, Any]]], folder: Path) -> None:
-    """Each map over the photo at the photo's own resolution, one JPEG each."""
+def _overlays(held: Record, folder: Path) -> None:
+    """Each map of a record over its photo at the photo's own resolution, one JPEG each."""
     from PIL import Image
 
-    image_HW3 = recorded_photo(holders[0][1])
-    for held, stored in holders:
+    for stored in held.measured["photos"]:
+        image_HW3 = recorded_photo(stored)
         for each in stored["maps"]:
-            top = each["numbers"]["maximum"]
-            picture = Image.fromarray(_painted(image_HW3, each, stored, held, top))
-            words = (photo_name(stored), held.model, each["layer"], each["head"], each["query"])
+            picture = Image.fromarray(_painted(image_HW3, each, stored, held, each["numbers"]["maximum"]))
+            words = (held.model, photo_name(stored), each["query"], each["layer"], each["head"])
             name = re.sub(r"[^\w.-]+", "_", "-".join(words)) + ".jpg"
             write_atomically(folder / name, partial(picture.save, format="jpeg", quality=92, subsampling=0))
 

@@ -72,7 +72,7 @@ _CONVENTIONS = (
     "Z_0: patch tokens that enter the decoder, Z_L: after its last layer; mean subtracted. Components 1, 2, 3 as red, "
     "green, blue, each from its 1st to its 99th percentile. Directions: each patch goes to the end of a principal "
     "direction of largest cosine; colours go by size of segment, not by class. NMI: normalised mutual information over "
-    "patches with the ground truth, or with the prediction where there is none."
+    "patches with the ground truth, or with the prediction where there is none, both of patches."
 )
 
 

@@ -153,11 +153,12 @@ def classes_over(image_HW3: Pixels, labels_hw: Tensor, stored: Mapping[str, Any]
 
 
 def photos_of(records: Sequence[Record]) -> list[list[tuple[Record, Mapping[str, Any]]]]:
-    """The photos of all records, each with the records that hold it and what they hold of it."""
-    found: dict[str, list[tuple[Record, Mapping[str, Any]]]] = {}
+    """What goes into one figure each: a photo, measured by one convention, with all records that hold it."""
+    found: dict[tuple[str, ...], list[tuple[Record, Mapping[str, Any]]]] = {}
     for record in records:
         for stored in record.measured["photos"]:
-            found.setdefault(stored["sha256"], []).append((record, stored))
+            key = (photo_name(stored), stored["sha256"], record.settings.get("conventions", ""))
+            found.setdefault(key, []).append((record, stored))
     return list(found.values())
 
 

@@ -80,7 +80,7 @@ def joint_name(records: Sequence[Record]) -> str:
     first = records[0]
     if len(records) == 1:
         return first.file_name.removesuffix(".json")
-    together = hashlib.sha256("".join(record.identity for record in records).encode()).hexdigest()[:8]
+    together = hashlib.sha256("".join(sorted(record.identity for record in records)).encode()).hexdigest()[:8]
     parts = (first.kind, first.data.name, first.data.split, first.variant, f"{len(records)}_models", together)
     return "-".join(part for part in parts if part)
 

@@ -64,6 +64,7 @@ def evaluation_settings(config: RunConfig) -> dict[str, Any]:
         "stride": inference.stride,
         "scales": list(inference.scales),
         "flip": inference.flip,
+        **({} if inference.scores == "shares" else {"scores": inference.scores}),  # records before it have no such key
     }
 
 

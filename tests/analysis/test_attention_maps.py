@@ -16,7 +16,7 @@ from PIL import Image
 
 from analysis import attention_maps, photos
 from analysis.attention_maps import Choice, attention, attention_layers, map_numbers, measure, rollout
-from analysis.records import Record, RecordError, read_records, write_record
+from analysis.records import Record, RecordError, read_record, write_record
 from analysis.render import render
 from analysis.samples import Photo
 from whitebox.config import resolve
@@ -282,14 +282,14 @@ class TestMeasure:
         """One pixel; smaller than a patch; long; each is drawn in its own shape."""
         run = opened(folder, "depict-sa-tiny")
         paths = []
-        for number, (height, width) in enumerate([(1, 1), (9, 5), (4, 300), (300, 4)]):
+        for number, (height, width) in enumerate([(1, 1), (9, 5), (4, 300)]):
             paths.append(tmp_path / f"{number}.png")
             Image.fromarray(np.full((height, width, 3), 60 * number, np.uint8)).save(paths[-1])
         record = measure(run, paths, Choice(patches=((0, 0),), classes=("egg",)))
         for photo in record.measured["photos"]:
             assert [*values(photo["maps"][0]).shape] == photo["grid"]
         attention_maps.render([record], tmp_path / "figure")
-        assert len(list(tmp_path.glob("figure-*.png"))) == 4
+        assert len(list(tmp_path.glob("figure-*.png"))) == 3
 
     def test_unreadable_photo(self, folder: Path) -> None:
         with pytest.raises(DataError, match=r"nowhere\.jpg cannot be opened"):
@@ -307,26 +307,26 @@ class TestRender:
         return [measure(opened(folder, name), paths, choice) for name in ("depict-sa-tiny", "segmenter-linear-tiny")]
 
     def test_a_record_is_enough(self, records: list[Record], tmp_path: Path) -> None:
-        for record in records:
-            write_record(record, tmp_path / "records")
-        assert str(tmp_path) not in (tmp_path / "records" / records[0].file_name).read_text()
+        stored = [write_record(record, tmp_path / "records") for record in records]
+        assert str(tmp_path) not in stored[0].read_text()
         render(records, tmp_path / "first")
-        render(read_records(tmp_path / "records"), tmp_path / "second")
+        render([read_record(path) for path in stored], tmp_path / "second")
         written = sorted(path.relative_to(tmp_path / "first") for path in (tmp_path / "first").glob("**/*.*"))
         assert [path.suffix for path in written].count(".png") == 2  # a figure a photo
         for path in written:
             assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
 
-    def test_table_and_overlays(self, records: list[Record], tmp_path: Path) -> None:
+    def test_table_and_overlays(self, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(attention_maps, "_draw", lambda *_: None)
         (table,) = attention_maps.render(records, tmp_path / "figures" / "maps").values()
         assert [row[:5] for row in table.rows] == [
             ("depict-sa-tiny", photo, "egg", "layers.2", head) for photo in ("photo", "other") for head in "012"
         ]
         assert "each head" in table.caption and "nearest interpolation" in table.caption
         assert "0 to the map's maximum" in table.caption
-        overlays = sorted((tmp_path / "figures" / "maps-overlays").iterdir())
+        overlays = sorted((tmp_path / "figures").glob("attention-*-overlays/*"))
         assert len(overlays) == 2 * 3
-        assert overlays[0].name == "other-depict-sa-tiny-decoder.layers.2-0-egg.jpg"
+        assert overlays[0].name == "depict-sa-tiny-other-egg-decoder.layers.2-0.jpg"
         assert all(Image.open(path).size == (90, 50) for path in overlays)
 
     def test_the_brightest_place_is_the_maximum(self, records: list[Record]) -> None:
@@ -339,15 +339,23 @@ class TestRender:
         assert painted[grid == grid.min()].max() < painted.max()
 
     def test_photos_that_are_gone_or_changed(self, records: list[Record], tmp_path: Path) -> None:
-        shutil.copy("photo.png", "kept.png")
         Image.open("other.jpg").save("photo.png")
         with pytest.raises(RecordError, match=r"The photo photo\.png has changed since it was measured"):
             attention_maps.render(records, tmp_path / "maps")
         Path("photo.png").unlink()
         with pytest.raises(RecordError, match=r"The photo photo\.png of a record is not there: paths count from"):
             attention_maps.render(records, tmp_path / "maps")
-        shutil.copy("kept.png", "photo.png")
-        attention_maps.render(records, tmp_path / "maps")
+
+    def test_records_of_different_conventions(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn = []
+        monkeypatch.setattr(attention_maps, "_draw", lambda holders, path: drawn.append((len(holders), path.name)))
+        run = opened(folder, "depict-sa-tiny")
+        records = [measure(run, [folder / "photo.png"], Choice(colours=colours)) for colours in ("own", "shared")]
+        (table,) = attention_maps.render([*records, records[0]], tmp_path / "maps").values()
+        assert drawn == [(2, "maps-1-photo"), (1, "maps-2-photo")]
+        assert "0 to the map's maximum" in table.caption and "0 to the largest value" in table.caption
 
     def test_shared_colours_and_rollout(self, folder: Path, tmp_path: Path) -> None:
         choice = Choice(part="encoder", cls=True, patches=((0, 1),), rollout=True, layer="all", colours="shared")
@@ -441,14 +449,14 @@ class TestCommand:
     def test_two_runs_and_a_photo(self, folder: Path, tmp_path: Path, call: Call) -> None:
         runs = [folder / "depict-sa-tiny", folder / "segmenter-linear-tiny"]
         options = ["--head", "all", "--classes", "disc,egg", "--device", "cpu", "-o", tmp_path]
-        code, out, err = call("attention", *runs, folder / "photo.png", "data.resize=48", *options)
+        same = folder / "depict-sa-tiny" / ".." / "photo.png"
+        code, out, err = call("attention", *runs, folder / "photo.png", same, "data.resize=48", *options)
         assert code == 0, err
         assert "segmenter-linear-tiny: the decoder has no attention" in out
         stored = [json.loads(path.read_text()) for path in (tmp_path / "records").iterdir()]
         assert {record["model"] for record in stored} == {"depict-sa-tiny", "segmenter-linear-tiny"}
         assert all(record["measured"]["photos"][0]["grid"] == [3, 6] for record in stored)
         assert len(list((tmp_path / "figures").glob("attention-photos-photo-*.p*"))) == 2
-        assert call("render", tmp_path / "records", "-o", tmp_path / "again")[0] == 0
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -41,3 +41,4 @@ def test_names_tell_comparisons_apart() -> None:
     first, second, third = (made("a", model) for model in "xyz")
     assert render.joint_name([first]) == first.file_name.removesuffix(".json")
     assert render.joint_name([first, second]) != render.joint_name([first, third])
+    assert render.joint_name([first, second]) == render.joint_name([second, first])

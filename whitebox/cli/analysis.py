@@ -337,7 +337,8 @@ def split_photos(items: list[str]) -> tuple[list[Path], list[str]]:
     ]
     if not photos:
         raise ConfigError(f"No photo is named: give files that end in {', '.join(IMAGE_SUFFIXES)}.")
-    return [Path(photo) for photo in dict.fromkeys(photos)], [item for item in items if item not in photos]
+    once = {Path(photo).resolve(): Path(photo) for photo in photos}
+    return list(once.values()), [item for item in items if item not in photos]
 
 
 def measure_runs(
