@@ -18,6 +18,9 @@ from analysis.tables import Cell, Column, Estimate, Table
 from whitebox.runs import Run
 
 
+NOISE = "0.001,0.002,0.003,0.005,0.01,0.02,0.03,0.05,0.1,0.2,0.3,0.5,1"  # levels of the papers' noise figures
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """How much is measured; all that changes an experiment's numbers besides code and weights.
@@ -34,7 +37,7 @@ class Setting:
     split: str | None = None
     limit: int | None = None
     draws: int = 5
-    noise: str = "0.001:1:log13"
+    noise: str = NOISE
     photos: int = 3
     seed: int = 0
 
@@ -92,7 +95,7 @@ class Experiment:
 
 
 def beside(experiment: Experiment, records: Sequence[Record], models: dict[str, str]) -> Table | None:
-    """Measured beside reported, a row a model and quantity; None where the paper states no number for them.
+    """Measured beside reported, a row a model and a quantity the paper states; None where it states none.
 
     Args:
         models: name of each run -> name of its model.
@@ -104,7 +107,8 @@ def beside(experiment: Experiment, records: Sequence[Record], models: dict[str, 
         return None
     rows: list[tuple[Cell, ...]] = []
     asked: list[Value | Reported] = [*values, *reported]
-    for key in dict.fromkeys((each.model, each.quantity) for each in asked):
+    stated = {each.quantity for each in reported}
+    for key in dict.fromkeys((each.model, each.quantity) for each in asked if each.quantity in stated):
         ours = [each.estimate for each in values if (each.model, each.quantity) == key]
         theirs = [each for each in reported if (each.model, each.quantity) == key]
         for index in range(max(len(ours), len(theirs))):
