@@ -501,7 +501,7 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
     image_HW3 = for_figure(recorded_photo(holders[0][1]))
     height, width = image_HW3.shape[:2]
     lines = [(held, stored, line) for held, stored in holders for line in _lines(stored["maps"])]
-    columns = 1 + max(len(line) for *_, line in lines)
+    columns = 1 + max(1, *(len(line) for *_, line in lines))
     panel = min((PAGE - 0.2) / columns, 2.2)
     own = holders[0][0].settings["colours"] == "own"
     largest = max((each["numbers"]["maximum"] for *_, line in lines for each in line), default=0.0)

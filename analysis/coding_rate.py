@@ -77,9 +77,7 @@ def rate_of_moment(m_DD: Tensor, tokens: int, dimension: int, eps: float) -> Ten
     if tokens < 1:
         raise DataError("There are no tokens: their coding rate is not defined.")
     scaled_DD = m_DD * (dimension / (tokens * eps**2))
-    trace = scaled_DD.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
-    if not torch.isfinite(trace).all():
-        raise ModelError("Tokens hold NaN or infinity: their coding rate is not defined; look at the weights.")
+    trace = _finite_trace(scaled_DD)
     largest = float(trace.max()) if trace.numel() else 0.0
     if largest > _LARGEST_TRACE:
         enough = eps * math.sqrt(largest / _LARGEST_TRACE)
@@ -88,6 +86,14 @@ def rate_of_moment(m_DD: Tensor, tokens: int, dimension: int, eps: float) -> Ten
     with _one_thread():
         factor_DD, _ = torch.linalg.cholesky_ex(identity_DD + scaled_DD)
     return factor_DD.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _finite_trace(m_DD: Tensor) -> Tensor:
+    """Of a second moment; NaN anywhere is NaN here. LAPACK's eigenvalues of NaN may never come back."""
+    trace = m_DD.detach().diagonal(dim1=-2, dim2=-1).sum(-1)
+    if not torch.isfinite(trace).all():
+        raise ModelError("Tokens hold NaN or infinity: nothing can be said of them; look at the weights.")
+    return trace
 
 
 def coding_rate(z_ND: Tensor, eps: float, dimension: int | None = None) -> Tensor:
@@ -151,13 +157,23 @@ def rate_reduction(z_ND: Tensor, classes_N: Tensor, eps: float) -> Tensor:
 
 
 def eigenvalues(m_DD: Tensor) -> Tensor:
-    """Of a second moment, largest first, none below 0; (..., D, D) -> (..., D)."""
+    """Of a second moment, largest first, none below 0; (..., D, D) -> (..., D).
+
+    Raises:
+        ModelError: it holds NaN or infinity.
+    """
+    _finite_trace(m_DD)
     with _one_thread():
         return torch.linalg.eigvalsh(m_DD).flip(-1).clamp_min(0)
 
 
 def principal_directions(m_DD: Tensor, count: int) -> Tensor:
-    """The eigenvectors of a second moment that have the largest eigenvalues, as columns, (..., D, D) -> (..., D, K)."""
+    """The eigenvectors of a second moment that have the largest eigenvalues, as columns, (..., D, D) -> (..., D, K).
+
+    Raises:
+        ModelError: it holds NaN or infinity.
+    """
+    _finite_trace(m_DD)
     with _one_thread():
         return torch.linalg.eigh(m_DD)[1][..., -count:].flip(-1)
 

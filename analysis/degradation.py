@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.bench import CLEAN, Bench, MeanScores, Values, percentile_interval
-from analysis.corruptions import group_of, package_version
+from analysis.corruptions import PACKAGE, group_of, package_version
 from analysis.records import Record
 from analysis.samples import Progress
 from analysis.sweep import Key
@@ -115,7 +115,7 @@ def corruption_record(found: Corrupted, reference: Corrupted | None) -> Record:
         measured |= {"mcd": estimate(cd_xC.mean(1)), "relative_mcd": estimate(relative_xC.mean(1))}
         measured["reference"] = {"model": reference.bench.run.name, "weights": reference.bench.weights.sha256}
     measured["corruptions"] = corruptions
-    settings = {"severities": list(found.severities), "package": package_version()}
+    settings = {"severities": list(found.severities), "package": f"{PACKAGE} {package_version()}"}
     return found.bench.record(KIND, measured, found.seed, settings, "")
 
 

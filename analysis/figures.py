@@ -226,11 +226,11 @@ def new_figure(height: float, width: float = COLUMN) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, output: str | os.PathLike[str]) -> list[Path]:
-    """Write OUTPUT as PNG, and the PDF beside it."""
+def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) -> list[Path]:
+    """Write OUTPUT as PNG of ``dpi``, and the PDF beside it."""
     stem = os.fspath(output)
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem
-    options: dict[str, dict[str, Any]] = {"png": {"dpi": DPI}, "pdf": {"metadata": {"CreationDate": None}}}
+    options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}
     for form, choice in options.items():
         write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice))
     return [Path(f"{stem}.{form}") for form in options]

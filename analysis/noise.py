@@ -195,20 +195,12 @@ def perturbed(
 Change = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]  # RGB (H, W, 3), and the image's name
 
 
-@dataclass(frozen=True)
 class ChangedImages:
     """A dataset whose photos are changed as they are read, in the loading processes; labels stay."""
 
-    dataset: LabelledImages
-    change: Change
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.dataset.classes
-
-    @property
-    def ignore_index(self) -> int:
-        return self.dataset.ignore_index
+    def __init__(self, dataset: LabelledImages, change: Change) -> None:
+        self.dataset, self.change = dataset, change
+        self.classes, self.ignore_index = dataset.classes, dataset.ignore_index
 
     def __len__(self) -> int:
         return len(self.dataset)

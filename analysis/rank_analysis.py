@@ -507,7 +507,7 @@ def _measured(measurement: _Measurement, found: Mapping[_Key, NDArray[np.float64
         missing_N = np.isnan(found[layer["name"], "reduction"])
         if missing_N.any():
             notes.append(
-                f"{layer['name']}: {missing_N.sum()} of {len(missing_N)} images have no rate reduction (no labelled patch, "
-                "or tokens that are not one a patch)."
+                f"{layer['name']}: {missing_N.sum()} of {len(missing_N)} images have no rate reduction (no labelled "
+                "patch, or tokens that are not one a patch)."
             )
     return {"layers": layers, "projections": projected, "classes": classes, "angles": angles, "notes": notes}

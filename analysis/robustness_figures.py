@@ -58,6 +58,12 @@ def require_comparable(records: Group) -> None:
         raise RecordError(f"One figure takes at most {MODELS} models, not {len(records)}: name fewer.")
 
 
+def legend_columns(records: Group) -> int:
+    """How many columns of models' names fit above a figure one column wide."""
+    lengths, first = [len(record.model) for record in records], math.ceil(len(records) / 2)
+    return 2 if len(records) > 1 and max(lengths[:first]) + max(lengths[first:]) < 50 else 1
+
+
 def conditions(record: Record) -> str:
     """What a sweep was measured on, in a line."""
     settings = record.settings
@@ -140,7 +146,7 @@ def noise_curves(records: Group, stem: Path) -> None:
     """MIoU against sigma: mean over draws, its interval, smallest and largest; the clean model at 0; sigma_50."""
     levels = sorted({point["sigma"] for record in records for point in record.measured["curve"]})[1:]
     with figure_style() as colours:
-        figure = new_figure(2.7 + 0.13 * math.ceil(len(records) / 2))
+        figure = new_figure(2.7 + 0.13 * math.ceil(len(records) / legend_columns(records)))
         axes = figure.subplots()
         for record, colour in zip(records, colours, strict=False):
             _curve(axes, record, colour)
@@ -153,12 +159,13 @@ def noise_curves(records: Group, stem: Path) -> None:
         settings = records[0].settings
         axes.set_xlabel(f"noise σ{' (units of rms)' if settings['relative'] else ''}; 0: the clean model")
         axes.set_ylabel("mIoU (%)")
-        figure.legend(loc="outside upper left", ncols=2 if len(records) > 1 else 1)
+        figure.legend(loc="outside upper left", ncols=legend_columns(records))
         several = settings["draws"] > 1
+        half = "; ◆ σ50, halves the clean mIoU" if any("sigma_50" in record.measured for record in records) else ""
         spread = "band: 95 % t interval of the mean over draws; dotted: min, max\n" if several else ""
         axes.set_title(
             f"{records[0].data.name} {records[0].data.split}, n = {records[0].n} images, target: {settings['target']}, "
-            f"draws: {settings['draws']}\n{spread}bars: 95 % interval over images; ◆ σ50, halves the clean mIoU",
+            f"draws: {settings['draws']}\n{spread}bars: 95 % interval over images{half}",
             fontsize=6,
             loc="left",
         )
@@ -246,7 +253,7 @@ def _corruption_conditions(record: Record) -> str:
     severities = ", ".join(map(str, settings["severities"]))
     return (
         f"{record.data.name} {record.data.split}, n = {record.n} images, photos corrupted at their stored size, "
-        f"severities {severities}, {settings['package']}, seed {record.seeds['noise']}. "
+        f"severities {severities} ({settings['package']}), seed {record.seeds['noise']}. "
         f"Brackets: 95 % bootstrap interval over images, {settings['resamples']} resamples"
     )
 
@@ -301,7 +308,8 @@ def degradation_table(records: Group) -> Table:
         columns += [Column(f"{record.model}: CD", 3), Column("relative CD", 3)]
     caption = (
         "CD: sum over severities of 1 - mIoU, relative CD: of clean mIoU - mIoU, each as a multiple of that of "
-        f"{records[0].measured['reference']['model']}; below 1 is better. {_corruption_conditions(records[0])}."
+        f"{records[0].measured['reference']['model']}; below 1 is better; a dash: the reference loses nothing. "
+        f"{_corruption_conditions(records[0])}."
     )
     return Table(tuple(columns), (*rows, tuple(mean)), caption, summary_rows=1)
 
@@ -343,7 +351,8 @@ def mean_bars(records: Group, stem: Path) -> None:
     names = shown_names(_kinds(records[0]))
     thickness = 0.8 / len(records)  # of a bar; one corruption takes 1
     with figure_style() as colours:
-        figure = new_figure(0.9 + 0.11 * len(records) + (len(names) + 1.4) * max(0.17, 0.075 * len(records)))
+        legend = 0.13 * math.ceil(len(records) / legend_columns(records))
+        figure = new_figure(0.95 + legend + (len(names) + 1.4) * max(0.17, 0.075 * len(records)))
         axes = figure.subplots()
         axes.grid(visible=False, axis="y")
         for index, (record, colour) in enumerate(zip(records, colours, strict=False)):
@@ -366,6 +375,9 @@ def mean_bars(records: Group, stem: Path) -> None:
         axes.set_ylim(len(names) + 0.95, -0.55)
         axes.set_xlim(left=0)
         severities = records[0].settings["severities"]
-        axes.set_xlabel(f"mIoU (%), mean over severities {', '.join(map(str, severities))}; n = {records[0].n} images")
-        figure.legend(loc="outside upper left", ncols=2 if len(records) > 1 else 1)
+        axes.set_xlabel(
+            f"mIoU (%), mean over severities {', '.join(map(str, severities))};\n"
+            f"95 % interval over n = {records[0].n} images"
+        )
+        figure.legend(loc="outside upper left", ncols=legend_columns(records))
         save_figure(figure, stem)

@@ -125,7 +125,8 @@ class Rows:
             WhiteboxError: what ``measure`` raises in one process is raised in all.
         """
         state = PartialState()
-        missing = list({_text(key): key for key in keys if key not in self}.values())
+        # what is missing is agreed on before anybody writes: a slow process might read what a fast one has just written
+        missing = gathered(list({_text(key): key for key in keys if key not in self}.values()))[0]
         own = missing[state.process_index :: state.num_processes]
         failed: WhiteboxError | None = None
         for done, key in enumerate(own):
@@ -140,9 +141,9 @@ class Rows:
         if own and failed is None:
             advance(len(own), len(own))
         measured = {text: self._rows[text] for text in map(_text, own) if text in self._rows}
-        for error, rows in gathered((failed, measured)):
-            if error is not None:
-                raise error
+        for failure, rows in gathered((failed, measured)):
+            if failure is not None:
+                raise failure
             self._rows.update(rows)
 
     def merge(self) -> None:

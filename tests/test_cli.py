@@ -110,7 +110,7 @@ class TestTrain:
             (["train", "depict-ca-tiny", "encoder.weights=/nowhere.pth"], 1, "There is no file /nowhere.pth"),
             (["eval", "/nowhere"], 1, "There is no file or folder /nowhere"),
             (["predict", "/nowhere", "photo.jpg"], 1, "There is no file or folder /nowhere"),
-            (["convert", "/nowhere.pth", "-o", "out"], 1, "variant.yml"),
+            (["convert", "/nowhere.pth", "-o", "out"], 1, "There is no file or folder /nowhere.pth"),
         ],
     )
     def test_errors(
@@ -249,6 +249,26 @@ def test_convert(call: Call, golden: Path | None, tmp_path: Path) -> None:
     assert code == 2
     assert one_line(err)
     assert "exists already" in err
+
+
+def test_convert_to_and_from_mmsegmentation(call: Call, runs: Path, tmp_path: Path) -> None:
+    run = runs / "depict-sa-tiny-shapes"
+    code, out, _ = call("convert", run, "--to", "mmseg", "-o", tmp_path / "model.pth")
+    assert code == 0 and "model.py" in out and (tmp_path / "model.py").is_file()
+    code, out, _ = call(
+        "convert", tmp_path / "model.pth", "--from", "mmseg", "--dataset", "shapes", "-o", tmp_path / "back"
+    )
+    assert code == 0 and "all" in out
+    image = torch.rand(1, 3, 70, 90)
+    assert torch.equal(whitebox.load_model(tmp_path / "back")(image), whitebox.load_model(run)(image))
+    for arguments, message in (
+        ([run, "--to", "mmseg", "-o", tmp_path / "model.pth"], "model.pth exists already"),
+        ([run, "--to", "paper", "-o", tmp_path / "other"], "--to paper is impossible: choose whitebox or mmseg"),
+        ([run, "--dataset", "shapes", "-o", tmp_path / "other"], "add --from mmseg"),
+        ([tmp_path / "model.pth", "-o", tmp_path / "other"], "whitebox convert --from mmseg"),
+    ):
+        code, _, err = call("convert", *arguments)
+        assert code in (1, 2) and one_line(err) and message in err
 
 
 def test_lists(call: Call, tmp_path: Path) -> None:

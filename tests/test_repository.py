@@ -70,7 +70,8 @@ def test_arrows_point_one_way(part: str) -> None:
 
 
 def test_what_is_imported_is_declared() -> None:
-    declared = {_normal(re.split(r"[<>=!~ \[;]", line)[0]) for line in PROJECT["dependencies"]}
+    extras = [line for extra, lines in PROJECT["optional-dependencies"].items() if extra != "test" for line in lines]
+    declared = {_normal(re.split(r"[<>=!~ \[;]", line)[0]) for line in PROJECT["dependencies"] + extras}
     known = importlib.metadata.packages_distributions()
     names = {target.split(".")[0] for path in SOURCES for target in imported(path)}
     foreign = names - set(sys.stdlib_module_names) - set(PACKAGES)

@@ -38,9 +38,9 @@ def load_model(path: str | os.PathLike[str]) -> Segmentor:
     """A model with its weights, in evaluation mode, on the CPU.
 
     Args:
-        path: a run folder, a ``.safetensors`` file written by whitebox, or an official ``checkpoint.pth`` beside its
-            ``variant.yml`` (or the folder of both). Loading is strict; what matched is logged and kept as
-            ``model.load_report``.
+        path: a run folder, a ``.safetensors`` file written by whitebox, an official ``checkpoint.pth`` beside its
+            ``variant.yml`` (or the folder of both), or a released SegViT ``.pth``. Loading is strict; what matched is
+            logged and kept as ``model.load_report``.
 
     Raises:
         CheckpointError: missing, cut short, unsafe, or made for another model.

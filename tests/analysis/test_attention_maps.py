@@ -316,6 +316,10 @@ class TestRender:
         for path in written:
             assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
 
+    def test_a_run_without_maps_alone(self, records: list[Record], tmp_path: Path) -> None:
+        render(records[1:], tmp_path / "alone")
+        assert len(list((tmp_path / "alone" / "figures").glob("*.png"))) == 2
+
     def test_table_and_overlays(self, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(attention_maps, "_draw", lambda *_: None)
         (table,) = attention_maps.render(records, tmp_path / "figures" / "maps").values()

@@ -109,8 +109,13 @@ class TestCodingRate:
     def test_tokens_that_are_no_numbers(self, value: float) -> None:
         z_ND = normal(5, 3)
         z_ND[2, 1] = value
-        with pytest.raises(ModelError, match="NaN or infinity"):
-            coding_rate(z_ND, EPS)
+        for measure in (
+            lambda: coding_rate(z_ND, EPS),
+            lambda: eigenvalues(second_moment(z_ND)),
+            lambda: principal_directions(second_moment(z_ND), 2),
+        ):
+            with pytest.raises(ModelError, match="NaN or infinity"):
+                measure()
 
 
 class TestProjected:
@@ -196,6 +201,10 @@ class TestRanks:
         assert effective_rank(values).item() == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
         assert stable_rank(values).item() == pytest.approx(10 / 9)
         assert [components_for(values, share).item() for share in (0.89, 0.9, 0.91)] == [1, 1, 2]
+
+    def test_a_share_that_is_missed_by_rounding_only_is_reached(self) -> None:
+        values = torch.full((10,), 0.1, dtype=torch.float64)
+        assert [components_for(values, share).item() for share in (0.1, 0.5, 0.9)] == [1, 5, 9]
 
     def test_eigenvalues_are_squared_singular_values(self) -> None:
         z_ND = normal(20, 6)

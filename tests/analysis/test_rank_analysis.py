@@ -291,11 +291,17 @@ class TestMeasure:
         z_BND = activations["encoder.layers.0.tokens"][:, 1:]
         assert measured["layers"][0]["rate"]["value"] == pytest.approx(coding_rate(z_BND, 0.1).mean().item(), rel=1e-6)
 
-    def test_windows_in_any_batches(self, tmp_path: Path) -> None:
+    def test_an_image_is_the_mean_of_its_windows_in_any_batches(self, tmp_path: Path) -> None:
         one = make_run(tmp_path, name="one", data__size=64, data__resize=64, inference__batch=1)
         many = make_run(tmp_path, name="many", data__size=64, data__resize=64, inference__batch=3)
-        found = [measure(run, limit=2).measured["layers"][2]["rate"] for run in (one, many)]
-        assert found[0] == pytest.approx(found[1], rel=1e-5)
+        (sample,) = Samples(one, limit=1).each()
+        assert len(sample.pixels_B3HW) == 4
+        with record(one.model, "decoder.layers.1.tokens") as activations, torch.no_grad():
+            one.model.masks(sample.pixels_B3HW)
+        expected = coding_rate(activations["decoder.layers.1.tokens"][:, :4], 0.1).mean().item()
+        for run in (one, many):
+            rate = measure(run, PLAIN, limit=1).measured["layers"][2]["rate"]["value"]
+            assert rate == pytest.approx(expected, rel=1e-5)
 
     def test_an_image_smaller_than_a_patch_is_enlarged(self, tmp_path: Path) -> None:
         run = make_run(tmp_path, data__size=9, data__resize=9)

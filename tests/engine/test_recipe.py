@@ -13,6 +13,7 @@ from child_runs import TINY, Quiet, lines, same, together, weights
 
 from whitebox.config import OptimConfig, RunConfig, resolve
 from whitebox.engine import checkpoint
+from whitebox.engine import train as training
 from whitebox.engine.recipe import build_loss, build_optimizer, learning_rate
 from whitebox.engine.train import train
 from whitebox.errors import ConfigError
@@ -71,6 +72,12 @@ def test_an_interrupted_run_goes_on(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", Quiet(at_step=stop))
     train(config, tmp_path / "run", Quiet(), resume=True)
+    assert same(tmp_path / "run", whole)
+
+
+def test_compiling_changes_nothing(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "COMPILER", "eager")  # traced, not translated to C++
+    run(tmp_path / "run", {**LIVELY, "train__compile": True})
     assert same(tmp_path / "run", whole)
 
 

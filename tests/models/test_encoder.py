@@ -190,3 +190,83 @@ def test_unknown_and_impossible_models() -> None:
 def test_impossible_settings(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=rf"^encoder.{next(iter(options))}=.* is impossible: "):
         EncoderConfig(pretrained="weights" in options, **options)
+
+
+class TestIntermediateLayers:
+    @pytest.mark.parametrize("norm", [False, True])
+    @pytest.mark.parametrize("class_tokens", [False, True])
+    @pytest.mark.parametrize(
+        "name", ["vit_tiny_patch16_384", "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"]
+    )
+    @torch.inference_mode()
+    def test_equal_timms(self, name: str, class_tokens: bool, norm: bool) -> None:
+        """Our own forward pass, and timm's where positions are rotary."""
+        options = {"depth": 3} if "dinov3" in name else {**SMALL, "depth": 3}
+        patch = 14 if "14" in name else 16
+        module = randomised(Encoder(EncoderConfig(name=name, image_size=4 * patch, norm_eps=1e-6, **options)).eval())
+        images = torch.randn(2, 3, 4 * patch, 4 * patch)
+        tokens, grids = module.intermediate(images, (0, 2), norm=norm, class_tokens=class_tokens)
+        assert grids == [(4, 4), (4, 4)]
+        found = module.vit.forward_intermediates(
+            images, indices=[0, 2], norm=norm, return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
+        for own, (patches, prefix) in zip(tokens, found, strict=True):
+            torch.testing.assert_close(own, torch.cat([prefix, patches], dim=1) if class_tokens else patches)
+
+    @pytest.mark.parametrize("name", ["vit_tiny_patch16_384", "vit_small_patch16_dinov3"])
+    def test_no_later_block_runs(self, name: str) -> None:
+        options = {"depth": 3} if "dinov3" in name else {**SMALL, "depth": 3}
+        module = Encoder(EncoderConfig(name=name, image_size=64, **options)).eval()
+        with torch.inference_mode(), record(module, "layers.*.tokens") as heard:
+            (tokens,), _ = module.intermediate(torch.zeros(1, 3, 64, 64), (1,), class_tokens=True)
+        assert list(heard) == ["layers.0.tokens", "layers.1.tokens"]
+        assert torch.equal(heard["layers.1.tokens"], tokens)
+
+    def test_the_last_one_normed_is_what_forward_gives(self) -> None:
+        module, images = randomised(encoder()), torch.randn(1, 3, 64, 96)
+        ((last,), _), (tokens, grid) = module.intermediate(images, (1,), norm=True), module(images)
+        assert torch.equal(last, tokens) and grid == (4, 6)
+
+    def test_without_the_class_token(self) -> None:
+        """It is in no block, while its position stays with it: that of the patches is what it was."""
+        with_token, without = encoder(), encoder(class_token=False)
+        without.vit.load_state_dict(randomised(with_token).vit.state_dict())
+        images = torch.randn(1, 3, 32, 48)
+        with record(with_token, "input") as full, record(without, "input") as bare:
+            with_token(images)
+            assert without.tokens(images).shape == (1, 6, 48)
+        torch.testing.assert_close(bare["input"], full["input"][:, 1:])
+        assert (with_token.prefix_tokens, without.prefix_tokens) == (1, 0)
+        assert not without.vit.cls_token.requires_grad
+
+    def test_without_final_norm_there_is_no_classifier_either(self) -> None:
+        module = randomised(encoder(final_norm=False))
+        assert not [name for name in module.vit.state_dict() if name.startswith(("norm.", "head"))]
+        images = torch.randn(1, 3, 64, 64)
+        assert torch.equal(module(images)[0], module.intermediate(images, (1,))[0][0])
+
+    def test_timms_weights_fit_without_norm_and_classifier(self, tmp_path: Path) -> None:
+        source = randomised(encoder())
+        save_file(source.vit.state_dict(), tmp_path / "vit.safetensors")
+        loaded = encoder(final_norm=False, weights=str(tmp_path / "vit.safetensors"))
+        images = torch.randn(1, 3, 64, 64)
+        torch.testing.assert_close(loaded.intermediate(images, (1,))[0][0], source.intermediate(images, (1,))[0][0])
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"positions": "mmseg"}, {"class_token": False}, {"final_norm": False}, {"class_token": False, "shrink": 0}],
+    )
+    def test_what_timms_forward_pass_cannot(self, options: dict[str, object]) -> None:
+        key = next(iter(options))
+        with pytest.raises(
+            ModelError, match=rf"'vit_small_patch16_dinov3' runs timm's own forward pass: encoder.{key}"
+        ):
+            Encoder(EncoderConfig(name="vit_small_patch16_dinov3", image_size=64, depth=1, **options))
+
+    def test_positions_as_timm(self) -> None:
+        images = torch.randn(1, 3, 32, 96)
+        ours = randomised(encoder(positions="timm", norm_eps=1e-6))
+        torch.testing.assert_close(ours.tokens(images), ours.vit.forward_features(images))
+        by_family = encoder(norm_eps=1e-6)
+        by_family.vit.load_state_dict(ours.vit.state_dict())
+        assert not torch.allclose(by_family.tokens(images), ours.tokens(images))

@@ -227,18 +227,52 @@ def predict(
 
 @app.command()
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="An official checkpoint.pth beside its variant.yml.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new run.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="An official checkpoint.pth beside its variant.yml, a released SegViT .pth, what mmsegmentation has "
+            "trained (--from mmseg), or a run (--to mmseg)."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new run, or FILE.pth for mmseg.")],
+    origin: Annotated[str, typer.Option("--from", help="official or mmseg.")] = "official",
+    target: Annotated[str, typer.Option("--to", help="whitebox or mmseg.")] = "whitebox",
+    mmseg_config: Annotated[
+        Path | None, typer.Option("--config", help="With --from mmseg: its config, if the checkpoint has none.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="With --from mmseg: what it was trained on.")] = None,
 ) -> None:
-    """Turn an official DEPICT or Segmenter checkpoint into a run folder of whitebox."""
+    """Turn an official DEPICT, CBSA, Segmenter or SegViT checkpoint into a run; or from and to mmsegmentation.
+
+    \b
+    whitebox convert official/checkpoint.pth -o results/official
+    whitebox convert work_dirs/mine/iter_20000.pth --from mmseg --dataset ade20k -o results/mine
+    whitebox convert results/depict-ca-tiny-shapes --to mmseg -o model.pth
+    """
+    from whitebox.api import load_run
     from whitebox.config import to_yaml
     from whitebox.engine.checkpoint import WEIGHTS, save_model
     from whitebox.files import write_text
-    from whitebox.interop.official import load_official
 
-    if (output / WEIGHTS).exists():
-        raise ConfigError(f"{output / WEIGHTS} exists already; choose another folder with -o.")
-    model, config = load_official(checkpoint)
+    for option, value, known in (("from", origin, ("official", "mmseg")), ("to", target, ("whitebox", "mmseg"))):
+        if value not in known:
+            raise ConfigError(f"--{option} {value} is impossible: choose {' or '.join(known)}.")
+    if origin != "mmseg" and (mmseg_config is not None or dataset is not None):
+        raise ConfigError("--config and --dataset describe an mmsegmentation checkpoint: add --from mmseg.")
+    present = output / WEIGHTS if target == "whitebox" else output
+    if present.exists():
+        raise ConfigError(f"{present} exists already; choose another name with -o.")
+    if origin == "mmseg":
+        from whitebox.interop.mmseg import from_mmseg
+
+        model, config = from_mmseg(checkpoint, mmseg_config, dataset)
+    else:
+        model, config = load_run(checkpoint)
+    if target == "mmseg":
+        from whitebox.interop.mmseg import to_mmseg
+
+        typer.echo(f"Saved {output} and its config {to_mmseg(model, config, output)}.")
+        return
     save_model(output / WEIGHTS, model, config)
     write_text(output / "config.yaml", to_yaml(config))
     typer.echo(str(model.load_report))

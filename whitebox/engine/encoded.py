@@ -95,8 +95,9 @@ class EncodedImages:
                 deliver(self.model.decoder.predict(tokens(), grid), places, self.model.encoder.patch_size)
                 while waiting and waiting[0].waiting == 0:
                     photo = waiting.popleft()
-                    rows_HW = self._labels[len(counts)]()
-                    counts.append(counts_in_rows(photo.labels(), rows_HW, self.model.num_classes))
+                    rows_HW, K = self._labels[len(counts)](), self.model.num_classes
+                    predicted_HW = photo.labels(torch.uint8 if K <= 256 else torch.int64)  # less to move, and to count
+                    counts.append(counts_in_rows(predicted_HW, rows_HW, K))
                     photo.forget()
         return Evaluation(tuple(self.names), torch.stack(counts).cpu().numpy())
 
@@ -123,7 +124,7 @@ class _Store:
             if not self.spilled:
                 self.file = tempfile.TemporaryFile(prefix="whitebox-")  # noqa: SIM115 closed with this object
             self.file.seek(self.spilled)
-            self.file.write(memoryview(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()))
+            self.file.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             self.file.flush()
         except OSError as error:
             raise OutputError(

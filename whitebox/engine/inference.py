@@ -402,9 +402,9 @@ class Photo:
             view.masks_mnK = torch.empty(0)
         self.waiting = sum(len(view.tops) * len(view.lefts) for view in self.views)
 
-    def labels(self) -> Tensor:
-        """The most probable class, (H, W) int64."""
-        label_HW = torch.empty(self.shape, dtype=torch.int64, device=self.views[0].masks_mnK.device)
+    def labels(self, dtype: torch.dtype = torch.int64) -> Tensor:
+        """The most probable class, (H, W)."""
+        label_HW = torch.empty(self.shape, dtype=dtype, device=self.views[0].masks_mnK.device)
         with full_precision(label_HW.device):
             for rows, columns, block_RSK in self._tiles(normalised=len(self.views) > 1):
                 label_HW[rows, columns] = _largest(block_RSK)
@@ -490,8 +490,8 @@ def _columns(part_Sn: Tensor, strip_RnK: Tensor) -> Tensor:
     R, n, K = strip_RnK.shape
     if strip_RnK.device.type != "cpu" or K >= _MANY_CLASSES:
         return torch.bmm(part_Sn.expand(R, -1, -1), strip_RnK)
-    block_RKS = strip_RnK.transpose(1, 2).reshape(R * K, n) @ part_Sn.T
-    return block_RKS.unflatten(0, (R, K)).transpose(1, 2)
+    block_KRS = (strip_RnK.permute(2, 0, 1).reshape(K * R, n) @ part_Sn.T).unflatten(0, (K, R))
+    return block_KRS.permute(1, 2, 0)
 
 
 def _largest(block_RSK: Tensor) -> Tensor:

@@ -74,7 +74,10 @@ def read_variant(path: Path) -> dict[str, Any]:
         CheckpointError: missing, not YAML, or holding a tag other than the python tuple.
     """
     if not path.is_file():
-        raise CheckpointError(f"There is no {path}: an official checkpoint.pth needs its variant.yml beside it.")
+        raise CheckpointError(
+            f"There is no {path}: an official checkpoint.pth needs its variant.yml beside it "
+            "(one of mmsegmentation: `whitebox convert --from mmseg`)."
+        )
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_VariantLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

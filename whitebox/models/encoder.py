@@ -311,7 +311,7 @@ class Encoder(nn.Module):
 def shrunk_block(block: Any, z_BND: Tensor, kept_M: Tensor) -> Tensor:
     """A timm ViT block that hands on some of its tokens: all of them are keys and values, those kept are queries.
 
-    Source: query-based downsampling of SegViT (Zhang et al. 2022, arXiv 2210.05844, section 3.3); without learned
+    Source: query-based downsampling of SegViT (Zhang et al. 2022, arXiv 2210.05844); without learned
     parameters of its own.
 
     Returns:

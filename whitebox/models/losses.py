@@ -79,8 +79,8 @@ class ATMLoss(Loss):
 
     A batch without a labelled pixel has no pair; its focal and dice terms are 0.
 
-    Source: Zhang et al. 2022, arXiv 2210.05844, section 3.4, with the weights of the released code; its terms per GPU
-    are taken over the whole batch here.
+    Source: SegViT (Zhang et al. 2022, arXiv 2210.05844), with the weights of its released code. That takes the
+    classification term of each GPU's images by themselves; here it is taken over the whole batch, as the others are.
 
     Args:
         ignore: pixels without a label are ``negative``, as in the released code (not of the class), or left out

@@ -48,9 +48,9 @@ class Prediction:
 
 
 def class_scores(masks_xK: Tensor, shares_KK: Tensor) -> Tensor:
-    """Scores of the classes, sum over masks q of share_qk sigmoid(mask_q), masks last (..., K); at least 0, unbounded.
+    """Scores of the classes, sum over masks q of share_qk sigmoid(mask_q), masks last (..., K): between 0 and K.
 
-    Source: semantic inference of MaskFormer (Cheng et al. 2021, section 3.4), with which SegViT is trained and tested.
+    Source: semantic inference of MaskFormer (Cheng et al. 2021, arXiv 2107.06278), as SegViT has it.
     """
     return masks_xK.sigmoid() @ shares_KK
 

@@ -3,17 +3,17 @@
 Paper: Zhang et al., "SegViT: Semantic Segmentation with Plain Vision Transformers", NeurIPS 2022, arXiv 2210.05844.
 Released code: ``zbwxp/SegVit`` (for non-commercial use; none of it is here). Written from a description of it.
 
-Attention-to-mask (ATM), section 3.2: class queries q attend to projected tokens z of one encoder layer,
+Attention-to-mask (ATM): class queries q attend to projected tokens z of one encoder layer,
 
     S_h = (W_q q)_h (W_k z)_h^T P^-1/2;   q <- W_o [softmax(S_h) (W_v z)_h]_h;   masks = mean over heads of S_h
 
 so a mask logit is the similarity itself, before softmax. ``SegViT`` does this with several encoder layers, deepest
 first: queries go on from stage to stage and masks add up. A linear head says what each mask is (K classes, or no
-object), and class maps are scores (``whitebox.models.decoders.base.class_scores``). ``SegViTShrunk`` (section 3.3)
-stands behind an encoder that keeps a quarter of its tokens from one block on (``encoder.shrink``): learned queries,
-one a patch, read the tokens of both resolutions, and a single ATM stage makes masks of what they become.
+object), and class maps are scores (``whitebox.models.decoders.base.class_scores``). ``SegViTShrunk`` stands behind an
+encoder that keeps a quarter of its tokens from one block on (``encoder.shrink``): learned queries, one a patch, read
+the tokens of both resolutions, and a single ATM stage makes masks of what they become.
 
-Deliberate deviations from the released code, none of which changes a number where that runs:
+Deliberate deviations from the released code. With the same weights none changes an output that it can give:
 
 - Any grid. The released code takes the root of the number of tokens, and drops one token where it is odd; here the
   grid is known, and all tokens in front of the patches (class tokens) are those without a place on it.
