@@ -25,6 +25,7 @@ from analysis.sweep import Counts, Key, Rows
 from whitebox.engine.encoded import EncodedImages
 from whitebox.engine.evaluate import LabelledImages, evaluate
 from whitebox.engine.metrics import resampled_scores, scores
+from whitebox.errors import DataError
 from whitebox.runs import Run
 
 CLEAN: Key = {"target": "clean"}
@@ -57,7 +58,7 @@ class Bench:
         belongs_to = {
             "weights": self.weights.sha256,
             "data": asdict(self.samples.data),
-            "bytes": [[Path(file).stat().st_size for file in (pair.image, pair.label)] for pair in pairs],
+            "bytes": [[_size(file) for file in (pair.image, pair.label)] for pair in pairs],
             "settings": {**{key: getattr(data, key) for key in read}, **inference},
         }
         name = f"{self.run.name}-{self.samples.data.name}-{self.samples.split}"
@@ -116,6 +117,14 @@ class Bench:
                 **{key: value for key, value in asdict(config.inference).items() if key != "batch"},
             },
         )
+
+
+def _size(file: str) -> int:
+    """Bytes of a file: whether it is still the one that was measured."""
+    try:
+        return Path(file).stat().st_size
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 class MeanScores:

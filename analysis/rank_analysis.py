@@ -35,6 +35,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -135,74 +136,91 @@ def convention(preset: str | None = None, **changes: Any) -> Convention:
 # ---- maths -----------------------------------------------------------------------------------------------------------
 
 
-def vectors(z_BND: Tensor, rule: Convention) -> Tensor:
-    """The tokens whose R(Z), spectrum and ranks are measured, float64."""
-    x_BND = float64(z_BND)
-    if rule.tokens == "normed":
-        x_BND = F.layer_norm(x_BND, x_BND.shape[-1:], eps=_NORM_EPS)
-    return x_BND if rule.normalise == "none" else F.normalize(x_BND, dim=-1)
+class Tokens:
+    """Tokens of one stage under a convention, float64; what several quantities need of them is computed once.
 
-
-def normed_moment(augmented_BEE: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """The second moment of LayerNorm(z), from that of [LayerNorm without gain and bias, 1], E = D + 1.
-
-    So one second moment of the tokens serves the layers' different LayerNorms.
+    Args:
+        z_BND: as the model has them.
     """
-    gain_D, bias_D = (float64(each.detach()).to(augmented_BEE.device) for each in (norm.weight, norm.bias))
-    rows_BDE = gain_D[:, None] * augmented_BEE[:, :-1] + bias_D[:, None] * augmented_BEE[:, -1:]
-    return gain_D * rows_BDE[..., :-1] + bias_D * rows_BDE[..., -1:]
+
+    def __init__(self, z_BND: Tensor, rule: Convention) -> None:
+        self.z_BND = float64(z_BND)
+        self.rule = rule
+
+    @cached_property
+    def vectors_BND(self) -> Tensor:
+        """Those whose R(Z), spectrum and ranks are measured."""
+        if self.rule.tokens == "raw":
+            return self._scaled(self.z_BND)
+        return self._scaled(F.layer_norm(self.z_BND, self.z_BND.shape[-1:], eps=_NORM_EPS))
+
+    @cached_property
+    def moment_BDD(self) -> Tensor:
+        """Second moment of ``vectors_BND``."""
+        if self.rule.tokens == "normed" and self.rule.normalise == "none":
+            return self._augmented_BEE[..., :-1, :-1]
+        return second_moment(self.vectors_BND)
+
+    def seen(self, layer: SubspaceLayer) -> Tensor:
+        """Those that a layer would project."""
+        if self.rule.tokens == "raw":
+            return self._scaled(self.z_BND)
+        weight, bias = self._parameters(layer.norm)
+        return self._scaled(F.layer_norm(self.z_BND, self.z_BND.shape[-1:], weight, bias, layer.norm.eps))
+
+    def seen_moment(self, layer: SubspaceLayer) -> Tensor:
+        """Second moment of ``seen``.
+
+        A LayerNorm's gain and bias are affine, so one second moment of [LayerNorm without them, 1] serves all layers.
+        """
+        if self.rule.tokens == "raw":
+            return self.moment_BDD
+        if self.rule.normalise != "none" or layer.norm.eps != _NORM_EPS:
+            return second_moment(self.seen(layer))
+        gain_D, bias_D = self._parameters(layer.norm)
+        rows_BDE = gain_D[:, None] * self._augmented_BEE[:, :-1] + bias_D[:, None] * self._augmented_BEE[:, -1:]
+        return gain_D * rows_BDE[..., :-1] + bias_D * rows_BDE[..., -1:]
+
+    @cached_property
+    def _augmented_BEE(self) -> Tensor:
+        """Second moment of [``vectors_BND``, 1], E = D + 1."""
+        return second_moment(F.pad(self.vectors_BND, (0, 1), value=1))
+
+    def _scaled(self, x_BND: Tensor) -> Tensor:
+        return x_BND if self.rule.normalise == "none" else F.normalize(x_BND, dim=-1)
+
+    def _parameters(self, norm: nn.LayerNorm) -> list[Tensor]:
+        return [float64(each.detach()).to(self.z_BND.device) for each in (norm.weight, norm.bias)]
 
 
-def projections(z_BND: Tensor, layers: Sequence[SubspaceLayer], rule: Convention) -> tuple[Tensor, Tensor]:
+def projections(tokens: Tokens, layers: Sequence[SubspaceLayer]) -> tuple[Tensor, Tensor]:
     """R(P_l^T Z) and R(Z) of the tokens that layer l would project, for each layer; both (B, L), float64.
 
     Raises:
         ConfigError, ModelError: see `analysis.coding_rate.rate_of_moment`.
     """
-    N, D = z_BND.shape[-2:]
-    z_BND = float64(z_BND)
-    shared: dict[float | None, Tensor] = {}  # second moments by the eps of LayerNorm; None: of raw tokens
+    rule, (_, N, D) = tokens.rule, tokens.z_BND.shape
     projected, full = [], []
     for layer in layers:
-        norm = layer.norm if rule.tokens == "normed" else None
-        bases_HPD = float64(layer.bases.detach()).to(z_BND.device)
+        bases_HPD = float64(layer.bases.detach()).to(tokens.z_BND.device)
         d = D if rule.prefactor == "width" else bases_HPD.shape[1]
-        if rule.normalise == "none":
-            key = None if norm is None else norm.eps
-            if key not in shared:
-                shared[key] = second_moment(z_BND if norm is None else _augmented(z_BND, norm.eps))
-            moment_BDD = shared[key] if norm is None else normed_moment(shared[key], norm)
-            rate_BH = rate_of_moment(project_moment(moment_BDD, bases_HPD), N, d, rule.eps)
+        moment_BDD = tokens.seen_moment(layer)
+        if rule.normalise == "projected":
+            w_BHNP = F.normalize(tokens.seen(layer)[:, None] @ bases_HPD.mT, dim=-1)
+            rate_BH = coding_rate(w_BHNP, rule.eps, d)
         else:
-            y_BND = z_BND if norm is None else _apply(norm, z_BND)
-            unit_BND = F.normalize(y_BND, dim=-1)
-            moment_BDD = second_moment(unit_BND)
-            if rule.normalise == "token":
-                rate_BH = rate_of_moment(project_moment(moment_BDD, bases_HPD), N, d, rule.eps)
-            else:
-                rate_BH = coding_rate(F.normalize(y_BND[:, None] @ bases_HPD.mT, dim=-1), rule.eps, d)
+            rate_BH = rate_of_moment(project_moment(moment_BDD, bases_HPD), N, d, rule.eps)
         projected.append(rate_BH.sum(-1) if rule.heads == "sum" else rate_BH.mean(-1))
         full.append(rate_of_moment(moment_BDD, N, D, rule.eps))
     return torch.stack(projected, -1), torch.stack(full, -1)
 
 
-def _augmented(z_BND: Tensor, eps: float) -> Tensor:
-    return torch.cat([F.layer_norm(z_BND, z_BND.shape[-1:], eps=eps), torch.ones_like(z_BND[..., :1])], dim=-1)
-
-
-def _apply(norm: nn.LayerNorm, z_BND: Tensor) -> Tensor:
-    weight, bias = (float64(each.detach()).to(z_BND.device) for each in (norm.weight, norm.bias))
-    return F.layer_norm(z_BND, z_BND.shape[-1:], weight, bias, norm.eps)
-
-
-def token_numbers(z_BND: Tensor, rule: Convention) -> dict[str, Tensor]:
-    """R(Z), spectrum (some eigenvalues of Z^T Z / N, see `kept_entries`) and ranks of one stage's tokens, (B, ...)."""
-    x_BND = vectors(z_BND, rule)
-    N, D = x_BND.shape[1:]
-    moment_BDD = second_moment(x_BND)
-    values_BD = eigenvalues(moment_BDD)
+def token_numbers(tokens: Tokens) -> dict[str, Tensor]:
+    """R(Z), spectrum (some eigenvalues of Z^T Z / N, see `kept_entries`) and ranks, (B, ...)."""
+    _, N, D = tokens.z_BND.shape
+    values_BD = eigenvalues(tokens.moment_BDD)
     return {
-        "rate": rate_of_moment(moment_BDD, N, D, rule.eps),
+        "rate": rate_of_moment(tokens.moment_BDD, N, D, tokens.rule.eps),
         "effective_rank": effective_rank(values_BD),
         "stable_rank": stable_rank(values_BD),
         "numerical_rank": numerical_rank(values_BD, N),
@@ -216,29 +234,29 @@ def kept_entries(width: int) -> NDArray[np.int64]:
     return np.unique(np.geomspace(1, width, min(_SPECTRUM, width)).round().astype(np.int64))
 
 
-def reductions(z_BND: Tensor, labels_BN: Tensor, rule: Convention) -> Tensor:
+def reductions(patches: Tokens, labels_BN: Tensor) -> Tensor:
     """Rate reduction of each window's labelled patches, (B,), float64.
 
     NaN where no patch is labelled, or where tokens are not one a patch (an encoder may drop some).
     """
-    found_B = torch.full((len(z_BND),), torch.nan, dtype=torch.float64)
-    if z_BND.shape[1] == labels_BN.shape[1]:
-        for index, (x_ND, labels_N) in enumerate(zip(vectors(z_BND, rule), labels_BN, strict=True)):
+    found_B = torch.full((len(labels_BN),), torch.nan, dtype=torch.float64)
+    if patches.z_BND.shape[1] == labels_BN.shape[1]:
+        for index, (x_ND, labels_N) in enumerate(zip(patches.vectors_BND, labels_BN, strict=True)):
             known_N = labels_N != IGNORE
             if known_N.any():
-                found_B[index] = rate_reduction(x_ND[known_N.to(x_ND.device)], labels_N[known_N], rule.eps)
+                found_B[index] = rate_reduction(x_ND[known_N.to(x_ND.device)], labels_N[known_N], patches.rule.eps)
     return found_B
 
 
-def principal_angles(z_BND: Tensor, q_BKD: Tensor) -> Tensor:
-    """Angles between the K leading directions of tokens and the span of K vectors, (B, K), in degrees, ascending.
+def principal_angles(moment_BDD: Tensor, q_BKD: Tensor) -> Tensor:
+    """Angles between the K leading eigenvectors of Z^T Z and the span of K vectors, (B, K), in degrees, ascending.
 
-    Directions are not centred: eigenvectors of Z^T Z, as in DEPICT. There are at most D angles; those that are missing
-    because the vectors are linearly dependent are NaN, at the end.
+    As in DEPICT nothing is centred. There are at most D angles; those that are missing because the vectors are linearly
+    dependent are NaN, at the end.
     """
     K = min(q_BKD.shape[1:])
     found_BK = torch.full((len(q_BKD), K), torch.nan, dtype=torch.float64)
-    leading_BDK = principal_directions(second_moment(z_BND), K).cpu().numpy()
+    leading_BDK = principal_directions(moment_BDD, K).cpu().numpy()
     for index, (leading_DK, q_KD) in enumerate(zip(leading_BDK, float64(q_BKD).cpu().numpy(), strict=True)):
         if q_KD.any():
             degrees = np.sort(np.degrees(subspace_angles(leading_DK, q_KD.T)))
@@ -348,30 +366,29 @@ class _Measurement:
         for stage in self.stages:
             if stage.classes:
                 q_BKD = activations[stage.tap] if stage.tap else self.learned(len(labels_Bn))
-                add(stage.name, {"class_rate": coding_rate(vectors(q_BKD, self.rule), self.rule.eps)})
+                add(stage.name, {"class_rate": coding_rate(Tokens(q_BKD, self.rule).vectors_BND, self.rule.eps)})
                 if output_BND is not None:
-                    add(stage.name, {"overlap": overlap(principal_angles(output_BND, q_BKD))})
+                    add(stage.name, {"overlap": overlap(principal_angles(second_moment(output_BND), q_BKD))})
                 if self.subspaces["Q"]:
-                    raw = replace(self.rule, tokens="raw")
-                    rates["Q"].append(projections(q_BKD, list(self.subspaces["Q"].values()), raw))
+                    queries = Tokens(q_BKD, replace(self.rule, tokens="raw"))
+                    rates["Q"].append(projections(queries, list(self.subspaces["Q"].values())))
                 continue
-            all_BND = activations[stage.tap]
-            patches_BND, joined_BKD = self.split(all_BND, labels_Bn.shape[1])
-            z_BND = patches_BND if self.rule.which == "patches" else all_BND
-            add(stage.name, token_numbers(z_BND, self.rule))
-            add(stage.name, {"reduction": reductions(patches_BND, labels_Bn, self.rule)})
+            patches_BND, joined_BKD = self.split(activations[stage.tap], labels_Bn.shape[1])
+            patches = Tokens(patches_BND, self.rule)
+            tokens = patches if self.rule.which == "patches" else Tokens(activations[stage.tap], self.rule)
+            add(stage.name, {**token_numbers(tokens), "reduction": reductions(patches, labels_Bn)})
             if self.subspaces["Z"] and stage.position >= 0:
-                rates["Z"].append(projections(z_BND, list(self.subspaces["Z"].values()), self.rule))
+                rates["Z"].append(projections(tokens, list(self.subspaces["Z"].values())))
             if joined_BKD is not None:
-                q_BKD = vectors(joined_BKD, self.rule)
+                q_BKD = Tokens(joined_BKD, self.rule).vectors_BND
                 add(stage.name, {"class_rate": coding_rate(q_BKD, self.rule.eps)})
-                add(stage.name, {"overlap": overlap(principal_angles(vectors(patches_BND, self.rule), q_BKD))})
+                add(stage.name, {"overlap": overlap(principal_angles(patches.moment_BDD, q_BKD))})
         for group, measured in rates.items():
             if measured:
                 rate_BjL, full_BjL = (torch.stack(each, 1) for each in zip(*measured, strict=True))
                 add(group, {"projected": rate_BjL.mT, "ratio": (rate_BjL / full_BjL).mT})
         if output_BND is not None and output_BKD is not None:
-            degrees_BK = principal_angles(output_BND, output_BKD)
+            degrees_BK = principal_angles(second_moment(output_BND), output_BKD)
             add("angles", {"degrees": degrees_BK, "overlap": overlap(degrees_BK)})
         return found
 

@@ -103,7 +103,7 @@ def measure_noise(
             for sigma in levels
         ]
         measured: dict[str, Any] = {"curve": curve}
-        if noise.halving and levels:
+        if noise.halving and levels and miou([CLEAN]) > 0:
             measured["sigma_50"] = halving_noise(noise, miou, complete)
             if measured["sigma_50"]["value"] is None:
                 notes.append("no noise between the levels, or some doublings beyond, halves its mIoU in every draw.")

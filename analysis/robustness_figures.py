@@ -150,22 +150,27 @@ def noise_curves(records: Group, stem: Path) -> None:
         axes = figure.subplots()
         for record, colour in zip(records, colours, strict=False):
             _curve(axes, record, colour)
-        if levels and levels[-1] >= LOGARITHMIC * levels[0]:
+        halves = [record.measured.get("sigma_50", {"value": None})["value"] for record in records]
+        last = max([*levels, *(half for half in halves if half is not None)], default=0.0)
+        if levels and last >= LOGARITHMIC * levels[0]:
             axes.set_xscale("symlog", linthresh=levels[0], linscale=0.4)
-            axes.set_xlim(-0.12 * levels[0], levels[-1] * 1.25)
+            axes.set_xlim(-0.12 * levels[0], last * 1.25)
         elif levels:
-            axes.set_xlim(-0.03 * levels[-1], levels[-1] * 1.04)
+            axes.set_xlim(-0.03 * last, last * 1.04)
         axes.set_ylim(bottom=0)
         settings = records[0].settings
-        axes.set_xlabel(f"noise σ{' (units of rms)' if settings['relative'] else ''}; 0: the clean model")
+        unit = " (units of rms)" if settings["relative"] else ""
+        unit = " (pixels in [0, 1])" if settings["target"] == "input" else unit
+        axes.set_xlabel(f"noise σ{unit}; 0: the clean model")
         axes.set_ylabel("mIoU (%)")
         figure.legend(loc="outside upper left", ncols=legend_columns(records))
         several = settings["draws"] > 1
         half = "; ◆ σ50, halves the clean mIoU" if any("sigma_50" in record.measured for record in records) else ""
         spread = "band: 95 % t interval of the mean over draws; dotted: min, max\n" if several else ""
+        draws = f"{'antithetic pairs' if settings['antithetic'] else 'draws'}: {settings['draws']}"
+        where = f"{records[0].data.name} {records[0].data.split}, n = {records[0].n} images"
         axes.set_title(
-            f"{records[0].data.name} {records[0].data.split}, n = {records[0].n} images, target: {settings['target']}, "
-            f"draws: {settings['draws']}\n{spread}bars: 95 % interval over images{half}",
+            f"{where}, target: {settings['target']}, {draws}\n{spread}bars: 95 % interval over images{half}",
             fontsize=6,
             loc="left",
         )

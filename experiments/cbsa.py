@@ -7,7 +7,6 @@ whose definition is not published: they are reported here under cbsa and tost.
 
 from __future__ import annotations
 
-from experiments.depict import NOISE_PLOT
 from experiments.experiment import Experiment, Reported
 from experiments.measurements import (
     accuracies,
@@ -15,7 +14,7 @@ from experiments.measurements import (
     miou_values,
     noise_values,
     parameter_noise,
-    sigma_quantity,
+    reported_noise,
     tradeoff_values,
     tradeoffs,
 )
@@ -44,17 +43,7 @@ NOISE_MIOU = {
     "tost-tiny": (38.5, {0.001: 38.5, 0.01: 37.4, 0.02: 33.2, 0.03: 27.6, 0.05: 14.5, 0.1: 2.0, 0.2: 0.9, 1.0: 0.5}),
     "tost-small": (44.9, {0.001: 44.9, 0.01: 43.9, 0.02: 37.8, 0.03: 27.25, 0.05: 9.6, 0.1: 1.5, 0.2: 0.9, 1.0: 0.5}),
 }
-NOISE = tuple(
-    Reported(
-        model,
-        sigma_quantity(sigma),
-        100 * value / clean,
-        "ADE20K val",
-        NOISE_PLOT.format(size=model.rpartition("-")[2]),
-    )
-    for model, (clean, curve) in NOISE_MIOU.items()
-    for sigma, value in curve.items()
-)
+NOISE = reported_noise(NOISE_MIOU)
 
 EXPERIMENTS = (
     Experiment(

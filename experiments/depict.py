@@ -15,7 +15,7 @@ from experiments.measurements import (
     orthogonality_of_bases,
     parameter_noise,
     principal_components,
-    sigma_quantity,
+    reported_noise,
     tradeoff_values,
     tradeoffs,
 )
@@ -23,7 +23,6 @@ from experiments.measurements import (
 DECODERS = ("depict-sa", "depict-ca", "segmenter-mask")
 SEGMENTER_README = "rstrudel/segmenter, README"
 PLOT = "~ DEPICT, assets/performance.png"
-NOISE_PLOT = "~ DEPICT, assets/noise_{size}.png"
 
 ADE20K = tuple(
     Reported(model, "mIoU (%)", value, "ADE20K val", source)
@@ -73,17 +72,7 @@ NOISE_MIOU = {
         {0.001: 35.2, 0.002: 11.5, 0.003: 5.0, 0.005: 1.75, 0.01: 0.7, 0.1: 0.26, 1.0: 0.28},
     ),
 }
-NOISE = tuple(
-    Reported(
-        model,
-        sigma_quantity(sigma),
-        100 * value / clean,
-        "ADE20K val",
-        NOISE_PLOT.format(size=model.rpartition("-")[2]),
-    )
-    for model, (clean, curve) in NOISE_MIOU.items()
-    for sigma, value in curve.items()
-)
+NOISE = reported_noise(NOISE_MIOU)
 
 EXPERIMENTS = (
     Experiment(

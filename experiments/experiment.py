@@ -17,7 +17,6 @@ from analysis.samples import Progress
 from analysis.tables import Cell, Column, Estimate, Table
 from whitebox.runs import Run
 
-
 NOISE = "0.001,0.002,0.003,0.005,0.01,0.02,0.03,0.05,0.1,0.2,0.3,0.5,1"  # levels of the papers' noise figures
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -13,7 +13,7 @@ from analysis.records import Record
 from analysis.robustness import Noise, measure_noise
 from analysis.samples import Progress, Samples
 from analysis.tables import Estimate, percent
-from experiments.experiment import Measure, Setting, Value, estimate
+from experiments.experiment import Measure, Reported, Setting, Value, estimate
 from whitebox.data.readers import FileSource
 from whitebox.runs import Run
 
@@ -139,3 +139,18 @@ def noise_values(records: Sequence[Record], models: dict[str, str]) -> list[Valu
 def sigma_quantity(sigma: float) -> str:
     """What a level of a noise curve is called beside reported values."""
     return f"mIoU at sigma {sigma:.3g}, % of clean"
+
+
+def reported_noise(curves: Mapping[str, tuple[float, Mapping[float, float]]]) -> tuple[Reported, ...]:
+    """What the noise figures of ``QishuaiWen/DEPICT`` show: model -> clean mIoU, and mIoU of each sigma, on ADE20K."""
+    return tuple(
+        Reported(
+            model,
+            sigma_quantity(sigma),
+            100 * miou / clean,
+            "ADE20K val",
+            f"~ DEPICT, assets/noise_{model.rpartition('-')[2]}.png",
+        )
+        for model, (clean, curve) in curves.items()
+        for sigma, miou in curve.items()
+    )

@@ -24,6 +24,16 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 SMALL = "encoder.depth=1 train.epochs=1 train.workers=0 train.batch_size=2 train.micro_batch=null"
 SMALL_IMAGES = "data.crop=32 data.resize=32 inference.window=32 inference.stride=32"
 SMALL_SHAPES = "data.train_length=4 data.val_length=4"
+# Appended to these commands; the last of an option counts.
+LESS = {
+    "rank-analysis": "--limit 2",
+    "alignment": "--limit 1 --draws 1",
+    "orthogonality": "--draws 5",
+    "profile": "--repeats 1 --size 64",
+    "robustness": "--limit 1 --draws 1",
+    "compare": "--limit 2",
+    "intervene": "--limit 2",
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -41,7 +51,7 @@ def small(command: str) -> list[str]:
     if arguments[:2] == ["data", "prepare"]:
         return [*arguments, "--allow-partial"]
     if arguments[0] != "train":
-        return arguments
+        return [*arguments, *LESS.get(arguments[0], "").split()]
     return [
         *arguments,
         *(SMALL if "--dataset" in arguments else f"{SMALL} {SMALL_SHAPES}").split(),
@@ -74,6 +84,8 @@ def reader(shared: Path, golden: Path | None, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "photos").mkdir()
     for photo in sorted((data / "samples" / "natural" / "images").iterdir())[:2]:
         (tmp_path / "photos" / photo.name).symlink_to(photo)
+    street = sorted((data / "camvid-mini" / "images" / "val").iterdir())[0]
+    (tmp_path / "photos" / "street.jpg").symlink_to(street)
     (tmp_path / "official").mkdir()
     for name in ("checkpoint.pth", "variant.yml"):
         (tmp_path / "official" / name).symlink_to(vector_file(golden, "depict_sa", name))

@@ -17,9 +17,10 @@ from golden_vectors import load_npz, vector_file
 from torch import Tensor, nn
 
 from analysis import rank_figures
-from analysis.coding_rate import coding_rate, rate_reduction
+from analysis.coding_rate import coding_rate, rate_reduction, second_moment
 from analysis.rank_analysis import (
     Convention,
+    Tokens,
     convention,
     measure,
     overlap,
@@ -28,7 +29,6 @@ from analysis.rank_analysis import (
     random_angles,
     reductions,
     token_numbers,
-    vectors,
 )
 from analysis.records import Record
 from analysis.samples import Samples
@@ -83,8 +83,8 @@ class TestConvention:
         names = [name for name in stored if name.startswith(preset)]
         assert len(names) >= 4
         for name in names:
-            _, tokens, eps_squared = name.split(".", 2)
-            x_BHNP = torch.from_numpy(stored[tokens])
+            _, stored_tokens, eps_squared = name.split(".", 2)
+            x_BHNP = torch.from_numpy(stored[stored_tokens])
             B, H, _, P = x_BHNP.shape
             blocks = torch.eye(H * P).unflatten(0, (H, P))  # head h keeps its own coordinates
             rule = convention(preset, tokens="raw")
@@ -92,7 +92,8 @@ class TestConvention:
                 assert rule.eps**2 == pytest.approx(0.01)  # what the scripts are run with
             else:
                 rule = replace(rule, eps=float(eps_squared[3:]) ** 0.5)
-            rate_B = projections(x_BHNP.transpose(1, 2).flatten(2), [Layer(blocks)], rule)[0][:, 0].numpy()
+            tokens = Tokens(x_BHNP.transpose(1, 2).flatten(2), rule)
+            rate_B = projections(tokens, [Layer(blocks)])[0][:, 0].numpy()
             mean, deviation = stored[name]
             assert rate_B.mean() == pytest.approx(mean, rel=1e-6)
             if B > 1:
@@ -128,7 +129,7 @@ class TestProjections:
         B, N, H, P, D = 2, 30, 3, 4, 10
         rule = Convention(tokens=tokens, normalise=normalise, prefactor=prefactor, heads=heads, eps=0.3)
         z_BND, several = 3 * torch.randn(B, N, D) + 1, layers(2, H, P, D)
-        rate_BL, full_BL = projections(z_BND, several, rule)
+        rate_BL, full_BL = projections(Tokens(z_BND, rule), several)
         assert rate_BL.shape == full_BL.shape == (B, 2)
         for index, layer in enumerate(several):
             y_BND = (layer.norm(z_BND) if tokens == "normed" else z_BND).detach().double()
@@ -144,8 +145,8 @@ class TestProjections:
     def test_layer_norms_of_different_eps(self) -> None:
         z_BND, (first, second) = torch.randn(1, 20, 6), layers(2, 1, 3, 6)
         second.norm.eps = 0.5
-        together = projections(z_BND, [first, second], Convention())[0]
-        alone = [projections(z_BND, [layer], Convention())[0] for layer in (first, second)]
+        together = projections(Tokens(z_BND, Convention()), [first, second])[0]
+        alone = [projections(Tokens(z_BND, Convention()), [layer])[0] for layer in (first, second)]
         torch.testing.assert_close(together, torch.cat(alone, 1))
         expected = coding_rate((second.norm(z_BND) @ second.bases[0].T).detach(), 0.1)
         torch.testing.assert_close(together[:, 1], expected, rtol=1e-5, atol=0)
@@ -154,14 +155,17 @@ class TestProjections:
 class TestTokens:
     def test_zero_tokens_hold_nothing(self) -> None:
         for rule in (Convention(), PLAIN, convention("crate")):
-            numbers = token_numbers(torch.zeros(1, 9, 4), rule)
+            numbers = token_numbers(Tokens(torch.zeros(1, 9, 4), rule))
             assert {key: value.sum().item() for key, value in numbers.items()} == dict.fromkeys(numbers, 0)
 
     def test_which_vectors(self) -> None:
         z_BND = 5 * torch.randn(1, 9, 4)
-        assert torch.equal(vectors(z_BND, PLAIN), z_BND.double())
-        assert vectors(z_BND, Convention()).mean(-1).abs().max() < 1e-12
-        assert vectors(z_BND, Convention(normalise="token")).norm(dim=-1).sub(1).abs().max() < 1e-12
+        raw, normed, unit = (Tokens(z_BND, rule) for rule in (PLAIN, Convention(), Convention(normalise="token")))
+        assert torch.equal(raw.vectors_BND, z_BND.double())
+        assert normed.vectors_BND.mean(-1).abs().max() < 1e-12
+        assert unit.vectors_BND.norm(dim=-1).sub(1).abs().max() < 1e-12
+        for tokens in (raw, normed, unit):
+            torch.testing.assert_close(tokens.moment_BDD, second_moment(tokens.vectors_BND), rtol=1e-12, atol=1e-12)
 
     def test_rate_reduction_is_of_labelled_patches(self) -> None:
         z_BND = torch.randn(4, 12, 5)
@@ -169,11 +173,11 @@ class TestTokens:
         labels_BN[0] = torch.arange(12) % 3
         labels_BN[1, :7] = torch.arange(7) % 2
         labels_BN[2] = 4
-        found = reductions(z_BND, labels_BN, PLAIN)
+        found = reductions(Tokens(z_BND, PLAIN), labels_BN)
         expected = rate_reduction(z_BND[1, :7].double(), labels_BN[1, :7], 0.1)
         assert found[1].item() == pytest.approx(expected.item()) and found[0] > 0
         assert found[2] == 0 and found[3].isnan()  # a single class; no label
-        assert reductions(z_BND[:, :6], labels_BN, PLAIN).isnan().all()  # not one token a patch
+        assert reductions(Tokens(z_BND[:, :6], PLAIN), labels_BN).isnan().all()  # not one token a patch
 
 
 class TestAngles:
@@ -182,20 +186,20 @@ class TestAngles:
         z_BND = (axes * torch.tensor([9.0, 8, 7, 1, 1, 1]))[None]  # leading: the first axes
         turned = torch.stack([axes[0] + axes[3], 5 * axes[1], -axes[2]])
         same, orthogonal = axes[[2, 0, 1]], axes[3:]
-        found = [principal_angles(z_BND, q_KD[None])[0] for q_KD in (same, orthogonal, turned)]
+        found = [principal_angles(second_moment(z_BND), q_KD[None])[0] for q_KD in (same, orthogonal, turned)]
         for degrees, expected in zip(found, ([0, 0, 0], [90, 90, 90], [0, 0, 45]), strict=True):
             np.testing.assert_allclose(degrees, expected, atol=1e-5)
         np.testing.assert_allclose(overlap(torch.stack(found)), [1, 0, 2.5 / 3], atol=1e-12)
 
     def test_dependent_vectors_have_fewer(self) -> None:
         z_BND, q_KD = torch.randn(1, 20, 5), torch.randn(2, 5)
-        degrees = principal_angles(z_BND, q_KD[[0, 0, 1]][None])[0]
+        degrees = principal_angles(second_moment(z_BND), q_KD[[0, 0, 1]][None])[0]
         assert degrees.isnan().tolist() == [False, False, True]
         assert overlap(degrees[None]).isfinite().all()
-        assert principal_angles(z_BND, torch.zeros(1, 3, 5)).isnan().all()
+        assert principal_angles(second_moment(z_BND), torch.zeros(1, 3, 5)).isnan().all()
 
     def test_more_classes_than_dimensions(self) -> None:
-        degrees = principal_angles(torch.randn(1, 20, 4), torch.randn(1, 9, 4))
+        degrees = principal_angles(second_moment(torch.randn(1, 20, 4)), torch.randn(1, 9, 4))
         assert degrees.shape == (1, 4) and degrees.abs().max() < 1e-4
 
     def test_random_subspaces(self) -> None:
@@ -233,7 +237,7 @@ class TestMeasure:
             assert z_BND.shape[1] == 4 + 7
             rates.append(coding_rate(z_BND[:, :4], 0.1).mean().item())
             class_rates.append(coding_rate(z_BND[:, 4:], 0.1).mean().item())
-            reduced.append(reductions(z_BND[:, :4], sample.labels_Bhw.flatten(1), PLAIN).nanmean().item())
+            reduced.append(reductions(Tokens(z_BND[:, :4], PLAIN), sample.labels_Bhw.flatten(1)).nanmean().item())
         layer, classes = measured["layers"][1], measured["classes"][1]
         assert layer["name"] == classes["name"] == "decoder.layers.0" and layer["position"] == 1
         assert layer["rate"]["value"] == pytest.approx(np.mean(rates), rel=1e-6)

@@ -383,6 +383,7 @@ def test_the_command_corrupts_beside_a_reference(folder: Path, call: Call) -> No
         ),
         (["--noise", "0.1", "--target", "input", "--relative"], "leave it out for the input"),
         (["--noise", "0.1", "--reference", "results/sa"], "--reference belongs to --corruptions"),
+        (["--noise", "0.1", "--memory", "inf"], "--memory inf is impossible"),
         (["--corruptions", "smog"], "Unknown corruption 'smog'"),
         (["--corruptions", "fog", "--severity", "0:5"], "--severity '0:5' is impossible"),
         (["results/none", "--noise", "0.1"], "There is no file or folder results/none"),

@@ -208,6 +208,22 @@ def test_predict_labels_is_the_argmax_of_segment(model):
     assert torch.equal(labels, segment(model, image, config, data).argmax(0))
 
 
+@pytest.mark.parametrize("many", [1, 1000])
+@pytest.mark.parametrize("classes", [1, 3, 40])
+def test_labels_are_found_for_few_and_for_many_classes(classes, many, monkeypatch):
+    monkeypatch.setattr(engine, "_MANY_CLASSES", many)
+    model, image = Stripes(classes).eval(), photo(61, 130)
+    config, data = InferenceConfig(window=32, stride=20), DataConfig(resize=48)
+    assert torch.equal(predict_labels(model, image, config, data), segment(model, image, config, data).argmax(0))
+
+
+def test_of_equal_logits_the_first_class_counts(monkeypatch):
+    block = torch.randint(0, 3, (4, 5, 9)).float()
+    for many in (1, 1000):
+        monkeypatch.setattr(engine, "_MANY_CLASSES", many)
+        assert torch.equal(engine._largest(block).long(), block.argmax(2))
+
+
 @pytest.mark.parametrize("sides", [(1, 1), (1, 300), (300, 1), (2, 3), (7, 2000)])
 @pytest.mark.parametrize("data", [None, DataConfig(resize=32)])
 def test_tiny_and_narrow_images(model, sides, data):

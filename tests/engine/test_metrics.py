@@ -76,6 +76,20 @@ def test_equals_mmsegmentation(seed):
     assert np.isnan(result.iou_K[4]) and np.isnan(result.acc_K[4])
 
 
+@pytest.mark.parametrize(("classes", "dtype"), [(7, torch.int16), (180, torch.int16), (181, torch.int32)])
+def test_a_prepared_label_is_counted_alike(classes, dtype):
+    prediction, label = random_pair(3, classes=classes)
+    rows = metrics.label_rows(label, classes)
+    assert rows.dtype == dtype
+    for narrow in (torch.uint8, torch.int64):
+        found = metrics.counts_in_rows(prediction.to(narrow), rows, classes)
+        assert torch.equal(found, image_counts(prediction, label, classes))
+        assert np.array_equal(found.numpy(), by_hand(prediction, label, classes))
+    label[0, 0] = classes
+    with pytest.raises(DataError, match=f"A label has value {classes}, but with {classes} classes"):
+        metrics.label_rows(label, classes)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16, torch.int32, torch.int64])
 def test_counts_by_hand_in_any_integer_dtype(dtype):
     prediction, label = random_pair(3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,6 +68,8 @@ def robustness_command(
         )
     if reference is not None and corruptions is None:
         raise ConfigError("--reference belongs to --corruptions: leave it out with --noise.")
+    if not math.isfinite(memory):
+        raise ConfigError(f"--memory {memory:g} is impossible: give a number of GB, 0 or more.")
     from analysis.corruptions import parse_kinds, parse_severities
     from analysis.degradation import Corrupted, corruption_record, measure_corruptions
     from analysis.noise import parse_levels

@@ -1,0 +1,26 @@
+"""The benchmark of noise sweeps runs and says what it measured. Times are never asserted."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "robustness.py"
+spec = importlib.util.spec_from_file_location("robustness_benchmark", FILE)
+benchmark = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark)
+
+
+def test_table(tmp_path, capsys):
+    benchmark.main(
+        model="depict-sa-tiny", size=64, classes=5, images=2, sigmas=2, draws=2, plain=2, threads=0, output=tmp_path
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "5 points: 2 sigmas x 2 draws" in said and "2 photos of 85 x 64 px, 5 classes" in said
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".csv", ".md", ".tex"]
+    (path,) = tmp_path.glob("robustness-depict-sa-tiny-64px-*.csv")
+    (row,) = csv.DictReader(path.open())
+    number = {name: float(value) for name, value in row.items() if name != "Model"}
+    assert 0 < number["One plain (s) low"] <= number["One plain (s)"] <= number["One plain (s) high"]
+    assert abs(number["All plain (s)"] - 5 * number["One plain (s)"]) < 1e-9 < number["Sweep (s)"]
+    assert abs(number["Ratio"] * number["Sweep (s)"] - number["All plain (s)"]) < 1e-9
+    assert 0 < number["Outside the decoder (% of rows)"] < 100
