@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from experiments.experiment import Experiment, Reported
 from experiments.measurements import (
+    NOISE_LEVELS,
     accuracies,
     coding_rates,
     miou_values,
@@ -76,7 +77,7 @@ EXPERIMENTS = (
         title="robustness to Gaussian noise on the decoder's parameters",
         where="DEPICT, assets/noise_tiny.png and noise_small.png",
         decoders=("cbsa", "tost", "depict-sa", "segmenter-mask"),
-        measure=parameter_noise(relative=False),
+        measure=parameter_noise(NOISE_LEVELS),
         values=noise_values,
         reported=NOISE,
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from experiments.experiment import Experiment, Reported
 from experiments.measurements import (
+    NOISE_LEVELS,
     accuracies,
     coding_rates,
     miou_values,
@@ -129,7 +130,7 @@ EXPERIMENTS = (
         title="robustness to Gaussian noise on the decoder's parameters",
         where="DEPICT, assets/noise_tiny.png and noise_small.png",
         decoders=(*DECODERS, "segmenter-linear"),
-        measure=parameter_noise(relative=False),
+        measure=parameter_noise(NOISE_LEVELS),
         values=noise_values,
         reported=NOISE,
     ),
@@ -138,6 +139,6 @@ EXPERIMENTS = (
         title="the same with noise in units of each tensor's rms, so that large weights are no advantage",
         where="ours, beside DEPICT, assets/noise_tiny.png",
         decoders=(*DECODERS, "segmenter-linear"),
-        measure=parameter_noise(relative=True),
+        measure=parameter_noise("0.02,0.05,0.1,0.2,0.3,0.5,0.7,1,1.5,2,3,5,10,20,50", relative=True),
     ),
 )

@@ -17,8 +17,6 @@ from analysis.samples import Progress
 from analysis.tables import Cell, Column, Estimate, Table
 from whitebox.runs import Run
 
-NOISE = "0.001,0.002,0.003,0.005,0.01,0.02,0.03,0.05,0.1,0.2,0.3,0.5,1"  # levels of the papers' noise figures
-
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -28,7 +26,7 @@ class Setting:
         split: None: the validation split.
         limit: images; None: all.
         draws: of noise at each level.
-        noise: levels of parameter noise, as `analysis.noise.parse_levels` takes them.
+        noise: levels of parameter noise, as `analysis.noise.parse_levels` takes them; None: as the experiment has them.
         photos: shown where a figure shows photos.
         seed: of everything random.
     """
@@ -36,7 +34,7 @@ class Setting:
     split: str | None = None
     limit: int | None = None
     draws: int = 5
-    noise: str = NOISE
+    noise: str | None = None
     photos: int = 3
     seed: int = 0
 

@@ -83,12 +83,12 @@ def alignments(run: Run, setting: Setting, folder: Path, advance: Progress) -> R
 
 @each_run
 def accuracies(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-    """MIoU and accuracies; an evaluation that is there already is taken."""
+    """Accuracies and the mIoU; an evaluation that is there already is taken."""
     return comparison.evaluated(run, run.name, setting.split, setting.limit, folder, advance).record
 
 
 def miou_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:
-    """MIoU of evaluations, percent."""
+    """The mIoU of evaluations, percent."""
     return [
         Value(models[record.model], "mIoU (%)", percent(record.measured["miou"]))
         for record in records
@@ -113,11 +113,15 @@ def tradeoff_values(records: Sequence[Record], models: dict[str, str]) -> list[V
     return values
 
 
-def parameter_noise(relative: bool) -> Measure:
-    """MIoU under noise on the decoder's parameters, absolute or relative to the rms of each tensor."""
+NOISE_LEVELS = "0.001,0.002,0.003,0.005,0.01,0.02,0.03,0.05,0.1,0.2,0.3,0.5,1"  # of the papers' noise figures
+
+
+def parameter_noise(levels: str, relative: bool = False) -> Measure:
+    """Noise on the decoder's parameters, absolute or relative to the rms of each tensor, unless a user chose levels."""
 
     def measure(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-        noise = Noise(levels=parse_levels(setting.noise), relative=relative, draws=setting.draws, seed=setting.seed)
+        sigmas = parse_levels(setting.noise or levels)
+        noise = Noise(levels=sigmas, relative=relative, draws=setting.draws, seed=setting.seed)
         return measure_noise(
             run, noise, folder / "sweeps", split=setting.split, limit=setting.limit, memory=MEMORY, advance=advance
         )
@@ -126,7 +130,7 @@ def parameter_noise(relative: bool) -> Measure:
 
 
 def noise_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:
-    """MIoU at each level in percent of the clean model's, with the interval over draws."""
+    """The mIoU at each level in percent of the clean model's, with the interval over draws."""
     values = []
     for record in records:
         clean, *curve = record.measured["curve"]

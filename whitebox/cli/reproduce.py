@@ -46,7 +46,7 @@ def reproduce_command(
         return
     if name is None:
         raise ConfigError("Name a paper or a figure; `whitebox reproduce --list` lists them.")
-    from experiments.experiment import NOISE, Setting
+    from experiments.experiment import Setting
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
     from whitebox.cli.training import train
     from whitebox.progress import image_progress
@@ -64,7 +64,7 @@ def reproduce_command(
             typer.echo(f"{each.model} has no run on {dataset} below {runs}/: it is trained now.")
             train(each.model, overrides, dataset=dataset, data_root=data_root, output=runs, resume=True, device=device)
     opened = [open_run(each.folder or runs / f"{each.model}-{dataset}", None, data_root, (), device) for each in needed]
-    setting = Setting(split=split, limit=limit, draws=draws, noise=noise or NOISE, seed=seed)
+    setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
     folder = output or Path("results") / name.partition("-")[0] / dataset
     reproduce(experiments, opened, setting, folder, lambda title: image_progress(title, None))
 
