@@ -143,7 +143,7 @@ def _by_sigma_50(row: tuple[Cell, ...]) -> tuple[bool, float]:
 
 
 def noise_curves(records: Group, stem: Path) -> None:
-    """MIoU against sigma: mean over draws, its interval, smallest and largest; the clean model at 0; sigma_50."""
+    """The mIoU against sigma: mean over draws, its interval, smallest and largest; the clean model at 0; sigma_50."""
     levels = sorted({point["sigma"] for record in records for point in record.measured["curve"]})[1:]
     with figure_style() as colours:
         figure = new_figure(2.7 + 0.13 * math.ceil(len(records) / legend_columns(records)))

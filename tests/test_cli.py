@@ -122,10 +122,9 @@ class TestTrain:
         assert one_line(err)
         assert message in err
 
-    def test_debug_shows_the_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sys.argv", ["whitebox", "train", "nothing", "--debug"])
-        with pytest.raises(whitebox.WhiteboxError):
-            main()
+    def test_debug_shows_the_traceback(self, call: Call) -> None:
+        code, _, err = call("train", "nothing", "--debug")
+        assert code == 2 and "Traceback" in err and "ConfigError: Unknown model 'nothing'" in err
 
     def test_usage_errors_exit_with_2(self, call: Call) -> None:
         assert call("train")[0] == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -66,7 +67,10 @@ def main() -> None:
         app()
     except WhiteboxError as error:
         if debug:
-            raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line a machine: what is missing may be missing on one
+            traceback.print_exc()
+        elif os.environ.get("LOCAL_RANK", "0") == "0":  # one line a machine: what is missing may be missing on one
             typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    else:
+        return
+    sys.exit(code)  # not above: the error would keep its frames, and so a data loader, whose end Python would wait for
