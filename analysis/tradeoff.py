@@ -64,7 +64,7 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
         axes.margins(x=0.15)
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
         axes.set_xlabel(f"GFLOPs of the decoder's blocks, one window of {records[0].settings['size']} px")
-        axes.set_ylabel(f"mIoU (%), {records[0].data.name} {records[0].data.split}")
+        axes.set_ylabel(f"mIoU (%), {records[0].data.name} {records[0].data.split} (n = {records[0].n})")
         figure.legend(loc="outside upper center", ncols=2)
         save_figure(figure, stem)
     columns = (
