@@ -1,6 +1,10 @@
 """The command line: one thin function a command. Heavy imports stay inside the functions, so that --help is quick."""
 
-from whitebox.cli import analysis, comparison, data, reproduce, robustness, training  # noqa: F401 they register themselves
+from importlib import import_module
+
 from whitebox.cli.app import app, main
+
+for subject in ("training", "data", "analysis", "robustness", "comparison", "reproduce"):  # the order of --help
+    import_module(f"whitebox.cli.{subject}")  # its commands register themselves
 
 __all__ = ["app", "main"]

@@ -39,23 +39,6 @@ RunsAndPhotos = Annotated[
 ]
 
 
-@app.command(name="render")
-def render_command(
-    records: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of tables and figures.")] = Path("rendered"),
-) -> None:
-    """Draw tables and figures from records again; no model is needed. Records of one kind share a figure.
-
-    \b
-    whitebox render results/camvid/analysis/records -o paper/
-    """
-    from analysis.records import read_record, read_records
-    from analysis.render import render
-
-    found = [record for path in records for record in (read_records(path) if path.is_dir() else [read_record(path)])]
-    render(found, output)
-
-
 @app.command(name="rank-analysis")
 def rank_analysis_command(
     runs: RunsAndOverrides = None,
@@ -339,6 +322,23 @@ def split_photos(items: list[str]) -> tuple[list[Path], list[str]]:
         raise ConfigError(f"No photo is named: give files that end in {', '.join(IMAGE_SUFFIXES)}.")
     once = {Path(photo).resolve(): Path(photo) for photo in photos}
     return list(once.values()), [item for item in items if item not in photos]
+
+
+@app.command(name="render")
+def render_command(
+    records: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of tables and figures.")] = Path("rendered"),
+) -> None:
+    """Draw tables and figures from records again; no model is needed. Records of one kind share a figure.
+
+    \b
+    whitebox render results/camvid/analysis/records -o paper/
+    """
+    from analysis.records import read_record, read_records
+    from analysis.render import render
+
+    found = [record for path in records for record in (read_records(path) if path.is_dir() else [read_record(path)])]
+    render(found, output)
 
 
 def measure_runs(
