@@ -320,9 +320,9 @@ def measure(
     rows: dict[str, list[dict[str, Array]]] = {name: [] for name in layers}
     generator = torch.Generator().manual_seed(seed)
     for sample in samples.each(advance) if layers else ():
-        with record(run.model, *_taps(layers)) as activations:
+        with torch.inference_mode(), record(run.model, *_taps(layers)) as activations:
             run.model.masks(sample.pixels_B3HW)
-        with torch.inference_mode(False), torch.no_grad():  # gradients are needed, those of the model are not
+        with torch.no_grad():  # only where a gradient is asked for
             known = {tap: float64(value).clone() for tap, value in activations.items()}
             for tap, value in known.items():
                 if not torch.isfinite(value).all():

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from analysis.figures import PAGE, figure_style, new_figure, save_figure
@@ -142,6 +143,7 @@ def measure(
     )
 
 
+@torch.inference_mode()
 def _after(run: Run, samples: Samples, seed: int, advance: Progress | None) -> dict[str, Any]:
     """The class embeddings as the masks use them: numbers of each window, meaned over an image's windows."""
     rows: list[dict[str, float]] = []

@@ -334,6 +334,7 @@ class _Measurement:
         self.taps = [stage.tap for stage in stages if stage.tap]
         self.taps += [name for name in ("decoder.patches", "decoder.classes") if name in known]
 
+    @torch.inference_mode()
     def image(self, pixels_B3HW: Tensor, labels_Bhw: Tensor, name: str) -> dict[_Key, NDArray[np.float64]]:
         """The mean over the image's windows of every quantity.
 

@@ -80,11 +80,12 @@ class Samples:
         pairs = [(name, index) for index, name in enumerate(self.names)]
         return Data(self.run.config.data.name, self.split, len(self), fingerprint(pairs))
 
+    @torch.inference_mode()  # between samples the caller is in its own mode, also where it never asks for the next
     def each(self, advance: Progress | None = None) -> Iterator[Sample]:
         """One sample after another; ``advance`` is called after each."""
         device, patch = device_of(self.run.model), self.run.model.encoder.patch_size
         inference, data = self.run.config.inference, self.run.config.data
-        with torch.inference_mode(), evaluating(self.run.model):
+        with evaluating(self.run.model):
             for done, image in enumerate(read_images(self.dataset, range(len(self))), start=1):
                 label_HW = image.label.numpy()
                 pixels, labels = [], []

@@ -421,8 +421,11 @@ def test_official_vectors_of_real_size(shared, case, tmp_path):
 
 @pytest.mark.parametrize("case", GOLDEN)
 def test_official_windows(shared, case):
-    for windows in json.loads((shared / "golden" / case / "inference.json").read_text())["windows"].values():
-        image = enlarge(torch.zeros(1, 3, *windows["in_shape"]), 64)
+    described = json.loads((shared / "golden" / case / "inference.json").read_text())
+    window, stride = (described["runs"]["ss"][key] for key in ("window_size", "window_stride"))
+    for windows in described["windows"].values():
+        image = enlarge(torch.zeros(1, 3, *windows["in_shape"]), window)
         assert list(image.shape[2:]) == windows["after_resize"]
-        corners = [[y, x] for y in anchors(image.shape[2], 64, 32) for x in anchors(image.shape[3], 64, 32)]
+        rows, columns = (anchors(length, window, stride) for length in image.shape[2:])
+        corners = [[y, x] for y in rows for x in columns]
         assert corners == windows["anchors"]

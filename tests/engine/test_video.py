@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from whitebox import cli
+from whitebox import cli, runs
 from whitebox.config import InferenceConfig, resolve
 from whitebox.engine import video as video_module
 from whitebox.engine.inference import predict_labels
 from whitebox.engine.video import is_video, open_frames, open_video, predict_videos
 from whitebox.errors import ConfigError, DataError
+from whitebox.runs import Run
 
 INFERENCE = InferenceConfig(window=32, stride=32)
 CLASSES = ("red thing", "green thing", "blue thing", "never seen")
@@ -370,7 +371,8 @@ class TestCommand:
     def call(self, monkeypatch, capfd):
         config = resolve("depict-sa-tiny", "shapes")
         config.inference = INFERENCE
-        monkeypatch.setattr(cli, "_load", lambda *_: (Brightest(), config))
+        opened = Run("run", Path("run/model.safetensors"), Brightest(), config)
+        monkeypatch.setattr(runs, "open_run", lambda *_, **__: opened)
 
         def run(*arguments):
             monkeypatch.setattr("sys.argv", ["whitebox", "predict", "RUN", *map(str, arguments)])
