@@ -65,10 +65,10 @@ from torch import Tensor
 from analysis.coding_rate import float64, numerical_rank, projected_rates, second_moment
 from analysis.figures import PAGE, figure_style, new_figure, save_figure
 from analysis.intervals import RESAMPLES, estimates
-from analysis.orthogonality import stored_cell, stored_number
+from analysis.orthogonality import stored_cell
 from analysis.records import Record, RecordError, describe_weights, new_record
 from analysis.samples import Progress, Samples
-from analysis.tables import Cell, Column, Table
+from analysis.tables import Cell, Column, Table, number
 from whitebox.errors import ModelError, require
 from whitebox.models import record
 from whitebox.models.attention import SubspaceAttention, SubspaceLayer, attention_weights, subspace_layers
@@ -560,7 +560,7 @@ def _draw_directions(records: Sequence[Record], stem: Path) -> None:
                 row, sense = len(labels), _sense(layer)
                 labels.append(f"{each.model}  {_short(layer)}")
                 for axes, key, factor in ((left, "cosine", 1), (right, "change", sense)):
-                    drawn = [factor * stored_number(layer["random"][key][end]) for end in ("low", "high")]
+                    drawn = [factor * number(layer["random"][key][end]) for end in ("low", "high")]
                     axes.plot(
                         drawn, [row, row], color="0.75", linewidth=5, solid_capstyle="butt", label="random updates"
                     )
@@ -611,7 +611,7 @@ def _draw_steps(records: Sequence[Record], stem: Path) -> None:
         for axes, each in zip(panels.flat, records, strict=False):
             for layer in each.measured["layers"]:
                 value, low, high = (
-                    [_sense(layer) * stored_number(estimate[key]) for estimate in layer["curve"]]
+                    [_sense(layer) * number(estimate[key]) for estimate in layer["curve"]]
                     for key in ("value", "low", "high")
                 )
                 name = _short(layer)

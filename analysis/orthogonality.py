@@ -23,7 +23,6 @@ Shapes: H heads, P dimensions of a subspace, D width, K classes, M rows, B windo
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -38,7 +37,7 @@ from analysis.intervals import RESAMPLES, estimates
 from analysis.records import Data, Record, describe_weights, fingerprint, new_record
 from analysis.samples import Progress, Samples
 from analysis.subspaces import Array, class_numbers, gram, head_numbers, random_numbers, unit_rows
-from analysis.tables import Cell, Column, Estimate, Table
+from analysis.tables import Cell, Column, Estimate, Table, estimate, number
 from whitebox.errors import ConfigError, ModelError
 from whitebox.models.attention import subspace_layers
 from whitebox.models.taps import record, tap_names
@@ -278,16 +277,11 @@ def _cells(columns: Mapping[str, Column], numbers: Mapping[str, Any]) -> list[Ce
     return [stored_cell(numbers[name]) for name in columns]
 
 
-def stored_number(stored: float | None) -> float:
-    """A record's number; null, so what was NaN, infinite or not there, becomes NaN."""
-    return math.nan if stored is None else stored
-
-
 def stored_cell(stored: Mapping[str, float | None] | float | None) -> Estimate | float:
     """A record's number or estimate, for a table."""
     if isinstance(stored, Mapping):
-        return Estimate(*(stored_number(stored[key]) for key in ("value", "low", "high")))
-    return stored_number(stored)
+        return estimate(stored)
+    return number(stored)
 
 
 def _random_caption(first: Record) -> str:

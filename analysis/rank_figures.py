@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from textwrap import fill
@@ -13,7 +13,7 @@ import numpy as np
 from analysis.figures import COLUMN, PAGE, figure_style, new_figure, save_figure
 from analysis.rank_analysis import SHARES, Convention
 from analysis.records import Record
-from analysis.tables import Cell, Column, Estimate, Table
+from analysis.tables import Cell, Column, Estimate, Table, estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,8 +101,8 @@ def _rate_table(records: Sequence[Record], caption: str) -> Table:
                 (
                     record.model,
                     layer["name"],
-                    _estimate(layer["rate"]),
-                    _estimate(layer["reduction"]),
+                    estimate(layer["rate"]),
+                    estimate(layer["reduction"]),
                     before.get(position),
                     after.get(position),
                 )
@@ -128,7 +128,7 @@ def _own_rates(record: Record) -> tuple[dict[int, Estimate], dict[int, Estimate]
                 factor = subspace["heads"] if rule_of(record).heads == "mean" else 1
                 for found, at in ((before, position - 1), (after, position)):
                     if at in columns:
-                        found[position] = _estimate(rates[columns[at]], factor)
+                        found[position] = estimate(rates[columns[at]], factor)
     return before, after
 
 
@@ -137,8 +137,8 @@ def _rank_table(records: Sequence[Record], caption: str) -> Table:
         (
             record.model,
             layer["name"],
-            *(_estimate(layer[key]) for key in ("effective_rank", "stable_rank", "numerical_rank")),
-            *map(_estimate, layer["components"]),
+            *(estimate(layer[key]) for key in ("effective_rank", "stable_rank", "numerical_rank")),
+            *map(estimate, layer["components"]),
         )
         for record in records
         for layer in record.measured["layers"]
@@ -161,7 +161,7 @@ def _projected_table(records: Sequence[Record], quantity: str, caption: str) -> 
             first = projection["subspaces"][0]["position"] - 1
             steps = [position - first for position in projection["positions"]]
             for subspace, values in zip(projection["subspaces"], projection[quantity], strict=True):
-                cells = {step: _estimate(value, factor) for step, value in zip(steps, values, strict=True)}
+                cells = {step: estimate(value, factor) for step, value in zip(steps, values, strict=True)}
                 rows.append((record.model, f"{projection['tokens']} on {subspace['name']}", cells))
     steps = sorted({step for *_, cells in rows for step in cells})
     columns = (Column("Model"), Column("Subspaces"), *(Column(f"j = {step}") for step in steps))
@@ -172,13 +172,13 @@ def _class_table(records: Sequence[Record], caption: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for record in records:
         for stage in record.measured["classes"]:
-            overlapping = None if stage["overlap"] is None else _estimate(stage["overlap"], 100)
-            rows.append((record.model, stage["name"], _estimate(stage["rate"]), overlapping, None, None, None))
+            overlapping = None if stage["overlap"] is None else estimate(stage["overlap"], 100)
+            rows.append((record.model, stage["name"], estimate(stage["rate"]), overlapping, None, None, None))
         if (angles := record.measured["angles"]) is not None:
-            degrees = [_estimate(angle) for angle in angles["degrees"]]
+            degrees = [estimate(angle) for angle in angles["degrees"]]
             chance = 100 * min(1.0, angles["classes"] / angles["width"])
             rows.append(
-                (record.model, "output", None, _estimate(angles["overlap"], 100), chance, degrees[0], degrees[-1])
+                (record.model, "output", None, estimate(angles["overlap"], 100), chance, degrees[0], degrees[-1])
             )
     names = ("R(Q) (nats)", "Overlap (%)", "Random (%)", "Smallest angle (deg)", "Largest angle (deg)")
     columns = (Column("Model"), Column("Class embeddings after"), *(Column(name) for name in names))
@@ -188,11 +188,6 @@ def _class_table(records: Sequence[Record], caption: str) -> Table:
         "that the masks compare); random: of random subspaces, K / D."
     )
     return Table(columns, tuple(rows), f"{meaning} {caption}")
-
-
-def _estimate(stored: Mapping[str, float | None], factor: float = 1) -> Estimate:
-    numbers = (stored[key] for key in ("value", "low", "high"))
-    return Estimate(*(float("nan") if number is None else factor * number for number in numbers))
 
 
 def draw(records: Sequence[Record], stem: str) -> None:
@@ -273,7 +268,7 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
             top = 0.0
             for record, handle in zip(records, handles, strict=True):
                 known = [stage for stage in record.measured[part] if stage[key] is not None]
-                values = [_estimate(stage[key], 100 if key == "overlap" else 1) for stage in known]
+                values = [estimate(stage[key], 100 if key == "overlap" else 1) for stage in known]
                 look = {"color": handle.get_color(), "marker": handle.get_marker()}
                 _line(axes, [stage["position"] for stage in known], values, **look)
                 top = max([top, *(value.value for value in values)])
@@ -314,7 +309,7 @@ def _draw_projected(records: Sequence[Record], tokens: str, stem: Path) -> None:
                 ):
                     colour = colours[index % len(colours)]
                     axes.axvline(subspace["position"] - first, color=colour, linewidth=0.8, linestyle="--")
-                    _line(axes, x, [_estimate(value, factor) for value in values], color=colour, marker="o")
+                    _line(axes, x, [estimate(value, factor) for value in values], color=colour, marker="o")
                 axes.set_xlim(min(x) - 0.25, max(x) + 0.25)
                 axes.set_xticks(x)
             upper.set_title(record.model, fontsize=7)
@@ -385,8 +380,8 @@ def _draw_angles(records: Sequence[Record], stem: Path) -> None:
         for record, handle in zip(drawn, handles, strict=True):
             angles = record.measured["angles"]
             look = {"color": handle.get_color(), "marker": handle.get_marker()}
-            _line(axes, range(1, len(angles["degrees"]) + 1), [_estimate(each) for each in angles["degrees"]], **look)
-            shapes[angles["classes"], angles["width"]] = [_estimate(each) for each in angles["random"]]
+            _line(axes, range(1, len(angles["degrees"]) + 1), [estimate(each) for each in angles["degrees"]], **look)
+            shapes[angles["classes"], angles["width"]] = [estimate(each) for each in angles["random"]]
         for (classes, width), values in shapes.items():
             _line(axes, range(1, len(values) + 1), values, color="0.5", linestyle=":")
             label = f"random: {classes} of {width} dimensions, {records[0].settings['draws']} draws"

@@ -155,7 +155,7 @@ def per_class_table(record: Record) -> Table:
     """
     measured = evaluation(record)
     rows: list[tuple[Cell, ...]] = [
-        (str(row["name"]), percent(row["iou"]), percent(row["acc"]), 100 * _number(row["label_share"]))
+        (str(row["name"]), percent(row["iou"]), percent(row["acc"]), 100 * number(row["label_share"]))
         for row in measured["per_class"]
     ]
     rows.append(("mIoU", percent(measured["miou"]), None, None))
@@ -191,7 +191,12 @@ def evaluation(record: Record) -> Mapping[str, Any]:
 
 def percent(stored: Mapping[str, float | None]) -> Estimate:
     """``{"value", "low", "high"}`` of a record, fractions or null, as percent or NaN."""
-    return Estimate(*(100 * _number(stored.get(key)) for key in ("value", "low", "high")))
+    return estimate(stored, 100)
+
+
+def estimate(stored: Mapping[str, float | None], factor: float = 1) -> Estimate:
+    """``{"value", "low", "high"}`` of a record, times ``factor``; what is null or not there is NaN."""
+    return Estimate(*(factor * number(stored.get(key)) for key in ("value", "low", "high")))
 
 
 def _require(record: Record, where: str, part: Mapping[str, Any], *keys: str) -> None:
@@ -200,7 +205,8 @@ def _require(record: Record, where: str, part: Mapping[str, Any], *keys: str) ->
             raise RecordError(f"{record.file_name} lacks {where}.{key}; run `whitebox eval` again.")
 
 
-def _number(value: float | None) -> float:
+def number(value: float | None) -> float:
+    """A record's number; null, so what was NaN or infinite, becomes NaN."""
     return math.nan if value is None else float(value)
 
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from analysis.records import Record
 from analysis.samples import Progress
@@ -125,8 +124,3 @@ def beside(experiment: Experiment, records: Sequence[Record], models: dict[str, 
         f"(n = {first.n} images), in brackets the 95 % interval; reported by the paper, which gives no interval, on "
         "its own data and weights. ~ in a source: read off a plot.",
     )
-
-
-def estimate(stored: Any, factor: float = 1.0) -> Estimate:
-    """``{"value", "low", "high"}`` of a record, null as NaN."""
-    return Estimate(*(math.nan if (x := stored.get(key)) is None else factor * x for key in ("value", "low", "high")))

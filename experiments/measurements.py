@@ -12,8 +12,8 @@ from analysis.noise import parse_levels
 from analysis.records import Record
 from analysis.robustness import Noise, measure_noise
 from analysis.samples import Progress, Samples
-from analysis.tables import Estimate, percent
-from experiments.experiment import Measure, Reported, Setting, Value, estimate
+from analysis.tables import Estimate, estimate, percent
+from experiments.experiment import Measure, Reported, Setting, Value
 from whitebox.data.readers import FileSource
 from whitebox.runs import Run
 

@@ -32,7 +32,6 @@ from analysis.rank_analysis import (
 )
 from analysis.records import Record
 from analysis.samples import Samples
-from whitebox.cli import main
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, DataError, ModelError
@@ -393,18 +392,6 @@ class TestRender:
         other = replace(records[1], data=replace(records[1].data, name="camvid", images=9), n=9)
         caption = rank_figures.tables([records[0], other])[""].caption
         assert "depict-sa-tiny on shapes val, n = 2; depict-ca-tiny on camvid val, n = 9" in caption
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["whitebox", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capfd.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 class TestCommand:
