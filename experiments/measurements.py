@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from analysis import alignment, attention_maps, comparison, costs, orthogonality, pca, rank_analysis, tradeoff
+from analysis import attention_maps, comparison, costs, orthogonality, pca, rank_analysis, tradeoff
 from analysis.noise import parse_levels
 from analysis.records import Record
 from analysis.robustness import Noise, measure_noise
@@ -73,12 +73,6 @@ def orthogonality_of_bases(run: Run, setting: Setting, folder: Path, advance: Pr
 def coding_rates(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
     """Coding rates along the layers."""
     return rank_analysis.measure(run, split=setting.split, limit=setting.limit, seed=setting.seed, advance=advance)
-
-
-@each_run
-def alignments(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-    """Whether layers do what their derivation says."""
-    return alignment.measure(run, split=setting.split, limit=setting.limit, seed=setting.seed, advance=advance)
 
 
 @each_run

@@ -35,7 +35,6 @@ from analysis.alignment import (
 from analysis.coding_rate import compression_rate
 from analysis.records import RecordError, read_record, write_record
 from analysis.samples import Samples
-from whitebox.cli import main
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, ModelError
@@ -371,19 +370,10 @@ def test_tables_and_figures_come_from_records_alone(opened: Callable[[str], Run]
         render([read[0], replace(read[1], data=replace(read[1].data, split="train"))], tmp_path / "x")
 
 
-def test_the_command(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["whitebox", "alignment", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capfd.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    code, out, err = call(folder / "depict-sa-tiny", "--limit", 1, "--device", "cpu", "-o", tmp_path)
+def test_the_command(folder: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = call("alignment", folder / "depict-sa-tiny", "--limit", 1, "--device", "cpu", "-o", tmp_path)
     assert code == 0, err
     assert "layers.2" in out and "Derived" in out
     assert len(list((tmp_path / "records").iterdir())) == 1
-    code, _, err = call(folder / "depict-sa-tiny", "--eps", -1, "--device", "cpu", "-o", tmp_path)
+    code, _, err = call("alignment", folder / "depict-sa-tiny", "--eps", -1, "--device", "cpu", "-o", tmp_path)
     assert code == 2 and err.startswith("error: --eps=-1.0 is impossible") and err.count("\n") == 1

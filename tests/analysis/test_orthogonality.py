@@ -16,7 +16,6 @@ from analysis.records import read_record, write_record
 from analysis.samples import Samples
 from analysis.subspaces import class_numbers, head_numbers
 from analysis.tables import Estimate
-from whitebox.cli import main
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, ModelError
@@ -195,22 +194,13 @@ def test_null_is_a_dash() -> None:
     assert str(stored_cell({"value": 1.0, "low": None, "high": None})) == str(Estimate(1.0))
 
 
-def test_the_command(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["whitebox", "orthogonality", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capfd.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
+def test_the_command(folder: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
     runs = folder / "depict-sa-tiny", folder / "segmenter-mask-tiny"
-    code, out, err = call(*runs, "--draws", 2, "--device", "cpu", "-o", tmp_path)
+    code, out, err = call("orthogonality", *runs, "--draws", 2, "--device", "cpu", "-o", tmp_path)
     assert code == 0, err
     assert "3 x 10 of 24" in out and "cannot all be orthogonal" in out
     assert len(list((tmp_path / "records").iterdir())) == 2
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".pdf"}
     assert {path.suffix for path in (tmp_path / "tables").iterdir()} == {".csv", ".md", ".tex"}
-    code, _, err = call(runs[0], "--split", "val", "--device", "cpu", "-o", tmp_path)
+    code, _, err = call("orthogonality", runs[0], "--split", "val", "--device", "cpu", "-o", tmp_path)
     assert code == 2 and err.startswith("error: --split and --limit choose images") and err.count("\n") == 1

@@ -20,7 +20,7 @@ from whitebox.config import DataConfig, InferenceConfig, RunConfig, dataset_name
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.models import DECODERS, EncoderConfig, Segmentor, build
 from whitebox.models.encoder import SEGMENTER_FAMILY
-from whitebox.models.weights import load_strictly, read_tensors
+from whitebox.models.weights import load_strictly, read_tensors, renamed
 
 # official name -> ours, tried in order; the first that matches renames
 RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -119,9 +119,9 @@ def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
     variant = read_variant(path.with_name("variant.yml"))
     tensors = read_tensors(path)
     name = decoder_name(tensors, str(path))
-    renamed = {_rename(key, (*RENAMES[name], *COMMON_RENAMES)): value for key, value in tensors.items()}
+    ours = {renamed(key, (*RENAMES[name], *COMMON_RENAMES)): value for key, value in tensors.items()}
     try:
-        config, num_classes = _config(variant, renamed, name)
+        config, num_classes = _config(variant, ours, name)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ConfigError) as error:
         reason = str(error) if isinstance(error, ConfigError) else repr(error)
         raise CheckpointError(f"{path} and its variant.yml do not describe a model: {reason}") from error
@@ -130,16 +130,8 @@ def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
         raise CheckpointError(f"{path} has {num_classes} classes but its variant.yml says {declared}.")
     classes, palette = _classes(config, num_classes)
     model = build(config.encoder, config.decoder, num_classes, classes, palette)
-    model.load_report = load_strictly(model, renamed, str(path), f"official checkpoint, {name}")
+    model.load_report = load_strictly(model, ours, str(path), f"official checkpoint, {name}")
     return model.eval(), config
-
-
-def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, ours in rules:
-        new, count = re.subn(f"^{pattern}$", ours, key)
-        if count:
-            return new
-    return key
 
 
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
