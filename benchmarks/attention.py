@@ -4,8 +4,9 @@ One layer of each operator, LayerNorm and residual included, at the width of ViT
 MHSA (black box), MSSA (DEPICT), CBSA, TSSA (ToST). Measured on 256 to 16384 tokens, fp32:
 
     time     of a forward and a backward pass; operators and lengths take turns, so that what else the machine does
-             meets all of them
-    memory   peak over what was there before it, of one such pass in a fresh process (on a GPU: PyTorch's allocator)
+             meets all of them. Short passes are timed many at once. Freed memory is kept: without it glibc returns
+             large tensors to the system and the time to get them back, page by page, is added at 16384 tokens alone
+    memory   of the tensors of one such pass at their peak, without its input, as PyTorch's allocator counts it
 
 Beside them the formulas of docs/decoders.md: multiply-adds (MACs) of a forward pass, and how far the measurements are
 from a straight line in the number of tokens. Writes two tables (CSV, Markdown, LaTeX) and a figure (PNG, PDF), hardware
@@ -16,21 +17,25 @@ Shapes: B batch, N tokens, D width.
 
 from __future__ import annotations
 
+import ctypes
+import json
+import platform
 import re
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from analysis.figures import PAGE, figure_style, new_figure, save_figure
 from analysis.records import hardware
@@ -43,6 +48,8 @@ HEADS, HEAD_DIM, POOL = 3, 100, 10
 LENGTHS = tuple(2**power for power in range(8, 15))
 QUICK = (256, 1024)
 WARM_UP = 16  # tokens
+TOGETHER = 8192  # tokens that are timed at once, in as many passes as they take
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of mallopt(3)
 
 
 class BlackBox(nn.Module):
@@ -105,13 +112,17 @@ def measure_times(lengths: Sequence[int], repeats: int, device: str) -> dict[tup
     passed: dict[tuple[str, int], list[float]] = {(name, length): [] for name in layers for length in lengths}
     for turn in range(repeats + 1):
         for length, z_BND in inputs.items():
+            passes = max(1, TOGETHER // length)
             for name, layer in layers.items():
+                if passes > 1:  # what the one before left in the caches is felt by short passes
+                    work(layer, z_BND)
                 _synchronise(device)
                 start = time.perf_counter()
-                work(layer, z_BND)
+                for _ in range(passes):
+                    work(layer, z_BND)
                 _synchronise(device)
                 if turn:
-                    passed[name, length].append(time.perf_counter() - start)
+                    passed[name, length].append((time.perf_counter() - start) / passes)
     return passed
 
 
@@ -120,18 +131,31 @@ def _synchronise(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory(name: str, length: int, device: str, threads: int) -> int:
-    """Bytes that a pass takes at its peak, measured in a process of its own.
+def keep_freed_memory() -> None:
+    """Let the allocator of the C library keep what is freed, as PyTorch's does on a GPU; of glibc only."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
+            if not library.mallopt(option, value):
+                raise RuntimeError(f"glibc refused mallopt({option}, {value}).")
 
-    Raises:
-        RuntimeError: that process failed.
-    """
-    options = [f"--device={device}", f"--threads={threads}"]
-    command = [sys.executable, str(Path(__file__).resolve()), "peak", name, str(length), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-    return int(done.stdout.split()[-1])
+
+def peak_memory(layer: nn.Module, z_BND: Tensor) -> int:
+    """Bytes of what a pass allocates, at their peak."""
+    work(layer, z_BND[:, :WARM_UP].detach().requires_grad_())
+    if z_BND.is_cuda:
+        torch.cuda.reset_peak_memory_stats(z_BND.device)
+        before = torch.cuda.memory_allocated(z_BND.device)
+        work(layer, z_BND)
+        return torch.cuda.max_memory_allocated(z_BND.device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work(layer, z_BND)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    steps = sorted((each for each in events if each.get("name") == "[memory]"), key=lambda each: each["ts"])
+    return max(accumulate((each["args"]["Bytes"] for each in steps), initial=0))
 
 
 @dataclass(frozen=True)
@@ -246,12 +270,10 @@ def draw(
         return save_figure(figure, output)
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads of the processor; 0: as PyTorch chooses.")]
 
 
-@app.command()
 def run(
     quick: Annotated[bool, typer.Option("--quick", help="Two short lengths, one turn.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Turns that are counted.")] = 5,
@@ -263,8 +285,11 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     lengths, repeats = (QUICK, 1) if quick else (LENGTHS, repeats)
+    keep_freed_memory()
     passed = measure_times(lengths, repeats, device)
-    memory = {(name, length): peak_memory(name, length, device, threads) for name, length in passed}
+    memory = {
+        (name, length): peak_memory(OPERATORS[name]().to(device), tokens(length, device)) for name, length in passed
+    }
     on_cpu = f"{hardware()['cpu']}, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else on_cpu
     on = f"{machine}, torch {torch.__version__.split('+')[0]}"
@@ -282,33 +307,5 @@ def run(
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
-@app.command(hidden=True)
-def peak(name: str, length: int, device: Device = "cpu", threads: Threads = 0) -> None:
-    """Do one pass and print the bytes it takes at its peak."""
-    if threads:
-        torch.set_num_threads(threads)
-    layer, z_BND = OPERATORS[name]().to(device), tokens(length, device)
-    work(layer, tokens(WARM_UP, device))
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work(layer, z_BND)
-        used = torch.cuda.max_memory_allocated(device) - before
-    else:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts again from what is there now
-        before = _resident("VmHWM")
-        work(layer, z_BND)
-        used = _resident("VmHWM") - before
-    Console().print(used)
-
-
-def _resident(key: str) -> int:
-    """Bytes of this process; Linux only."""
-    found = re.search(rf"^{key}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    if found is None:
-        raise RuntimeError("The memory of a process is read from /proc/self/status, which has no such line here.")
-    return int(found[1]) * 1024
-
-
 if __name__ == "__main__":
-    app()
+    typer.run(run)

@@ -47,7 +47,7 @@ def test_straight_lines():
 
 def test_files(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "QUICK", (16, 32))
-    monkeypatch.setattr(benchmark, "peak_memory", lambda name, length, device, threads: 1000 * length)
+    monkeypatch.setattr(benchmark, "peak_memory", lambda layer, z_BND: 1000 * z_BND.shape[1])
     benchmark.run(quick=True, output=tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert [Path(name).suffix for name in names] == [".csv", ".md", ".tex", ".csv", ".md", ".pdf", ".png", ".tex"]
@@ -68,12 +68,22 @@ def test_files(tmp_path, monkeypatch):
     assert Image.open(next(tmp_path.glob("*.png"))).size[0] > 1000
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory of a process is read from Linux's /proc")
-def test_peak_of_a_process(monkeypatch):
-    # in processes of their own: this one has memory to reuse that others have freed
-    used = {length: benchmark.peak_memory("MSSA", length, "cpu", 1) for length in (256, 4096)}
-    assert used[4096] > 4096 * 4 * benchmark.WIDTH  # at least the tokens that come out
-    assert used[4096] > used[256]
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match=r"peak CBSA 16 --device=cpu --threads=1 failed"):
-        benchmark.peak_memory("CBSA", 16, "cpu", 1)
+def test_peak_memory_is_that_of_the_tensors():
+    class Twice(torch.nn.Module):
+        def forward(self, z_BND):
+            return (2 * z_BND).exp()
+
+    tokens = benchmark.tokens(1000, "cpu")
+    size = 4 * tokens.numel()
+    # 2 z and exp(2 z); later exp(2 z), which the backward pass needs, and the gradient
+    assert benchmark.peak_memory(Twice(), tokens) == pytest.approx(2 * size, abs=1000)
+
+
+def test_memory_of_linear_operators_is_a_straight_line():
+    for name in ("CBSA", "TSSA"):
+        used = {n: benchmark.peak_memory(benchmark.OPERATORS[name](), benchmark.tokens(n, "cpu")) for n in (256, 1024)}
+        assert used[1024] < 4 * used[256]
+    shorter, longer = (
+        benchmark.peak_memory(benchmark.OPERATORS["MSSA"](), benchmark.tokens(n, "cpu")) for n in (1024, 4096)
+    )
+    assert longer < 4.1 * shorter  # a map of N x N would take 16 times
