@@ -40,7 +40,6 @@ from whitebox.runs import Run
 
 KIND = "compare"
 MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
-MOST = 8  # models beside the reference in one figure
 
 
 @dataclass(frozen=True)
@@ -222,11 +221,9 @@ def render(records: Sequence[Record], stem: Path) -> Mapping[str, Table]:
     """One row a class and one column a model: its difference to the reference; dots with intervals around zero.
 
     Raises:
-        RecordError: more than eight, or different references, images or classes.
+        RecordError: different references, images or classes.
     """
     first = records[0]
-    if len(records) > MOST:
-        raise RecordError(f"One figure takes up to {MOST} models beside the reference, not {len(records)}.")
     for record in records:
         same = record.data == first.data and [row["name"] for row in record.measured["per_class"]] == [
             row["name"] for row in first.measured["per_class"]
@@ -281,8 +278,8 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
     names.sort(key=lambda name: (math.isnan(leading[name].value), -leading[name].value))
     rows = dict(zip(("mIoU", *names), (0.0, *(row + 0.4 for row in range(1, len(names) + 1))), strict=True))
     step = 0.8 / len(records)
-    with figure_style() as colours:
-        figure = new_figure(0.95 + (len(rows) + 0.4) * max(0.17, 0.09 * len(records)))
+    with figure_style(len(records)) as colours:
+        figure = new_figure(0.95 + (len(rows) + 0.4) * max(0.17, 0.07 * len(records)))
         axes = figure.subplots()
         axes.grid(visible=False, axis="y")
         axes.axvline(0, color="0.3", linewidth=0.8)

@@ -1,6 +1,7 @@
 """Figures rendered from results records and training logs, PNG and PDF, sized for one column of a paper.
 
-The same input gives the same bytes: no dates inside. Colours are seaborn's ``colorblind`` palette.
+The same input gives the same bytes: no dates inside. Colours are seaborn's ``colorblind`` palette, and ``husl`` where
+that does not suffice.
 """
 
 from __future__ import annotations
@@ -125,15 +126,15 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
     Classes are sorted by the mean over models. A class without a value in a record shows a dash.
 
     Args:
-        records: evaluations of the same classes of the same data; at most eight.
+        records: evaluations of the same classes of the same data.
         output: the PNG's path; a PDF is written beside it.
 
     Raises:
         RecordError: no record, not evaluations, of different data, or a number is missing.
         OutputError: the folder cannot be written.
     """
-    if not records or len(records) > 8:
-        raise RecordError(f"Bars side by side take 1 to 8 evaluations, not {len(records)}.")
+    if not records:
+        raise RecordError("There are no evaluations to draw.")
     first = records[0]
     tables: list[dict[str, Estimate]] = []
     for record in records:
@@ -149,8 +150,8 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
     names = sorted(mean, key=lambda name: (math.isnan(mean[name]), -mean[name]))
 
     thickness = 0.8 / len(records)  # of a bar; one class takes 1
-    with figure_style() as colours:
-        figure = new_figure(0.75 + (len(names) + 1.4) * max(0.17, 0.085 * len(records)))
+    with figure_style(len(records)) as colours:
+        figure = new_figure(0.75 + (len(names) + 1.4) * max(0.17, 0.065 * len(records)))
         axes = figure.subplots()
         axes.grid(visible=False, axis="y")
         for index, (record, table) in enumerate(zip(records, tables, strict=True)):
@@ -190,8 +191,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @contextlib.contextmanager
-def figure_style() -> Iterator[list[tuple[float, float, float]]]:
-    """The look of all figures, for the length of a block; gives the colours."""
+def figure_style(colours: int = 10) -> Iterator[list[tuple[float, float, float]]]:
+    """The look of all figures, for the length of a block; gives at least so many colours, no two alike."""
     import matplotlib as mpl
     import seaborn as sns
 
@@ -213,7 +214,15 @@ def figure_style() -> Iterator[list[tuple[float, float, float]]]:
         "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
     }
     with mpl.rc_context(look):
-        yield [(float(r), float(g), float(b)) for r, g, b in sns.color_palette("colorblind")]
+        yield [(float(r), float(g), float(b)) for r, g, b in _palette(colours)]
+
+
+def _palette(colours: int) -> Sequence[Sequence[float]]:
+    import seaborn as sns
+
+    few: Sequence[Sequence[float]] = sns.color_palette("colorblind")
+    more: Sequence[Sequence[float]] = sns.color_palette("husl", colours)
+    return few if colours <= len(few) else more
 
 
 def new_figure(height: float, width: float = COLUMN) -> Figure:

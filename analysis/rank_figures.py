@@ -223,9 +223,7 @@ def _models(records: Sequence[Record], colours: Sequence[Any]) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     return [
-        Line2D(
-            [], [], color=colours[index % len(colours)], marker="os^Dv<>P"[index % 8], markersize=3, label=each.model
-        )
+        Line2D([], [], color=colours[index], marker="os^Dv<>P"[index % 8], markersize=3, label=each.model)
         for index, each in enumerate(records)
     ]
 
@@ -259,7 +257,7 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
         ("classes", "overlap", "overlap of Q with Z (%)"),
     )
     encoders = any(layer["position"] < 0 for record in records for layer in record.measured["layers"])
-    with figure_style() as colours:
+    with figure_style(len(records)) as colours:
         figure = new_figure(4.2, PAGE)
         panels = figure.subplots(2, 3, sharex="col")
         handles = _models(records, colours)
@@ -372,7 +370,7 @@ def _draw_angles(records: Sequence[Record], stem: Path) -> None:
     drawn = [record for record in records if record.measured["angles"] is not None]
     if not drawn:
         return
-    with figure_style() as colours:
+    with figure_style(len(drawn)) as colours:
         handles = _models(drawn, colours)
         shapes: dict[tuple[int, int], list[Estimate]] = {}
         figure = new_figure(3.1 + 0.13 * len(drawn))

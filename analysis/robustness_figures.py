@@ -145,7 +145,7 @@ def _by_sigma_50(row: tuple[Cell, ...]) -> tuple[bool, float]:
 def noise_curves(records: Group, stem: Path) -> None:
     """The mIoU against sigma: mean over draws, its interval, smallest and largest; the clean model at 0; sigma_50."""
     levels = sorted({point["sigma"] for record in records for point in record.measured["curve"]})[1:]
-    with figure_style() as colours:
+    with figure_style(len(records)) as colours:
         figure = new_figure(2.7 + 0.13 * math.ceil(len(records) / legend_columns(records)))
         axes = figure.subplots()
         for record, colour in zip(records, colours, strict=False):
@@ -355,7 +355,7 @@ def mean_bars(records: Group, stem: Path) -> None:
     """Mean over severities of each corruption, models side by side, their clean mIoU on top."""
     names = shown_names(_kinds(records[0]))
     thickness = 0.8 / len(records)  # of a bar; one corruption takes 1
-    with figure_style() as colours:
+    with figure_style(len(records)) as colours:
         legend = 0.13 * math.ceil(len(records) / legend_columns(records))
         figure = new_figure(0.95 + legend + (len(names) + 1.4) * max(0.17, 0.075 * len(records)))
         axes = figure.subplots()

@@ -42,7 +42,7 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
     """A point a model, and its table."""
     caption = _caption(records[0])
     rows = []
-    with figure_style() as colours:
+    with figure_style(len(records)) as colours:
         figure = new_figure(2.9, COLUMN)
         axes = figure.subplots()
         for index, record in enumerate(records):
@@ -58,7 +58,7 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
                 fmt="o",
                 markersize=4,
                 elinewidth=1,
-                color=colours[index % len(colours)],
+                color=colours[index],
                 label=record.model,
             )
         axes.margins(x=0.15)

@@ -211,8 +211,6 @@ class TestRender:
             render([records[0], dataclasses.replace(records[1], settings=other)], tmp_path / "x")
         with pytest.raises(RecordError, match="another reference, or other images"):
             render([records[0], compare(example("first", 1, images=4), example("x", 2, images=4))], tmp_path / "x")
-        with pytest.raises(RecordError, match="up to 8"):
-            render([records[0]] * 9, tmp_path / "x")
 
 
 class TestCompareCommand:
@@ -238,7 +236,7 @@ class TestCompareCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["runs/sa"], "a reference and 1 to 8 other runs; 1 were named"),
+            (["runs/sa"], "a reference and at least one other run; 1 were named"),
             (["runs/sa", "runs/sa/model.safetensors"], "cannot be compared with itself"),
             (["runs/sa", "runs/none"], "There is no file or folder runs/none"),
             (["runs/sa", "runs/linear", "--split", "moon"], "moon"),

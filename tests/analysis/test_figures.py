@@ -116,6 +116,13 @@ def test_bars_show_percent_sorted_with_the_mean_on_top(drawn: list) -> None:
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["depict-ca-tiny", "segmenter"]
 
 
+@pytest.mark.parametrize("count", [3, 10, 13])
+def test_every_model_has_a_colour_of_its_own(drawn: list, count: int) -> None:
+    per_class_bars([eval_record(f"model-{index}") for index in range(count)], "unused")
+    colours = {bars[0].get_facecolor() for bars in drawn[0].axes[0].containers}
+    assert len(colours) == count
+
+
 def test_bars_name_the_variant(drawn: list) -> None:
     per_class_bars([eval_record(variant="multiscale")], "unused")
     assert drawn[0].legends[0].get_texts()[0].get_text() == "depict-ca-tiny (multiscale)"
@@ -124,8 +131,7 @@ def test_bars_name_the_variant(drawn: list) -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([], "not 0"),
-        ([eval_record()] * 9, "not 9"),
+        ([], "no evaluations to draw"),
         ([eval_record(), eval_record(data=Data("ade20k", "val", 2000, ""))], "other data"),
         ([eval_record(), dataclasses.replace(eval_record(), kind="robustness")], "not an evaluation"),
     ],
