@@ -1,4 +1,4 @@
-"""Commands that compare models: compare, intervene."""
+"""Commands that compare models: compare, summary, intervene."""
 
 from __future__ import annotations
 
@@ -68,6 +68,36 @@ def compare_command(
         for record, folder in zip(records, folders[1:], strict=True):
             write_record(record, (output or folder) / "records")
         render(records, output or common_folder(folders))
+
+
+@app.command(name="summary")
+def summary_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Of results, with all below. Default: results/.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Default: the one most models were evaluated on.")] = None,
+    output: Output = None,
+) -> None:
+    """One table of all models: mIoU, parameters, GFLOPs, images/s, sigma_50, from the records that are there.
+
+    \b
+    whitebox summary results/camvid
+    """
+    from analysis.summary import find_records, render, summarise
+    from whitebox.terminal import table_console
+
+    places = folders or [Path("results")]
+    if missing := [str(place) for place in places if not place.is_dir()]:
+        raise ConfigError(f"{missing[0]} is no folder: name one that holds results, as results/camvid.")
+    summary = summarise(find_records(places), split)
+    folder = output or common_folder(places)
+    table = render(summary, folder / "figures" / "summary")
+    table.write(folder / "tables" / "summary")
+    console = table_console()
+    console.print(table.to_rich())
+    for line in summary.missing:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Figure and table: {folder}/*/summary*", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command(name="intervene")
