@@ -1,9 +1,15 @@
-"""Errors of data loading processes as values: a DataLoader would wrap them into a traceback of many lines."""
+"""Data loading processes: which signals they obey, how they end, and their errors as values.
+
+A DataLoader would wrap an error into a traceback of many lines.
+"""
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
+import time
 from typing import Any, Protocol
 
 from torch.utils.data import Dataset
@@ -23,6 +29,24 @@ def ignore_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@atexit.register  # runs before the same of multiprocessing, which was imported earlier
+def end_children(patience: float = 1.0) -> None:
+    """End daemonic child processes as Python does at its exit, but without waiting for those that ignore SIGTERM.
+
+    A loader whose iterator an error keeps alive still has its workers then, and Python would wait for them for ever.
+    """
+    children = [child for child in multiprocessing.active_children() if child.daemon]
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises where a worker is killed
+    for child in children:
+        child.terminate()
+    end = time.monotonic() + patience
+    for child in children:
+        child.join(max(0.0, end - time.monotonic()))
+        if child.is_alive():
+            child.kill()
 
 
 class Indexable(Protocol):
