@@ -1,6 +1,7 @@
 """How much information tokens hold along the layers of a model: coding rates, ranks, and what class embeddings span.
 
-Of the patch tokens after every layer: coding rate R(Z), rate reduction with the ground truth, eigen-spectrum and ranks;
+Of the patch tokens after every layer: coding rate R(Z), rate reduction with the ground truth, eigen-spectrum and ranks,
+and the share of zeros, which is what CRATE's ISTA is for (arXiv 2306.01129, figure 3, has the share of non-zeros);
 the rate of the tokens of every layer projected on the subspaces of every layer, R(P_l^T Z_j), and its ratio to R of
 the same tokens; of the class embeddings R(Q) and the principal angles to the leading directions of the tokens. The
 quantities themselves are in `analysis.coding_rate`.
@@ -19,6 +20,7 @@ Layout of ``measured``, ESTIMATE as in `analysis.intervals.estimates`, positions
 
     {"layers": [{"name": "decoder.layers.0", "position": 1, "width": 192, "rate": ESTIMATE, "reduction": ...,
                  "effective_rank": ..., "stable_rank": ..., "numerical_rank": ..., "components": [ESTIMATE, ...],
+                 "zeros": ESTIMATE,
                  "spectrum": {"component": [1, 2, ...], "value": [...], "low": [...], "high": [...]}}, ...],
      "projections": [{"tokens": "Z", "subspaces": [{"name": "decoder.layers.0", "position": 1, "heads": 3}, ...],
                       "positions": [0, 1, ...], "rate": [[ESTIMATE of subspace l, stage j], ...], "ratio": ...}, ...],
@@ -70,7 +72,7 @@ from whitebox.runs import Run
 
 SHARES = (0.90, 0.95, 0.99)  # of the energy, in `components`
 DRAWS = 100  # random subspaces to compare angles with
-NUMBERS = ("rate", "reduction", "effective_rank", "stable_rank", "numerical_rank", "components")  # of Z
+NUMBERS = ("rate", "reduction", "effective_rank", "stable_rank", "numerical_rank", "components", "zeros")  # of Z
 _SPECTRUM = 48  # entries kept of a spectrum, at most
 _NORM_EPS = 1e-5  # of the LayerNorm without gain and bias in R(Z)
 
@@ -216,7 +218,7 @@ def projections(tokens: Tokens, layers: Sequence[SubspaceLayer]) -> tuple[Tensor
 
 
 def token_numbers(tokens: Tokens) -> dict[str, Tensor]:
-    """R(Z), spectrum (some eigenvalues of Z^T Z / N, see `kept_entries`) and ranks, (B, ...)."""
+    """R(Z), spectrum (some eigenvalues of Z^T Z / N, see `kept_entries`), ranks and the share of zeros, (B, ...)."""
     _, N, D = tokens.z_BND.shape
     values_BD = eigenvalues(tokens.moment_BDD)
     return {
@@ -225,6 +227,7 @@ def token_numbers(tokens: Tokens) -> dict[str, Tensor]:
         "stable_rank": stable_rank(values_BD),
         "numerical_rank": numerical_rank(values_BD, N),
         "components": torch.stack([components_for(values_BD, share) for share in SHARES], -1),
+        "zeros": (tokens.z_BND == 0).double().mean((1, 2)),
         "spectrum": values_BD[:, torch.from_numpy(kept_entries(D) - 1).to(values_BD.device)] / N,
     }
 

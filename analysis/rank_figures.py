@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from textwrap import fill
@@ -133,23 +134,35 @@ def _own_rates(record: Record) -> tuple[dict[int, Estimate], dict[int, Estimate]
 
 
 def _rank_table(records: Sequence[Record], caption: str) -> Table:
+    some_zeros = any(map(_has_zeros, records))
     rows: list[tuple[Cell, ...]] = [
         (
             record.model,
             layer["name"],
             *(estimate(layer[key]) for key in ("effective_rank", "stable_rank", "numerical_rank")),
             *map(estimate, layer["components"]),
+            *([_zeros(layer)] if some_zeros else []),
         )
         for record in records
         for layer in record.measured["layers"]
     ]
     ranks = ("Effective", "Stable", "Numerical", *(f"{100 * share:g} %" for share in SHARES))
-    columns = (Column("Model"), Column("Tokens after"), *(Column(heading) for heading in ranks))
+    headings = (*ranks, "Zeros (%)") if some_zeros else ranks
+    columns = (Column("Model"), Column("Tokens after"), *(Column(heading) for heading in headings))
     meaning = (
         "Effective, stable and numerical rank (at most D), and how many components hold a share of the energy (second "
-        "moment, not centred)."
+        f"moment, not centred).{' Zeros: among the entries of Z as they are.' if some_zeros else ''}"
     )
     return Table(columns, tuple(rows), f"{meaning} {caption}")
+
+
+def _zeros(layer: Mapping[str, Any]) -> Estimate:
+    """Percent; NaN in records older than this quantity."""
+    return estimate(layer.get("zeros", {}), 100)
+
+
+def _has_zeros(record: Record) -> bool:
+    return any(_zeros(layer).value > 0 for layer in record.measured["layers"])
 
 
 def _projected_table(records: Sequence[Record], quantity: str, caption: str) -> Table:
@@ -197,6 +210,7 @@ def draw(records: Sequence[Record], stem: str) -> None:
     _draw_angles(records, Path(f"{stem}-angles"))
     _draw_projected(records, "Z", Path(f"{stem}-projected"))
     _draw_projected(records, "Q", Path(f"{stem}-projected-classes"))
+    _draw_zeros(records, Path(f"{stem}-zeros"))
 
 
 def _line(axes: Axes, x: Sequence[float], values: Sequence[Estimate], **look: Any) -> None:
@@ -390,3 +404,25 @@ def _draw_angles(records: Sequence[Record], stem: Path) -> None:
         axes.set_ylabel("span of Q to leading\ndirections of Z (°)")
         compared = "Class embeddings and patch tokens as the masks compare them, not centred."
         _finish(figure, handles, _caption(drawn, compared), stem)
+
+
+def _draw_zeros(records: Sequence[Record], stem: Path) -> None:
+    """Zeros among the entries of Z along the layers; no figure where no model has any."""
+    from matplotlib.ticker import MaxNLocator
+
+    if not any(map(_has_zeros, records)):
+        return
+    with figure_style(len(records)) as colours:
+        figure = new_figure(2.5 + 0.13 * len(records))
+        axes = figure.subplots()
+        handles = _models(records, colours)
+        for record, handle in zip(records, handles, strict=True):
+            layers = record.measured["layers"]
+            look = {"color": handle.get_color(), "marker": handle.get_marker()}
+            _line(axes, [layer["position"] for layer in layers], [_zeros(layer) for layer in layers], **look)
+        axes.set_ylim(-3, 103)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.set_xlabel(_PASSED)
+        axes.set_ylabel("zeros among the entries of Z (%)")
+        as_they_are = replace(rule_of(records[0]), tokens="raw")
+        _finish(figure, handles, _caption(records, f"{_tokens(as_they_are)}."), stem)

@@ -155,7 +155,8 @@ class TestTokens:
     def test_zero_tokens_hold_nothing(self) -> None:
         for rule in (Convention(), PLAIN, convention("crate")):
             numbers = token_numbers(Tokens(torch.zeros(1, 9, 4), rule))
-            assert {key: value.sum().item() for key, value in numbers.items()} == dict.fromkeys(numbers, 0)
+            held = {key: value.sum().item() for key, value in numbers.items()}
+            assert held == {**dict.fromkeys(numbers, 0), "zeros": 1}
 
     def test_which_vectors(self) -> None:
         z_BND = 5 * torch.randn(1, 9, 4)
@@ -247,6 +248,25 @@ class TestMeasure:
         assert layer["spectrum"]["component"][0] == 1 and layer["spectrum"]["component"][-1] == 24
         assert len(layer["spectrum"]["value"]) == len(layer["spectrum"]["component"])
         assert len(measured["angles"]["degrees"]) == 7 and measured["notes"] == []
+
+    def test_zeros_are_those_that_ista_leaves(self, tmp_path: Path) -> None:
+        run = make_run(tmp_path, "crate-tiny")
+        found = measure(run, limit=1)
+        (sample,) = Samples(run, limit=1).each()
+        with record(run.model, "decoder.layers.*.sparse") as activations, torch.no_grad():
+            run.model.masks(sample.pixels_B3HW)
+        shares = [(z_BND[:, :4] == 0).double().mean().item() for z_BND in activations.values()]
+        layers = found.measured["layers"]
+        assert [layer["zeros"]["value"] for layer in layers] == pytest.approx([0, *shares])
+        assert all(0 < share < 1 for share in shares)
+        dense = measure(make_run(tmp_path), limit=1)
+        old = replace(dense, measured={**dense.measured, "layers": [{**each} for each in dense.measured["layers"]]})
+        for layer in old.measured["layers"]:
+            del layer["zeros"]  # as in records older than this quantity
+        table = rank_figures.render([found, dense, old], tmp_path / "rank")["-ranks"]
+        assert table.columns[-1].name == "Zeros (%)" and (tmp_path / "rank-zeros.png").is_file()
+        shown = [row[-1].value for row in table.rows]  # type: ignore[union-attr]
+        assert shown[1] == pytest.approx(100 * shares[0]) and shown[4:8] == [0.0] * 4 and np.isnan(shown[8:]).all()
 
     def test_cross_attention_is_measured_on_class_embeddings(self, tmp_path: Path) -> None:
         run = make_run(tmp_path, "depict-ca-tiny")
