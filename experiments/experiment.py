@@ -85,6 +85,11 @@ class Experiment:
     values: Callable[[Sequence[Record], dict[str, str]], list[Value]] = lambda records, models: []
     reported: tuple[Reported, ...] = field(default=())
 
+    def size(self, model: str) -> str | None:
+        """What follows the decoder in a model's name, ``large-shrunk``; None: it is about other decoders."""
+        sizes = (model.removeprefix(f"{decoder}-") for decoder in self.decoders if model.startswith(f"{decoder}-"))
+        return next(sizes, None)
+
     def fits(self, dataset: str) -> bool:
         """Whether it says something on ``dataset``."""
         return not self.datasets or dataset in self.datasets
@@ -97,8 +102,8 @@ def beside(experiment: Experiment, records: Sequence[Record], models: dict[str, 
         models: name of each run -> name of its model.
     """
     values = experiment.values(records, models)
-    sizes = {name.rpartition("-")[2] for name in models.values()}
-    reported = [each for each in experiment.reported if each.model.rpartition("-")[2] in sizes]
+    sizes = tuple(f"-{size}" for size in map(experiment.size, models.values()) if size is not None)
+    reported = [each for each in experiment.reported if each.model.endswith(sizes)]
     if not reported:
         return None
     rows: list[tuple[Cell, ...]] = []

@@ -98,12 +98,13 @@ def tradeoffs(run: Run, setting: Setting, folder: Path, advance: Progress) -> Re
 
 
 def tradeoff_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:
-    """mIoU, percent, and GFLOPs of the decoder's blocks."""
+    """mIoU, percent, GFLOPs of the decoder's blocks, and GMACs of the whole model."""
     values = []
     for record in records:
-        blocks = costs.Cost(**record.measured["scopes"]["decoder blocks"])
+        blocks, model = (costs.Cost(**record.measured["scopes"][scope]) for scope in ("decoder blocks", "model"))
         values.append(Value(models[record.model], "mIoU (%)", percent(record.measured["miou"])))
         values.append(Value(models[record.model], "decoder GFLOPs", Estimate(blocks.gflops)))
+        values.append(Value(models[record.model], "model GMACs", Estimate(1e-9 * model.macs)))
     return values
 
 

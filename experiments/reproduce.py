@@ -142,7 +142,7 @@ def reproduce(experiments: Sequence[Experiment], runs: Sequence[Run], setting: S
     models = {run.name: run.config.model for run in runs}
     console = table_console()
     for experiment in experiments:
-        wanted = [run for run in runs if run.config.model.rpartition("-")[0] in experiment.decoders]
+        wanted = [run for run in runs if experiment.size(run.config.model) is not None]
         console.print(f"\n{experiment.name}: {experiment.title} ({experiment.where})", highlight=False, markup=False)
         with bar(experiment.name) as advance:
             records = _measured(experiment, wanted, setting, folder, advance)

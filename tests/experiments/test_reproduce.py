@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -35,6 +36,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for decoder in DECODERS:
         save(tmp_path / "results" / f"{decoder}-tiny-shapes", f"{decoder}-tiny")
     return tmp_path / "results"
+
+
+EVALUATED = {"miou": {"value": 0.4, "low": 0.3, "high": 0.5}}
 
 
 def record(model: str) -> Record:
@@ -93,6 +97,15 @@ def test_reported_numbers_stand_beside_and_never_in_the_measured_column() -> Non
     assert first == ("depict-sa-tiny", "mIoU (%)", Estimate(50.0), 39.3, "ADE20K val", "there")
     assert second[0] == "segmenter-mask-tiny" and math.isnan(second[2].value) and second[3] == 38.1
     assert beside(EXPERIMENTS["depict-fig7"], [record("run")], {"run": "depict-sa-tiny"}) is None
+
+
+def test_shrunk_is_part_of_a_size() -> None:
+    experiment = EXPERIMENTS["segvit-tables"]
+    assert experiment.size("segvit-large-shrunk") == "large-shrunk" and experiment.size("depict-sa-tiny") == "tiny"
+    assert experiment.size("depict-ca-tiny") is None
+    table = beside(experiment, [dataclasses.replace(record("run"), measured=EVALUATED)], {"run": "segvit-large-shrunk"})
+    assert table is not None and [row[3] for row in table.rows] == [53.9, 49.1, 62.3]
+    assert [row[2].value for row in table.rows[:1]] == [40.0]
 
 
 def test_a_paper_from_end_to_end_goes_on_where_it_stopped(
