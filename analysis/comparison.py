@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.figures import figure_style, new_figure, save_figure
+from analysis.figures import COLUMN, figure_style, legend_columns, new_figure, save_figure
 from analysis.records import Record, RecordError, describe_weights, fingerprint, new_record, read_records
 from analysis.report import RESAMPLES, evaluation_record, evaluation_settings, store_evaluation
 from analysis.samples import Progress
@@ -297,5 +297,5 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
             f"IoU minus that of {reference}\n(percentage points, paired 95 % interval),\n"
             f"{first.data.name} {first.data.split} (n = {first.n} images)"
         )
-        figure.legend(loc="outside upper center")
+        figure.legend(loc="outside upper center", ncols=legend_columns([record.model for record in records], COLUMN))
         save_figure(figure, f"{stem}.png")

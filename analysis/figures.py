@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis.records import Record, RecordError
 from analysis.tables import Estimate, evaluation, percent
 from whitebox.files import write_atomically
@@ -174,7 +176,7 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
         axes.set_ylim(rows[-1] + 0.55, -0.55)
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"IoU (%) and 95 % interval, {first.data.name} {first.data.split} (n = {first.n})")
-        figure.legend(loc="outside upper center", ncols=min(len(records), 2))
+        figure.legend(loc="outside upper center", ncols=legend_columns([record.model for record in records], COLUMN))
         return save_figure(figure, output)
 
 
@@ -233,6 +235,15 @@ def new_figure(height: float, width: float = COLUMN) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """How many columns of ``names``, shared out as legends do, fit above a figure so many inches wide."""
+    for columns in range(len(names), 1, -1):
+        longest = [max(column) for column in np.array_split([len(name) for name in names], columns)]
+        if sum(0.38 + 0.056 * length for length in longest) <= width:
+            return columns
+    return 1
 
 
 def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.figures import COLUMN, PAGE, figure_style, new_figure, save_figure
+from analysis.figures import COLUMN, PAGE, figure_style, legend_columns, new_figure, save_figure
 from analysis.rank_analysis import SHARES, Convention
 from analysis.records import Record
 from analysis.tables import Cell, Column, Estimate, Table, estimate
@@ -224,8 +224,7 @@ def _finish(figure: Figure, handles: Sequence[Line2D], caption: str, stem: Path)
     """Legend above, in as many columns as fit; caption below; both files."""
     width = figure.get_figwidth()
     if handles:
-        longest = max(len(str(handle.get_label())) for handle in handles)
-        columns = max(1, min(len(handles), int((width - 0.1) / (0.45 + 0.062 * longest))))
+        columns = legend_columns([str(handle.get_label()) for handle in handles], width)
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
     caption = caption.replace("Z^T Z", "ZᵀZ").replace("eps^2", "eps²")
     figure.supxlabel(fill(caption, int(20 * width)), fontsize=5.5, color="0.3")

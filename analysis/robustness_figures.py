@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.corruptions import shown_names
-from analysis.figures import COLUMN, PAGE, figure_style, new_figure, save_figure
+from analysis.figures import COLUMN, PAGE, figure_style, legend_columns, new_figure, save_figure
 from analysis.noise import TARGETS
 from analysis.records import Record, RecordError
 from analysis.tables import Cell, Column, Estimate, Table, percent
@@ -56,12 +56,6 @@ def require_comparable(records: Group) -> None:
             raise RecordError(f"{record.file_name} has other classes than {first.file_name}: draw them apart.")
     if len(records) > MODELS:
         raise RecordError(f"One figure takes at most {MODELS} models, not {len(records)}: name fewer.")
-
-
-def legend_columns(records: Group) -> int:
-    """How many columns of models' names fit above a figure one column wide."""
-    lengths, first = [len(record.model) for record in records], math.ceil(len(records) / 2)
-    return 2 if len(records) > 1 and max(lengths[:first]) + max(lengths[first:]) < 50 else 1
 
 
 def conditions(record: Record) -> str:
@@ -146,7 +140,10 @@ def noise_curves(records: Group, stem: Path) -> None:
     """The mIoU against sigma: mean over draws, its interval, smallest and largest; the clean model at 0; sigma_50."""
     levels = sorted({point["sigma"] for record in records for point in record.measured["curve"]})[1:]
     with figure_style(len(records)) as colours:
-        figure = new_figure(2.7 + 0.13 * math.ceil(len(records) / legend_columns(records)))
+        names = [record.model for record in records]
+        width = COLUMN if len(records) <= 4 else PAGE
+        columns = legend_columns(names, width)
+        figure = new_figure(2.7 + 0.13 * math.ceil(len(records) / columns), width)
         axes = figure.subplots()
         for record, colour in zip(records, colours, strict=False):
             _curve(axes, record, colour)
@@ -163,7 +160,7 @@ def noise_curves(records: Group, stem: Path) -> None:
         unit = " (pixels in [0, 1])" if settings["target"] == "input" else unit
         axes.set_xlabel(f"noise σ{unit}; 0: the clean model")
         axes.set_ylabel("mIoU (%)")
-        figure.legend(loc="outside upper left", ncols=legend_columns(records))
+        figure.legend(loc="outside upper left", ncols=columns)
         several = settings["draws"] > 1
         half = "; ◆ σ50, halves the clean mIoU" if any("sigma_50" in record.measured for record in records) else ""
         spread = "band: 95 % t interval of the mean over draws; dotted: min, max\n" if several else ""
@@ -356,7 +353,8 @@ def mean_bars(records: Group, stem: Path) -> None:
     names = shown_names(_kinds(records[0]))
     thickness = 0.8 / len(records)  # of a bar; one corruption takes 1
     with figure_style(len(records)) as colours:
-        legend = 0.13 * math.ceil(len(records) / legend_columns(records))
+        columns = legend_columns([record.model for record in records], COLUMN)
+        legend = 0.13 * math.ceil(len(records) / columns)
         figure = new_figure(0.95 + legend + (len(names) + 1.4) * max(0.17, 0.075 * len(records)))
         axes = figure.subplots()
         axes.grid(visible=False, axis="y")
@@ -384,5 +382,5 @@ def mean_bars(records: Group, stem: Path) -> None:
             f"mIoU (%), mean over severities {', '.join(map(str, severities))};\n"
             f"95 % interval over n = {records[0].n} images"
         )
-        figure.legend(loc="outside upper left", ncols=legend_columns(records))
+        figure.legend(loc="outside upper left", ncols=columns)
         save_figure(figure, stem)

@@ -7,12 +7,13 @@ Layout of ``measured``: ``miou`` as in an evaluation, ``scopes`` as in a profile
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from analysis.costs import Cost, count
-from analysis.figures import COLUMN, figure_style, new_figure, save_figure
+from analysis.figures import COLUMN, figure_style, legend_columns, new_figure, save_figure
 from analysis.records import Record, new_record
 from analysis.tables import Column, Table, percent
 from whitebox.runs import Run
@@ -43,7 +44,8 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
     caption = _caption(records[0])
     rows = []
     with figure_style(len(records)) as colours:
-        figure = new_figure(2.9, COLUMN)
+        legend = legend_columns([record.model for record in records], COLUMN)
+        figure = new_figure(2.5 + 0.13 * math.ceil(len(records) / legend))
         axes = figure.subplots()
         for index, record in enumerate(records):
             decoder, whole = _cost(record, "decoder blocks"), _cost(record, "model")
@@ -65,7 +67,7 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
         axes.set_xlabel(f"GFLOPs of the decoder's blocks, one window of {records[0].settings['size']} px")
         axes.set_ylabel(f"mIoU (%), {records[0].data.name} {records[0].data.split} (n = {records[0].n})")
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(loc="outside upper center", ncols=legend)
         save_figure(figure, stem)
     columns = (
         Column("Model"),

@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 
 from analysis import figures
-from analysis.figures import per_class_bars, read_metrics, training_curves
+from analysis.figures import (
+    COLUMN,
+    PAGE,
+    figure_style,
+    legend_columns,
+    new_figure,
+    per_class_bars,
+    read_metrics,
+    training_curves,
+)
 from analysis.records import Data, Record, RecordError, new_record
 from whitebox.errors import OutputError
 
@@ -121,6 +130,22 @@ def test_every_model_has_a_colour_of_its_own(drawn: list, count: int) -> None:
     per_class_bars([eval_record(f"model-{index}") for index in range(count)], "unused")
     colours = {bars[0].get_facecolor() for bars in drawn[0].axes[0].containers}
     assert len(colours) == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 10])
+@pytest.mark.parametrize("width", [COLUMN, PAGE])
+def test_legends_fit_above_their_figure(count: int, width: float) -> None:
+    names = ["segmenter-linear-tiny-camvid", "sa", "depict-ca-tiny"] * 4
+    with figure_style():
+        figure = new_figure(4, width)
+        axes = figure.subplots()
+        for name in names[:count]:
+            axes.plot([0, 1], label=name)
+        columns = legend_columns(names[:count], width)
+        legend = figure.legend(loc="outside upper center", ncols=columns)
+        figure.canvas.draw()
+        assert legend.get_window_extent().width <= figure.bbox.width
+    assert 1 <= columns <= count and (count == 1 or width < PAGE or columns > 1)
 
 
 def test_bars_name_the_variant(drawn: list) -> None:
