@@ -23,7 +23,7 @@ from analysis.samples import Progress
 from analysis.tables import Column, Table
 from experiments import EXPERIMENTS, PAPERS
 from experiments.experiment import Experiment, Setting, beside
-from whitebox.config import RunConfig, model_names, nearest, resolve
+from whitebox.config import RunConfig, flatten, model_names, nearest, resolve
 from whitebox.data import build_dataset, dataset_info
 from whitebox.errors import ConfigError
 from whitebox.files import write_text
@@ -32,15 +32,22 @@ from whitebox.runs import Run, saved_runs
 from whitebox.terminal import table_console
 
 DONE = "measured.json"
+ARCHITECTURE = tuple(f"encoder.{key}" for key in ("name", "patch_size", "width", "depth", "heads", "shrink"))
 Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
 class Needed:
-    """A run an experiment needs: a model, and the folder it is in (None: it has to be trained)."""
+    """A run an experiment needs.
+
+    Attributes:
+        folder: where it is; None: it has to be trained.
+        differs: what is not as in the model it stands for, ``decoder.layers=5``.
+    """
 
     model: str
     folder: Path | None
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,21 +84,45 @@ def chosen_experiments(name: str, dataset: str) -> list[Experiment]:
     return [experiment]
 
 
-def needed_runs(experiments: Sequence[Experiment], dataset: str, sizes: Sequence[str], root: Path) -> list[Needed]:
-    """The runs of all ``experiments``, once each. Of several trainings of a model that with the lowest seed is taken.
+def needed_runs(
+    experiments: Sequence[Experiment], dataset: str, sizes: Sequence[str], root: Path, overrides: Sequence[str] = ()
+) -> list[Needed]:
+    """The runs of all ``experiments``, once each.
+
+    Of several trainings of a model those with its decoder, encoder and loss come first, and of these the lowest seed.
+    A size that some decoders do not have (``large-shrunk``) is left out for them.
+
+    Args:
+        overrides: ``key=value``, of the models that are asked for.
 
     Raises:
         ConfigError: no model has such a size.
     """
-    models = dict.fromkeys(f"{decoder}-{size}" for each in experiments for size in sizes for decoder in each.decoders)
-    for model in models:
-        if model not in model_names():
-            raise ConfigError(f"There is no model {model}{nearest(model, model_names())} `whitebox models` lists them.")
-    found: dict[str, tuple[int, Path]] = {}
+    known = model_names()
+    models: list[str] = []
+    for size in sizes:
+        asked = dict.fromkeys(f"{decoder}-{size}" for each in experiments for decoder in each.decoders)
+        if not any(model in known for model in asked):
+            first = next(iter(asked))
+            raise ConfigError(f"There is no model {first}{nearest(first, known)} `whitebox models` lists them.")
+        models += [model for model in asked if model in known]
+    found: dict[str, list[tuple[tuple[str, ...], int, Path]]] = {model: [] for model in models}
     for folder, config in saved_runs(root):
-        if config.data.name == dataset and config.model in models:
-            found[config.model] = min(found.get(config.model, (config.train.seed, folder)), (config.train.seed, folder))
-    return [Needed(model, found[model][1] if model in found else None) for model in models]
+        if config.data.name == dataset and config.model in found:
+            differs = differences(config, resolve(config.model, dataset, overrides))
+            found[config.model].append((differs, config.train.seed, folder))
+    needed = []
+    for model, candidates in found.items():
+        candidates.sort(key=lambda each: (bool(each[0]), *each[1:]))
+        needed.append(Needed(model, candidates[0][2], candidates[0][0]) if candidates else Needed(model, None))
+    return needed
+
+
+def differences(config: RunConfig, wanted: RunConfig) -> tuple[str, ...]:
+    """What makes a run another model than ``wanted``, or one trained by another loss, as ``key=value`` of the run."""
+    there, asked = ({**flatten(asdict(each))} for each in (config, wanted))
+    keys = [key for key in sorted({*there, *asked}) if key.startswith(("decoder.", "loss.")) or key in ARCHITECTURE]
+    return tuple(f"{key}={there.get(key)}" for key in keys if there.get(key) != asked.get(key))
 
 
 def training_cost(config: RunConfig) -> TrainingCost:
@@ -120,7 +151,8 @@ def plan_table(needed: Sequence[Needed], dataset: str, overrides: Sequence[str],
     rows: list[tuple[Any, ...]] = []
     for each in needed:
         if each.folder is not None:
-            rows.append((each.model, f"there: {each.folder}", None, None, None))
+            note = f" (it has {', '.join(each.differs)})" if each.differs else ""
+            rows.append((each.model, f"there: {each.folder}{note}", None, None, None))
         else:
             cost = training_cost(resolve(each.model, dataset, overrides, data_root))
             rows.append((each.model, "to be trained", cost.steps, cost.petaflops, cost.hours))

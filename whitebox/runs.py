@@ -72,13 +72,15 @@ def class_names(path: Path) -> tuple[str, ...]:
 
 
 def saved_runs(root: Path) -> list[tuple[Path, RunConfig]]:
-    """The runs below ``root`` with the configuration of their training, sorted by folder; reads headers only.
+    """The trained runs below ``root`` with their configuration, sorted by folder; reads headers only.
+
+    Those that were altered after their training (``whitebox intervene``) are left out.
 
     Raises:
         CheckpointError: a weights file that whitebox has not written whole.
     """
-    found = sorted(root.glob(f"**/{WEIGHTS}"))
-    return [(weights.parent, from_dict(read_header(weights)["config"])) for weights in found]
+    headers = {weights.parent: read_header(weights) for weights in sorted(root.glob(f"**/{WEIGHTS}"))}
+    return [(folder, from_dict(header["config"])) for folder, header in headers.items() if "altered" not in header]
 
 
 def finished_runs(root: Path = Path("results")) -> list[Path]:

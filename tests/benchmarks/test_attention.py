@@ -79,11 +79,8 @@ def test_peak_memory_is_that_of_the_tensors():
     assert benchmark.peak_memory(Twice(), tokens) == pytest.approx(2 * size, abs=1000)
 
 
-def test_memory_of_linear_operators_is_a_straight_line():
-    for name in ("CBSA", "TSSA"):
-        used = {n: benchmark.peak_memory(benchmark.OPERATORS[name](), benchmark.tokens(n, "cpu")) for n in (256, 1024)}
-        assert used[1024] < 4 * used[256]
-    shorter, longer = (
-        benchmark.peak_memory(benchmark.OPERATORS["MSSA"](), benchmark.tokens(n, "cpu")) for n in (1024, 4096)
-    )
-    assert longer < 4.1 * shorter  # a map of N x N would take 16 times
+def test_memory_is_a_straight_line_in_the_number_of_tokens():
+    for name in ("MSSA", "CBSA", "TSSA"):  # of MSSA because its attention is fused
+        layer = benchmark.OPERATORS[name]()
+        used = {n: benchmark.peak_memory(layer, benchmark.tokens(n, "cpu")) for n in (256, 1024, 4096)}
+        assert benchmark.straight_line(used).deviation < 0.1

@@ -20,14 +20,14 @@ from whitebox.models import build
 
 DECODERS = ("depict-sa", "depict-ca", "segmenter-mask", "segmenter-linear")
 Call = Callable[..., tuple[int, str, str]]
+MODEL = {key: value for key, value in TINY.items() if not key.startswith("decoder")}  # of any decoder
+SAME = [f"{key}={value}" for key, value in MODEL.items()]
 
 
-def save(folder: Path, model: str, seed: int = 0) -> None:
-    heads = {} if model.startswith("depict") else {"decoder.head_dim": None}
-    overrides = {key: value for key, value in {**TINY, "train.seed": seed}.items() if key not in heads}
-    config = resolve(model, "shapes", overrides)
+def save(folder: Path, model: str, seed: int = 0, altered: dict | None = None, **changes) -> None:
+    config = resolve(model, "shapes", {**MODEL, "train.seed": seed, **changes})
     torch.manual_seed(seed)
-    save_model(folder / "model.safetensors", build(config.encoder, config.decoder, 7), config)
+    save_model(folder / "model.safetensors", build(config.encoder, config.decoder, 7), config, altered=altered)
 
 
 @pytest.fixture
@@ -55,9 +55,30 @@ def test_every_paper_names_models_that_exist_and_says_where_its_numbers_stand() 
 
 def test_the_lowest_seed_is_taken(runs: Path) -> None:
     save(runs / "another", "depict-sa-tiny", seed=3)
-    needed = needed_runs(chosen_experiments("depict-tab1", "shapes"), "shapes", ["tiny", "small"], runs)
+    needed = needed_runs(chosen_experiments("depict-tab1", "shapes"), "shapes", ["tiny", "small"], runs, SAME)
     assert needed[0] == Needed("depict-sa-tiny", runs / "depict-sa-tiny-shapes")
     assert Needed("depict-sa-small", None) in needed and len(needed) == 8
+
+
+def test_altered_models_and_other_losses_do_not_pass_for_a_model(runs: Path, call: Call) -> None:
+    experiments = chosen_experiments("depict-tab1", "shapes")
+    save(runs / "a", "depict-sa-tiny", altered={"operation": "head_ortho"})
+    save(runs / "b", "depict-sa-tiny", **{"loss.name": "atm"})
+    plain = Needed("depict-sa-tiny", runs / "depict-sa-tiny-shapes")
+    assert needed_runs(experiments, "shapes", ["tiny"], runs, SAME)[0] == plain
+    (runs / "depict-sa-tiny-shapes" / "model.safetensors").unlink()
+    other = needed_runs(experiments, "shapes", ["tiny"], runs, SAME)[0]
+    assert other.folder == runs / "b" and "loss.name=atm" in other.differs
+    code, out, _ = call("reproduce", "depict-tab1", *SAME, "--dataset", "shapes", "--dry-run")
+    assert code == 0 and "loss.name=atm" in "".join(out.split())
+
+
+def test_a_size_that_some_decoders_do_not_have(tmp_path: Path) -> None:
+    needed = needed_runs(chosen_experiments("segvit-tables", "shapes"), "shapes", ["large", "large-shrunk"], tmp_path)
+    assert [each.model for each in needed] == [
+        *(f"{decoder}-large" for decoder in ("segvit", "segmenter-mask", "depict-sa")),
+        "segvit-large-shrunk",
+    ]
 
 
 def test_what_is_unknown() -> None:
@@ -131,8 +152,7 @@ def test_a_paper_from_end_to_end_goes_on_where_it_stopped(
 
 
 def test_missing_runs_are_named_with_their_cost(runs: Path, call: Call) -> None:
-    tiny = [f"{key}={value}" for key, value in TINY.items() if not key.startswith("decoder")]
-    code, out, _ = call("reproduce", "depict-tab1", *tiny, "--dataset", "shapes", "--size", "small", "--dry-run")
+    code, out, _ = call("reproduce", "depict-tab1", *SAME, "--dataset", "shapes", "--size", "small", "--dry-run")
     assert code == 0 and out.count("to be trained") == 4 and not list(runs.glob("*small*"))
 
 
@@ -140,8 +160,7 @@ def test_missing_runs_are_trained(runs: Path, call: Call) -> None:
     for decoder in DECODERS[1:]:
         for path in (runs / f"{decoder}-tiny-shapes").iterdir():
             path.unlink()
-    tiny = [f"{key}={value}" for key, value in TINY.items() if not key.startswith("decoder")]
-    arguments = ["reproduce", "segmenter-tables", *tiny, "train.epochs=1", "--dataset", "shapes", "--device", "cpu"]
+    arguments = ["reproduce", "segmenter-tables", *SAME, "train.epochs=1", "--dataset", "shapes", "--device", "cpu"]
     code, out, err = call(*arguments)
     assert code == 0, err
     assert "segmenter-mask-tiny has no run on shapes" in out

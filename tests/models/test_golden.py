@@ -25,7 +25,7 @@ from whitebox.models.decoders.segmenter_mask import SegmenterMask, SegmenterMask
 from whitebox.models.interventions import orthonormal_rows
 
 INPUTS = ("train", "rect", "pad", "small", "sametok")
-REAL_CASES = ("depict_sa", "depict_ca", "segmenter_linear", "segmenter_mask")
+REAL_CASES = ("depict_sa", "depict_ca", "segmenter_linear", "segmenter_mask", "cbsa")
 
 
 def as_pixels(model: Segmentor, normalised: np.ndarray) -> torch.Tensor:

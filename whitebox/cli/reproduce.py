@@ -55,11 +55,13 @@ def reproduce_command(
 
     experiments = chosen_experiments(name, dataset)
     sizes = size or ["tiny"]
-    needed = needed_runs(experiments, dataset, sizes, runs)
+    needed = needed_runs(experiments, dataset, sizes, runs, overrides or ())
     if dry_run:
         table_console().print(plan_table(needed, dataset, overrides or (), data_root).to_rich())
         return
     for each in needed:
+        if each.differs:
+            typer.echo(f"{each.model} is shown by {each.folder}, which has {', '.join(each.differs)}.")
         if each.folder is None:
             typer.echo(f"{each.model} has no run on {dataset} below {runs}/: it is trained now.")
             train(each.model, overrides, dataset=dataset, data_root=data_root, output=runs, resume=True, device=device)
