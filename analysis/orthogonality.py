@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.figures import PAGE, figure_style, new_figure, save_figure
 from analysis.intervals import RESAMPLES, estimates
@@ -123,12 +124,13 @@ def measure(
             "random": random_numbers(class_numbers, learned_KD.shape, draws, seed),
             "learned": {"numbers": class_numbers(learned_KD), "cosines": packed(_cosines(learned_KD))},
         }
-        if after and "decoder.classes" not in tap_names(run.model):
-            notes["compares no class embeddings with patch tokens: there are none after its decoder."] = None
+        tap = tap_after(run.model)
+        if after and tap is None:
+            notes["has no tap of class embeddings after its decoder."] = None
         elif after:
             samples = Samples(run, split, limit)
             data = samples.data
-            classes["after"] = _after(run, samples, seed, advance)
+            classes["after"] = _after(run, cast(str, tap), samples, seed, advance)
     return new_record(
         "orthogonality",
         model=run.name,
@@ -142,15 +144,22 @@ def measure(
     )
 
 
+def tap_after(model: nn.Module) -> str | None:
+    """Where class embeddings leave a decoder: as masks compare them, else after the last cross-attention (SegViT)."""
+    taps = tap_names(model)
+    last = [name for name in taps if fnmatchcase(name, "decoder.cross_layers.*.tokens")][-1:]
+    return next(iter([*(name for name in taps if name == "decoder.classes"), *last]), None)
+
+
 @torch.inference_mode()
-def _after(run: Run, samples: Samples, seed: int, advance: Progress | None) -> dict[str, Any]:
-    """The class embeddings as the masks use them: numbers of each window, meaned over an image's windows."""
+def _after(run: Run, tap: str, samples: Samples, seed: int, advance: Progress | None) -> dict[str, Any]:
+    """The class embeddings that ``tap`` gives: numbers of each window, meaned over an image's windows."""
     rows: list[dict[str, float]] = []
     sum_KK = np.zeros((run.model.num_classes, run.model.num_classes))
     for sample in samples.each(advance):
-        with record(run.model, "decoder.classes") as activations:
+        with record(run.model, tap) as activations:
             run.model.masks(sample.pixels_B3HW)
-        q_BKD = _finite(activations["decoder.classes"].cpu().double().numpy(), f"decoder.classes of {sample.name}", run)
+        q_BKD = _finite(activations[tap].cpu().double().numpy(), f"{tap} of {sample.name}", run)
         windows = [class_numbers(q_KD) for q_KD in q_BKD]
         rows.append({name: float(np.mean([window[name] for window in windows])) for name in windows[0]})
         sum_KK += np.mean([_cosines(q_KD) for q_KD in q_BKD], axis=0)

@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "depict-ca-tiny": {"decoder.head_dim": 8},
         "segmenter-mask-tiny": {"decoder.heads": 2},
         "segmenter-linear-tiny": {},
+        "segvit-tiny": {"encoder.depth": 12, "decoder.heads": 2},
     }.items():
         config = resolve(name, "shapes", {**SHAPE, **own})
         save_model(root / name / "model.safetensors", build(config.encoder, config.decoder, 7), config)
@@ -124,7 +125,18 @@ def test_a_decoder_that_compares_no_class_embeddings(opened: Callable[[str], Run
     run.model.decoder.classes = torch.nn.Identity()  # no such activation
     measured = measure(run, after=True, draws=2, limit=1).measured
     assert "after" not in measured["classes"]
-    assert measured["notes"][-1].startswith("compares no class embeddings with patch tokens")
+    assert measured["notes"][-1] == "has no tap of class embeddings after its decoder."
+
+
+def test_class_queries_of_segvit_are_those_after_the_last_stage(opened: Callable[[str], Run]) -> None:
+    run = opened("segvit-tiny")
+    found = measure(run, after=True, draws=2, limit=1).measured["classes"]
+    (sample,) = Samples(run, limit=1).each()
+    with record(run.model, "decoder.cross_layers.*.tokens") as seen, torch.inference_mode():
+        run.model.masks(sample.pixels_B3HW)
+    expected = class_numbers(list(seen.values())[-1][0].double().numpy())
+    assert list(seen)[-1] == "decoder.cross_layers.8.tokens"  # three layers in each of three stages
+    assert {name: each["value"] for name, each in found["after"]["numbers"].items()} == pytest.approx(expected)
 
 
 def test_without_images_none_is_read(opened: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch) -> None:
