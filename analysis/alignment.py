@@ -65,10 +65,9 @@ from torch import Tensor
 from analysis.coding_rate import float64, numerical_rank, projected_rates, second_moment
 from analysis.figures import PAGE, figure_style, new_figure, save_figure
 from analysis.intervals import RESAMPLES, estimates
-from analysis.orthogonality import stored_cell
 from analysis.records import Record, RecordError, describe_weights, new_record
 from analysis.samples import Progress, Samples
-from analysis.tables import Cell, Column, Table, number
+from analysis.tables import Cell, Column, Table, number, stored_cell
 from whitebox.errors import ModelError, require
 from whitebox.models import record
 from whitebox.models.attention import SubspaceAttention, SubspaceLayer, attention_weights, subspace_layers

@@ -38,7 +38,7 @@ from analysis.intervals import RESAMPLES, estimates
 from analysis.records import Data, Record, describe_weights, fingerprint, new_record
 from analysis.samples import Progress, Samples
 from analysis.subspaces import Array, class_numbers, gram, head_numbers, random_numbers, unit_rows
-from analysis.tables import Cell, Column, Estimate, Table, estimate, number
+from analysis.tables import Cell, Column, Table, stored_cell
 from whitebox.errors import ConfigError, ModelError
 from whitebox.models.attention import subspace_layers
 from whitebox.models.taps import record, tap_names
@@ -284,13 +284,6 @@ def _classes_table(records: Sequence[Record]) -> Table:
 
 def _cells(columns: Mapping[str, Column], numbers: Mapping[str, Any]) -> list[Cell]:
     return [stored_cell(numbers[name]) for name in columns]
-
-
-def stored_cell(stored: Mapping[str, float | None] | float | None) -> Estimate | float:
-    """A record's number or estimate, for a table."""
-    if isinstance(stored, Mapping):
-        return estimate(stored)
-    return number(stored)
 
 
 def _random_caption(first: Record) -> str:

@@ -205,6 +205,13 @@ def _require(record: Record, where: str, part: Mapping[str, Any], *keys: str) ->
             raise RecordError(f"{record.file_name} lacks {where}.{key}; run `whitebox eval` again.")
 
 
+def stored_cell(stored: Mapping[str, float | None] | float | int | None) -> Estimate | float | int:
+    """A record's estimate or number, for a table; a count stays one."""
+    if isinstance(stored, Mapping):
+        return estimate(stored)
+    return stored if isinstance(stored, int) else number(stored)
+
+
 def number(value: float | None) -> float:
     """A record's number; null, so what was NaN or infinite, becomes NaN."""
     return math.nan if value is None else float(value)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from analysis.records import Data, RecordError, new_record
-from analysis.tables import Column, Estimate, Table, per_class_table
+from analysis.tables import Column, Estimate, Table, per_class_table, stored_cell
 from whitebox.errors import OutputError
 
 TABLE = Table(
@@ -161,3 +161,9 @@ def test_another_kind_of_record_is_one_line() -> None:
     record = new_record("robustness", model="x", data=Data("camvid", "test", 1, ""), measured={}, n=1)
     with pytest.raises(RecordError, match="not an evaluation"):
         per_class_table(record)
+
+
+def test_cells_of_a_record() -> None:
+    assert stored_cell({"value": 1.5, "low": 1.0, "high": 2.0}) == Estimate(1.5, 1.0, 2.0)
+    assert stored_cell(3) == 3 and isinstance(stored_cell(3), int) and stored_cell(0.5) == 0.5
+    assert math.isnan(stored_cell(None))
