@@ -54,6 +54,13 @@ def test_what_is_read_off_the_checkpoint(content: dict[str, Any], tmp_path: Path
     assert not model.training
 
 
+def test_whole_images(content: dict[str, Any], tmp_path: Path) -> None:
+    assert "mode='slide'" in content["meta"]["config"]
+    config_without("mode='slide'", "mode='whole'")(content)
+    _, config = load_run(saved(content, tmp_path))
+    assert (config.inference.window, config.inference.stride) == (None, None)
+
+
 def test_a_run_made_of_it_gives_the_same(content: dict[str, Any], tmp_path: Path) -> None:
     model, config = load_run(saved(content, tmp_path))
     save_model(tmp_path / WEIGHTS, model, config)
@@ -191,10 +198,15 @@ def config_without(old: str, new: str = "") -> Edit:
         ),
         (lambda content: content["meta"].update(config="model = __import__('os')"), r"do not describe .* ValueError"),
         (
+            lambda content: content["meta"].update(config=f"model = {'-' * 3000}1"),
+            r"do not describe a SegViT model: ValueError\('it is nested too deeply'\)",
+        ),
+        (
             lambda content: content["meta"].update(config="a = 1"),
             r"do not describe a SegViT model: KeyError\('model'\)",
         ),
         (config_without("with_cls_token=False", "with_cls_token=True"), r"only encoders without class token"),
+        (config_without("127.5, 127.5, 127.5", "'x', [2], 3"), r"normalised with mean \['x', \[2\], 3\]; known are"),
         (config_without("127.5, 127.5, 127.5", "1, 2, 3"), r"normalised with mean \[1, 2, 3\]; known are 127.5"),
         (config_without("num_heads=4", "num_heads=0"), r"encoder.heads=0 is impossible"),
         (config_without("num_heads=4", "num_heads='x'"), r"do not describe a SegViT model: ValueError"),

@@ -28,6 +28,7 @@ from whitebox.errors import ConfigError, ModelError
 from whitebox.models import DECODERS, EncoderConfig, build, intervene, record, tap_names
 from whitebox.models.attention import CBSA, TSSA, SubspaceLayer, Subspaces, subspace_layers
 from whitebox.models.decoders import Decoder
+from whitebox.models.decoders.base import unit
 from whitebox.models.decoders.cbsa import CBSAConfig
 from whitebox.models.decoders.crate import CrateConfig
 from whitebox.models.decoders.depict_ca import DepictCAConfig
@@ -295,6 +296,18 @@ def test_bases_are_what_projects() -> None:
             before = activations[f"{key}.tokens"]
 
 
+def test_only_zero_vectors_are_not_divided_by_their_norm() -> None:
+    """Without epsilon, as the official code: the smallest vectors too are divided by what their norm is."""
+    torch.manual_seed(0)
+    vectors = torch.randn(1, 4, 8) * torch.tensor([1e4, 1.0, 1e-15, 0.0])[:, None]
+    vectors.requires_grad_()
+    found = unit(vectors)
+    assert torch.equal(found[:, :3], vectors[:, :3] / vectors[:, :3].norm(dim=-1, keepdim=True))
+    assert torch.equal(found[:, 3], torch.zeros(1, 8))
+    found.square().sum().backward()
+    assert vectors.grad.isfinite().all() and not vectors.grad[:, 3].any()
+
+
 class TestCBSA:
     def test_attention_is_formed_for_representatives_only(self) -> None:
         module = decoder("cbsa", pool=2)
@@ -367,6 +380,15 @@ class TestCrate:
             assert all((value >= 0).all() for value in activations.values())
             shares.append(float((activations["layers.2.sparse"] == 0).float().mean()))
         assert 0.2 < shares[0] < shares[1] < 1
+
+    def test_tokens_that_are_all_zero_have_cosine_zero(self) -> None:
+        module = decoder("crate", sparsity=100.0)
+        with record(module, "layers.2.sparse", "cosine") as activations:
+            masks = module(torch.randn(1, 6, 48), (2, 3))
+        assert not activations["layers.2.sparse"].any() and not activations["cosine"].any()
+        masks.square().sum().backward()
+        assert masks.isfinite().all()
+        assert all(value.grad.isfinite().all() for value in module.parameters())
 
     def test_compression_comes_before_sparsity(self) -> None:
         module = decoder("crate", layers=1)

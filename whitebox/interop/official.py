@@ -7,7 +7,6 @@ tensors cannot tell (numbers of heads, image size, normalisation) comes from ``v
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from whitebox.config import DataConfig, InferenceConfig, RunConfig, dataset_names, resolve
 from whitebox.errors import CheckpointError, ConfigError
+from whitebox.interop.reading import count
 from whitebox.models import DECODERS, EncoderConfig, Segmentor, build
 from whitebox.models.encoder import SEGMENTER_FAMILY
 from whitebox.models.weights import load_strictly, read_tensors, renamed
@@ -134,11 +134,6 @@ def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
     return model.eval(), config
 
 
-def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    indices = {match[1] for key in tensors if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))}
-    return len(indices)
-
-
 def _config(variant: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -> tuple[RunConfig, int]:
     net = variant["net_kwargs"]
     decoder_variant = net.get("decoder") or {}
@@ -157,7 +152,7 @@ def _config(variant: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -
         norm_eps=1e-5,
         patch_size=patches.shape[-1],
         width=patches.shape[0],
-        depth=_count(tensors, "encoder.vit.blocks"),
+        depth=count(tensors, r"encoder\.vit\.blocks\."),
         heads=int(net["n_heads"]),
     )
 
@@ -166,18 +161,18 @@ def _config(variant: dict[str, Any], tensors: Mapping[str, Tensor], name: str) -
     if name in ("depict-sa", "depict-ca", "cbsa"):
         heads = int(decoder_variant["n_heads"])
         options = {
-            "layers": _count(tensors, "decoder.layers"),
+            "layers": count(tensors, r"decoder\.layers\."),
             "heads": heads,
             "head_dim": _per_head(tensors["decoder.layers.0.basis"], heads),
         }
     if name.startswith("depict"):
         options["dropout"] = dropout  # the official CBSA ignores it
     if name == "depict-ca":
-        options["cross_layers"] = _count(tensors, "decoder.cross_layers")
+        options["cross_layers"] = count(tensors, r"decoder\.cross_layers\.")
         options["cross_head_dim"] = _per_head(tensors["decoder.cross_layers.0.basis"], heads)
     if name == "segmenter-mask":
         options = {
-            "layers": _count(tensors, "decoder.layers"),
+            "layers": count(tensors, r"decoder\.layers\."),
             "width": tensors["decoder.proj_in.weight"].shape[0],
             "dropout": dropout,
             "drop_path": float(decoder_variant.get("drop_path_rate", 0.0)),

@@ -10,19 +10,17 @@ Shrunk 7 and 23, at layer 8), 64 dimensions a head in the encoder and 32 in the 
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from timm.data import IMAGENET_DEFAULT_MEAN
 from torch import Tensor
 
 from whitebox.config import DataConfig, InferenceConfig, LossConfig, RunConfig, resolve
 from whitebox.data import dataset_info
 from whitebox.errors import CheckpointError, ConfigError
+from whitebox.interop.reading import assignments, count, normalization
 from whitebox.models import EncoderConfig, Segmentor, build
 from whitebox.models.decoders.segvit import SegViTConfig, SegViTShrunkConfig
 from whitebox.models.encoder import MMSEG_NAMES
@@ -43,7 +41,6 @@ RELEASED = {  # (width, depth) of the encoder -> our name, drop path, layers rea
 }
 SHRUNK_AT = 8
 DATASETS = ("ade20k-segvit", "coco-stuff10k-segvit", "pascal-context-segvit", "pascal-context-59-segvit")
-STATISTICS = {"vit": (0.5, 0.5, 0.5), "deit": IMAGENET_DEFAULT_MEAN}  # mean on the 0..1 scale
 
 
 def is_segvit(checkpoint: object) -> bool:
@@ -69,16 +66,17 @@ def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, 
     found = checkpoint.get("meta")
     meta: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     try:
-        described = _literals(str(meta["config"])) if meta.get("config") else _released(tensors)
+        text = meta.get("config")
+        described = assignments(str(text), ("model", "img_norm_cfg")) if text else _released(tensors)
         config, num_classes = _config(described, tensors)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, SyntaxError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, SyntaxError) as error:
         raise CheckpointError(f"Tensors and config of {source} do not describe a SegViT model: {error!r}") from error
     except ConfigError as error:
         raise CheckpointError(f"Tensors and config of {source} do not describe a SegViT model: {error}") from error
     classes = tuple(str(name) for name in meta.get("CLASSES") or ())
-    for what, count in (("config", described["model"]["decode_head"].get("num_classes")), ("CLASSES", len(classes))):
-        if count and count != num_classes:
-            raise CheckpointError(f"The head of {source} has {num_classes} classes but its {what} says {count}.")
+    for what, stated in (("config", described["model"]["decode_head"].get("num_classes")), ("CLASSES", len(classes))):
+        if stated and stated != num_classes:
+            raise CheckpointError(f"The head of {source} has {num_classes} classes but its {what} says {stated}.")
     config.data, palette = _dataset(classes)
     model = build(config.encoder, config.decoder, num_classes, classes, palette)
     ours: dict[str, Tensor] = {}
@@ -97,7 +95,7 @@ def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, 
 def head_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a released head by the names they have in our decoder; those of its losses are left out."""
     shrunk = "atm.q.weight" in tensors
-    layers = _count(tensors, r"(?:atm\.)?decoder_1\.layers\.")
+    layers = count(tensors, r"(?:atm\.)?decoder_1\.layers\.")
     ours: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         part = name.removeprefix("atm.")
@@ -120,28 +118,10 @@ def head_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def _literals(text: str) -> dict[str, Any]:
-    """The assignments ``model`` and ``img_norm_cfg`` of a config of mmsegmentation, as plain data."""
-    return {
-        name: _literal(statement.value)
-        for statement in ast.parse(text).body
-        if isinstance(statement, ast.Assign)
-        and (name := ast.unparse(statement.targets[0])) in ("model", "img_norm_cfg")
-    }
-
-
-def _literal(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
-        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
-    if isinstance(node, ast.List | ast.Tuple):
-        return [_literal(each) for each in node.elts]
-    return ast.literal_eval(node)
-
-
 def _released(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the config of a released checkpoint says, by the size of its encoder."""
     shrunk = SIGNS[1] in tensors
-    size = (tensors["backbone.cls_token"].shape[-1], _count(tensors, r"backbone\.layers\."))
+    size = (tensors["backbone.cls_token"].shape[-1], count(tensors, r"backbone\.layers\."))
     _, drop_path, cascade, read = RELEASED.get(size, ("", 0.0, [], []))
     layers = read if shrunk else cascade
     if not layers:
@@ -158,7 +138,7 @@ def _config(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
         raise ValueError("only encoders without class token (with_cls_token=False) and final norm are known")
     shrunk = SIGNS[1] in tensors
     patches, positions = tensors["backbone.patch_embed.projection.weight"], tensors["backbone.pos_embed"]
-    depth = _count(tensors, r"backbone\.layers\.")
+    depth = count(tensors, r"backbone\.layers\.")
     encoder = EncoderConfig(
         name=RELEASED.get((patches.shape[0], depth), ("vit_tiny_patch16_384",))[0],  # every size is given below
         image_size=patches.shape[-1] * math.isqrt(positions.shape[1] - 1),
@@ -175,11 +155,11 @@ def _config(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
         shrink=backbone.get("shrink_idx") if shrunk else None,
     )
     sizes: dict[str, Any] = {
-        "layers": _count(tensors, r"decode_head\.(?:atm\.)?decoder_1\.layers\."),
+        "layers": count(tensors, r"decode_head\.(?:atm\.)?decoder_1\.layers\."),
         "width": tensors[SIGNS[shrunk]].shape[1],
         "heads": int(head["num_heads"]),
     }
-    stages = _count(tensors, r"decode_head\.decoder_")
+    stages = count(tensors, r"decode_head\.decoder_")
     read = [int(layer) for layer in backbone["out_indices"]][:stages]
     decoder: SegViTConfig | SegViTShrunkConfig
     if shrunk:
@@ -191,23 +171,19 @@ def _config(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
     config = RunConfig(model=f"released-{decoder.name}", encoder=encoder, decoder=decoder, loss=LossConfig(name="atm"))
     test = described["model"].get("test_cfg") or {}
     window = min(test.get("crop_size") or [encoder.image_size])
-    config.inference = InferenceConfig(window=window, stride=min(test.get("stride") or [window]))
+    stride = min(test.get("stride") or [window])
+    config.inference = InferenceConfig(window=None if test.get("mode") == "whole" else window, stride=stride)
     return config, tensors[SIGNS[shrunk]].shape[0] - 1
 
 
 def _normalization(stated: Mapping[str, Any] | None) -> str:
     """Our name of the pixel statistics."""
-    for name, mean in STATISTICS.items():
-        if stated is None or np.allclose(stated["mean"], 255 * np.array(mean), atol=0.01):
-            return name
-    raise ValueError(
-        f"pixels are normalised with mean {stated['mean'] if stated else None}; known are 127.5 and ImageNet's"
-    )
-
-
-def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many different numbers follow ``prefix``, a pattern, in the names."""
-    return len({match[1] for name in tensors if (match := re.match(rf"{prefix}(\d+)", name))})
+    if stated is None:
+        return "vit"
+    name = normalization(stated["mean"])
+    if name is None:
+        raise ValueError(f"pixels are normalised with mean {stated['mean']}; known are 127.5 and ImageNet's")
+    return name
 
 
 def _dataset(classes: tuple[str, ...]) -> tuple[DataConfig, tuple[tuple[int, int, int], ...]]:

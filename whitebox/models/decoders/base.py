@@ -96,11 +96,17 @@ class Decoder(nn.Module):
         return Prediction(self(z_BND, grid))
 
 
+def unit(x_BND: Tensor) -> Tensor:
+    """Vectors divided by their L2 norm, without epsilon as in the official code; where that is 0 / 0, zero."""
+    norm_BN1 = x_BND.norm(dim=-1, keepdim=True)
+    return x_BND / torch.where(norm_BN1 == 0, 1.0, norm_BN1)
+
+
 class QueryDecoder(Decoder):
     """One learned embedding per class; a mask logit is the cosine of patch token and class embedding.
 
-    The vectors are divided by their L2 norm without epsilon, and a LayerNorm acts over the class axis (Segmenter,
-    Strudel et al. 2021, official ``model/decoder.py``; DEPICT and CBSA keep both).
+    The cosine is that of ``unit`` vectors, and a LayerNorm acts over the class axis (Segmenter, Strudel et al. 2021,
+    official ``model/decoder.py``; DEPICT and CBSA keep both).
     """
 
     def __init__(self, config: Any, width: int, num_classes: int) -> None:
@@ -123,7 +129,32 @@ class QueryDecoder(Decoder):
 
     def masks(self, patches_BND: Tensor, classes_BKD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mask logits (B, K, h, w)."""
-        patches_BND = self.patches(patches_BND / patches_BND.norm(dim=-1, keepdim=True))
-        classes_BKD = self.classes(classes_BKD / classes_BKD.norm(dim=-1, keepdim=True))
+        patches_BND, classes_BKD = self.patches(unit(patches_BND)), self.classes(unit(classes_BKD))
         masks_BNK = self.mask_norm(self.cosine(patches_BND @ classes_BKD.transpose(1, 2)))
         return masks_BNK.transpose(1, 2).unflatten(2, grid)
+
+
+class JoinedDecoder(QueryDecoder):
+    """``config.layers`` layers on [patch tokens, class embeddings], then the cosine of the two parts.
+
+    A subclass says what a layer is (``layer``), and how it is called if it takes more than the tokens (``refine``).
+    """
+
+    def __init__(self, config: Any, width: int, num_classes: int) -> None:
+        super().__init__(config, width, num_classes)
+        self.layers = nn.ModuleList(self.layer(config, width) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+
+    @abstractmethod
+    def layer(self, config: Any, width: int) -> nn.Module:
+        """A new layer."""
+
+    def refine(self, layer: nn.Module, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Joined tokens (B, h * w + K, D) after a layer."""
+        return cast(Tensor, layer(z_BND))
+
+    def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        z_BND = self.join(z_BND)
+        for layer in self.layers:
+            z_BND = self.refine(layer, z_BND, grid)
+        return self.masks(*self.split(self.norm(z_BND)), grid)

@@ -24,12 +24,13 @@ Shapes: B batch, N tokens (patches and classes), D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
 from whitebox.errors import require
 from whitebox.models.attention import CBSA
-from whitebox.models.decoders.base import QueryDecoder
+from whitebox.models.decoders.base import JoinedDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,20 +48,13 @@ class CBSAConfig:
             require(getattr(self, key) >= 1, f"decoder.{key}", getattr(self, key), "it must be at least 1")
 
 
-class CBSADecoder(QueryDecoder):
+class CBSADecoder(JoinedDecoder):
     """Contract-and-broadcast layers on [patch tokens, class embeddings]."""
 
     Config = CBSAConfig
 
-    def __init__(self, config: CBSAConfig, width: int, num_classes: int) -> None:
-        super().__init__(config, width, num_classes)
-        self.layers = nn.ModuleList(
-            CBSA(width, config.heads, config.head_dim, config.pool) for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(width)
+    def layer(self, config: CBSAConfig, width: int) -> nn.Module:
+        return CBSA(width, config.heads, config.head_dim, config.pool)
 
-    def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        z_BND = self.join(z_BND)
-        for layer in self.layers:
-            z_BND = layer(z_BND, grid)
-        return self.masks(*self.split(self.norm(z_BND)), grid)
+    def refine(self, layer: nn.Module, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        return cast(Tensor, layer(z_BND, grid))

@@ -8,9 +8,9 @@ Official code: ``Ma-Lab-Berkeley/CRATE``, ``model/crate.py``.
     Z_{l+1} = relu(X + s D^T (X - D X) - s lambda),  X = LayerNorm(Y_l)       ISTA, one step of a non-negative lasso
     masks = cosine(LayerNorm(Z_L))
 
-As in the official code the output map W_l is a matrix of its own with a bias, s = lambda = 0.1 are fixed, and there is
-no residual around ISTA: what leaves a layer is non-negative, and the share of its zeros is the layer's sparsity
-(``decoder.layers.{l}.sparse``).
+As in the official code the output map W_l is a matrix of its own with a bias, which the step of MSSA is part of, s =
+lambda = 0.1 are fixed, and there is no residual around ISTA: what leaves a layer is non-negative, and the share of its
+zeros is the layer's sparsity (``decoder.layers.{l}.sparse``).
 
 No paper defines this decoder. Assumed here: the frame of DEPICT-SA (3 layers, 6 for ViT-L, 3 heads of 100 dimensions,
 cosine masks), linear layers initialised as in CBSA's decoder, dictionaries as in CRATE. The official code leaves W_l
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from whitebox.errors import require
 from whitebox.models.attention import UntiedSubspaces, attention_weights
-from whitebox.models.decoders.base import QueryDecoder
+from whitebox.models.decoders.base import JoinedDecoder
 from whitebox.models.taps import Tap
 
 
@@ -92,21 +92,10 @@ class CrateLayer(UntiedSubspaces):
         return cast(Tensor, self.tokens(out_BND))
 
 
-class CrateDecoder(QueryDecoder):
+class CrateDecoder(JoinedDecoder):
     """Compression and sparsification layers on [patch tokens, class embeddings]."""
 
     Config = CrateConfig
 
-    def __init__(self, config: CrateConfig, width: int, num_classes: int) -> None:
-        super().__init__(config, width, num_classes)
-        self.layers = nn.ModuleList(
-            CrateLayer(width, config.heads, config.head_dim, config.ista_step, config.sparsity)
-            for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        z_BND = self.join(z_BND)
-        for layer in self.layers:
-            z_BND = layer(z_BND)
-        return self.masks(*self.split(self.norm(z_BND)), grid)
+    def layer(self, config: CrateConfig, width: int) -> nn.Module:
+        return CrateLayer(width, config.heads, config.head_dim, config.ista_step, config.sparsity)

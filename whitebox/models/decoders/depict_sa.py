@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from whitebox.errors import require
 from whitebox.models.attention import SubspaceAttention
-from whitebox.models.decoders.base import QueryDecoder
+from whitebox.models.decoders.base import JoinedDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +40,10 @@ class DepictSAConfig:
         require(0 <= self.dropout < 1, "decoder.dropout", self.dropout, "it lies in [0, 1)")
 
 
-class DepictSA(QueryDecoder):
+class DepictSA(JoinedDecoder):
     """MSSA layers on [patch tokens, class embeddings]."""
 
     Config = DepictSAConfig
 
-    def __init__(self, config: DepictSAConfig, width: int, num_classes: int) -> None:
-        super().__init__(config, width, num_classes)
-        self.layers = nn.ModuleList(
-            SubspaceAttention(width, config.heads, config.head_dim, config.dropout) for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        z_BND = self.join(z_BND)
-        for layer in self.layers:
-            z_BND = layer(z_BND)
-        return self.masks(*self.split(self.norm(z_BND)), grid)
+    def layer(self, config: DepictSAConfig, width: int) -> nn.Module:
+        return SubspaceAttention(width, config.heads, config.head_dim, config.dropout)

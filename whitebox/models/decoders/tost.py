@@ -25,11 +25,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from whitebox.errors import require
 from whitebox.models.attention import TSSA
-from whitebox.models.decoders.base import QueryDecoder
+from whitebox.models.decoders.base import JoinedDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +46,10 @@ class ToSTConfig:
             require(getattr(self, key) >= 1, f"decoder.{key}", getattr(self, key), "it must be at least 1")
 
 
-class ToSTDecoder(QueryDecoder):
+class ToSTDecoder(JoinedDecoder):
     """Token-statistics layers on [patch tokens, class embeddings]."""
 
     Config = ToSTConfig
 
-    def __init__(self, config: ToSTConfig, width: int, num_classes: int) -> None:
-        super().__init__(config, width, num_classes)
-        self.layers = nn.ModuleList(TSSA(width, config.heads, config.head_dim) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        z_BND = self.join(z_BND)
-        for layer in self.layers:
-            z_BND = layer(z_BND)
-        return self.masks(*self.split(self.norm(z_BND)), grid)
+    def layer(self, config: ToSTConfig, width: int) -> nn.Module:
+        return TSSA(width, config.heads, config.head_dim)
