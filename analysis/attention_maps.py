@@ -1,9 +1,11 @@
 """Attention maps over a photo: which row of which layer's softmax weights, of which head or averaged how.
 
 A map is one row of a layer's attention: the weights with which one token (a class embedding, a patch, the class token)
-takes from the patches. Its values are the layer's own; nothing is normalised again. What is measured of it:
+takes from the patches. Its values are the layer's own; nothing is normalised again. Of a layer in which representatives
+look at all tokens with weights A, (R, T) a head, and hand back along A^T (CBSA), it is a row of A^T A, tokens by tokens
+as the official code gives it (``return_attn``); only the rows asked for are computed. What is measured of it:
 
-    on patches    sum of the row over patches; the rest lies on class embeddings or class tokens
+    on patches    share of the row that lies on patches; the rest lies on class embeddings or class tokens
     entropy       -sum p ln p of the row over patches, p scaled to sum 1; in nats and as a share of ln N. Clark et al.
                   2019, "What Does BERT Look At?", section 3.3
     in region     sum of p over the patches predicted as the class in question, beside these patches' share of the
@@ -16,16 +18,23 @@ stream counts as much as the attention, A' = (A + I) / 2, and layers are multipl
 holds for white-box layers, whatever their step size; MLPs, values and output maps play no part. A token that a layer
 does not update keeps a row of I.
 
-Shapes: H heads, M rows and C columns of a map (tokens), Q chosen rows, N patches, T tokens of all layers, K classes,
-h w patch grid.
+What is no attention is drawn in the same way, and measured by maximum, mean, and in region:
+
+    masks         of a decoder whose attention is its masks (SegViT): sigmoid of the logits before softmax, averaged
+                  over heads, of the last layer of each stage, and of their sum, which is the decoder's mask
+    memberships   of a decoder without attention (ToST): softmax over heads, a map a head
+
+Shapes: H heads, M rows and C columns of a map (tokens), Q chosen rows, N patches, R representatives, T tokens of all
+layers, K classes, h w patch grid.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,6 +65,7 @@ from analysis.photos import (
     unpack,
 )
 from analysis.records import Record, describe_weights, new_record
+from analysis.render import notes as render_notes
 from analysis.samples import Photo, Progress, open_photo
 from analysis.tables import Cell, Column, Table
 from whitebox.engine.inference import device_of, evaluating
@@ -69,13 +79,13 @@ if TYPE_CHECKING:
 
 PREDICTED = 3  # classes shown where none are named
 KINDS = {"class": "class embeddings", "patch": "patches", "cls": "a class token"}
+THROUGH = frozenset({"representative"})  # rows of a layer that serves class embeddings and patches by A^T A
+MASKS = "decoder.cross_layers.*.masks"  # taps
 OPACITY = 0.6  # of a map over its photo
 COLOURS = "inferno"
 _COLUMNS = 6  # maps side by side, at most
-_MARKS = (
-    f"Maps lie over the photo in grey at opacity {OPACITY}; the bar is over middle grey. "
-    "White outline: patches predicted as the class (before upsampling), or the patch asked about."
-)
+_MARKS = f"Maps lie over the photo in grey at opacity {OPACITY}; the bar is over middle grey."
+_OUTLINES = "White outline: patches predicted as the class (before upsampling), or the patch asked about."
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,11 @@ class Choice:
         classes: names; empty in a decoder without ``patches``: the classes predicted most in each photo.
         patches: (row, column) from 0.
         cls: the class token of an encoder; also where an encoder has no ``patches`` named.
+        masks: the masks of attention-to-mask instead of attention; ``layer`` counts stages, and last their sum.
         interpolation: ``nearest`` or ``bilinear``.
-        colours: ``own``: each map from 0 to its maximum; ``shared``: all maps of a figure to the largest.
-        overlays: also each map over the photo at the photo's own resolution, to its maximum.
+        colours: from 0 to each map's maximum (``own``), to the largest of all maps of a figure (``shared``), to 1
+            (``unit``).
+        overlays: also each map over the photo at the photo's own resolution, to its maximum (``unit``: to 1).
     """
 
     part: str = "decoder"
@@ -101,6 +113,7 @@ class Choice:
     patches: tuple[tuple[int, int], ...] = ()
     cls: bool = False
     rollout: bool = False
+    masks: bool = False
     interpolation: str = "nearest"
     colours: str = "own"
     overlays: bool = False
@@ -114,8 +127,9 @@ class Choice:
         patches: Sequence[str],
         cls: bool,
         rollout: bool,
+        masks: bool,
         interpolation: str,
-        colours: str,
+        colours: str | None,
         overlays: bool,
     ) -> Choice:
         """From what stands on a command line.
@@ -131,9 +145,20 @@ class Choice:
             raise ConfigError("--cls goes with --encoder: a decoder has class embeddings instead; use --classes.")
         if rollout and head not in (None, "mean"):
             raise ConfigError(f"--head {head} does not go with --rollout, which averages heads: leave it out.")
+        for option, given in (
+            ("encoder", part == "encoder"),
+            ("patch", patches),
+            ("head", head is not None),
+            ("rollout", rollout),
+        ):
+            if masks and given:
+                raise ConfigError(
+                    f"--{option} does not go with --masks, which a decoder has of classes, averaged over heads."
+                )
+        colours = colours or ("unit" if masks else "own")
         for option, value, known in (
             ("interpolation", interpolation, ("nearest", "bilinear")),
-            ("colours", colours, ("own", "shared")),
+            ("colours", colours, ("own", "shared", "unit")),
         ):
             if value not in known:
                 raise ConfigError(f"--{option} {value!r} is unknown: choose {' or '.join(known)}.")
@@ -148,6 +173,7 @@ class Choice:
             patches=tuple(_place(patch) for patch in patches),
             cls=cls,
             rollout=rollout,
+            masks=masks,
             interpolation=interpolation,
             colours=colours,
             overlays=overlays,
@@ -160,25 +186,38 @@ class Choice:
         default = "class" if self.part == "decoder" else "cls"
         return tuple(kind for kind, is_asked in asked.items() if is_asked) or (default,)
 
-    @property
-    def conventions(self) -> str:
-        """All of it in words, for captions."""
+    def conventions(self, shows: str) -> str:
+        """All of it in words, for captions; ``shows`` is ``attention``, ``mask`` or ``membership``."""
         weights = {"mean": "mean over heads", "all": "each head"}.get(str(self.head), f"head {self.head}")
-        weights += "; softmax weights as they are"
+        weights = f"attention, {weights}; softmax weights as they are"
         if self.rollout:
-            weights = "rollout: heads averaged, A' = (A + I)/2, product over layers from the first to the one named"
-        colours = "0 to the map's maximum" if self.colours == "own" else "0 to the largest value of all maps"
+            weights = (
+                "attention, rollout: heads averaged, A' = (A + I)/2, product over layers from the first to the "
+                "one named"
+            )
+        if shows == "mask":
+            weights = (
+                "masks of attention-to-mask: sigmoid of the attention logits averaged over heads, of a stage's "
+                "last layer; sum of stages: their logits added up, which is the decoder's mask"
+            )
+        if shows == "membership":
+            weights = "memberships, a map a head: softmax over heads of each patch, as it is"
+        colours = {
+            "own": "0 to the map's maximum",
+            "shared": "0 to the largest value of all maps",
+            "unit": "0 to 1",
+        }[self.colours]
         return (
-            f"{self.part} attention, {weights}; one forward pass over the whole photo; "
+            f"{self.part} {weights}; one forward pass over the whole photo; "
             f"{self.interpolation} interpolation from patches to pixels; colours from {colours}."
         )
 
 
 class Query(NamedTuple):
-    """One row of a map.
+    """What a map belongs to.
 
     Attributes:
-        row: negative: from the end.
+        row: among the tokens; negative: from the end.
         region: class whose predicted patches the attention is held against.
         patch: where it lies, (row, column).
     """
@@ -190,35 +229,63 @@ class Query(NamedTuple):
     patch: tuple[int, int] | None = None
 
 
-def attention_layers(model: Segmentor, part: str) -> dict[str, frozenset[str]]:
-    """The attention taps of a part in the order they run, and what their rows belong to, of `KINDS`.
+class Row(NamedTuple):
+    """Values of one map on the patches.
 
-    Only attention to patches counts; layers between other things (CBSA's representatives) belong to nothing. Found by
-    what two images of different size give: which rows and columns follow the number of patches.
+    Attributes:
+        whole: what the row sums up to over all its tokens.
     """
-    taps = [name for name in tap_names(model) if name.startswith(f"{part}.") and name.endswith(".attention")]
+
+    query: Query
+    layer: str
+    head: str
+    row_N: Tensor
+    whole: float = 1.0
+
+
+def attention_layers(model: Segmentor, part: str) -> dict[str, frozenset[str]]:
+    """The attention taps of a part in the order they run, and what their rows belong to, of `KINDS` or `THROUGH`.
+
+    Only attention to patches counts; rows of layers between other things belong to nothing. Found by what two images of
+    different size give: which rows and columns follow the number of patches.
+    """
+    taps = _taps(model, f"{part}.*.attention")
     if not taps:
         return {}
     side = math.isqrt(model.num_classes) + 1  # more patches than classes
-    seen: list[dict[str, frozenset[str]]] = []
+    seen: dict[str, list[tuple[int, int, int]]] = {}
     for h, w in ((side, side), (side, side + 1)):
         patch = model.encoder.patch_size
         pixels_13hw = torch.zeros(1, 3, h * patch, w * patch, device=device_of(model))
         with torch.inference_mode(), evaluating(model), record(model, *taps) as maps:
             model.masks(pixels_13hw)
-        seen.append({name: _kinds(model, part, weights.shape, h * w) for name, weights in maps.items()})
-    return {name: kinds & seen[1][name] for name, kinds in seen[0].items()}
+        for name, weights in maps.items():
+            seen.setdefault(name, []).append((*weights.shape[-2:], h * w))
+    return {name: _kinds(model, part, sizes) for name, sizes in seen.items()}
 
 
-def _kinds(model: Segmentor, part: str, shape: Sequence[int], patches: int) -> frozenset[str]:
-    rows, columns = shape[-2:]
-    prefix, classes = model.encoder.prefix_tokens, model.num_classes
+def _kinds(model: Segmentor, part: str, seen: Sequence[tuple[int, int, int]]) -> frozenset[str]:
+    """What rows belong to, from rows, columns and patches of several images."""
+    prefix, K = model.encoder.prefix_tokens, model.num_classes
+    shapes, patches = [(rows, columns) for rows, columns, _ in seen], [N for *_, N in seen]
     if part == "encoder":
         cls = {"cls"} if prefix and getattr(model.encoder.vit, "cls_token", None) is not None else set()
-        return frozenset({"patch", *cls} if rows == columns == prefix + patches else ())
-    if rows == columns:
-        return frozenset({patches: {"patch"}, patches + classes: {"patch", "class"}}.get(rows, ()))
-    return frozenset({"class"} if (rows, columns) == (classes, patches) else ())
+        return frozenset({"patch", *cls} if shapes == [(prefix + N, prefix + N) for N in patches] else ())
+    known = {
+        frozenset({"patch", "class"}): [(N + K, N + K) for N in patches],
+        frozenset({"patch"}): [(N, N) for N in patches],
+        frozenset({"class"}): [(K, N) for N in patches],
+        THROUGH: [(shapes[0][0], N + K) for N in patches],  # as many rows in any image
+    }
+    return next((kinds for kinds, expected in known.items() if shapes == expected), frozenset())
+
+
+def _serves(kinds: frozenset[str], kind: str) -> bool:
+    return kind in kinds or (kinds == THROUGH and kind in ("class", "patch"))
+
+
+def _taps(model: Segmentor, pattern: str) -> list[str]:
+    return [name for name in tap_names(model) if fnmatchcase(name, pattern)]
 
 
 @torch.inference_mode()
@@ -232,10 +299,48 @@ def attention(model: Segmentor, pixels_13hw: Tensor, name: str) -> Tensor:
     """
     with evaluating(model), record(model, name) as maps:
         model.masks(pixels_13hw)
-    weights_HMC = maps[name][0].float().cpu()
-    if not torch.isfinite(weights_HMC).all():
+    return _finite(name, maps[name][0])
+
+
+def token_rows(weights_HMC: Tensor, row: int, through: bool) -> Tensor:
+    """The row of one token in all heads, (H, C).
+
+    Args:
+        weights_HMC: of a layer; rows are tokens, or representatives which look at all tokens.
+        through: the latter; the row is that of A^T A, (A^T A)_n = sum_r A_rn A_r, which is never formed.
+    """
+    if not through:
+        return weights_HMC[:, row]
+    return torch.einsum("hr,hrc->hc", weights_HMC[:, :, row], weights_HMC)
+
+
+@torch.inference_mode()
+def stage_masks(model: Segmentor, pixels_13hw: Tensor) -> dict[str, Tensor]:
+    """Mask logits (K, N) of one photo by layer, on the CPU: of the last layer of each stage, and ``decoder.sum``.
+
+    A stage is what leads to one prediction. Those on another grid than the decoder's masks are part of the sum only; a
+    sum that is the last stage's mask itself (of one stage, or of stages that do not add up) is left out.
+
+    Raises:
+        ModelError: they are not finite.
+    """
+    taps = _taps(model, MASKS)
+    with evaluating(model), record(model, *taps) as heard:
+        prediction = model.predict(pixels_13hw)
+    layers = len(taps) // (1 + len(prediction.earlier))
+    total_KN = prediction.masks_BKhw[0].flatten(1)
+    ends = {name: heard[name][0] for name in taps[layers - 1 :: layers]}
+    found = {name: masks_KN for name, masks_KN in ends.items() if masks_KN.shape == total_KN.shape}
+    if not torch.equal(ends[taps[-1]], total_KN):
+        found["decoder.sum"] = total_KN
+    return {name: _finite(name, masks_KN) for name, masks_KN in found.items()}
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    values = values.float().cpu()
+    if not torch.isfinite(values).all():
         raise ModelError(f"The weights of {name} are not finite: the model's parameters hold NaN or infinity.")
-    return weights_HMC
+    return values
 
 
 def rollout(maps: Sequence[Tensor], first_rows: Sequence[int], tokens: int, queries_Q: Sequence[int]) -> Tensor:
@@ -258,7 +363,11 @@ def rollout(maps: Sequence[Tensor], first_rows: Sequence[int], tokens: int, quer
 
 
 def map_numbers(
-    row_N: Tensor, grid: tuple[int, int], region_hw: Tensor | None, patch: tuple[int, int] | None
+    row_N: Tensor,
+    grid: tuple[int, int],
+    region_hw: Tensor | None,
+    patch: tuple[int, int] | None,
+    whole: float = 1.0,
 ) -> dict[str, float]:
     """What is measured of one row over patches; NaN where it does not apply.
 
@@ -266,6 +375,7 @@ def map_numbers(
         row_N: attention to the patches of ``grid``, not negative.
         region_hw: which patches are predicted as the class in question, bool.
         patch: (row, column) of the query.
+        whole: what the row sums up to over all its tokens.
 
     Returns:
         ``maximum``, ``on_patches``, ``entropy`` (nats), ``entropy_share`` (of ln N), ``in_region``, ``region``
@@ -278,7 +388,7 @@ def map_numbers(
     has_region = region_hw is not None and bool(region_hw.any())
     numbers = {
         "maximum": float(row_N.max()),
-        "on_patches": mass,
+        "on_patches": mass / whole if whole > 0 else math.nan,
         "entropy": entropy,
         "entropy_share": entropy / math.log(row_N.numel()) if row_N.numel() > 1 else math.nan,
         "in_region": float(p_hw[region_hw].sum()) if has_region else math.nan,
@@ -291,33 +401,28 @@ def map_numbers(
     return numbers
 
 
+def level_numbers(row_N: Tensor, grid: tuple[int, int], region_hw: Tensor | None) -> dict[str, float]:
+    """What is measured of a map whose values are no shares: ``maximum``, ``mean``, ``in_region``, ``region``."""
+    shares = map_numbers(row_N, grid, region_hw, None)
+    return {"mean": float(row_N.double().mean()), **{key: shares[key] for key in ("maximum", "in_region", "region")}}
+
+
 def measure(run: Run, paths: Sequence[Path], choice: Choice, advance: Progress | None = None) -> Record:
     """The record of the chosen maps of a run over photos; kind ``attention``.
 
     Raises:
         ConfigError: an unknown layer, head, class or patch.
         DataError: a photo cannot be read.
-        ModelError: attention weights are not finite.
+        ModelError: what is drawn is not finite.
     """
-    layers = attention_layers(run.model, choice.part)
-    if choice.rollout and not all(layers.values()):
-        layers = {}  # a layer between other things cannot be multiplied
-    chosen: dict[str, list[str]] = {}
-    notes = []
-    for kind in choice.kinds:
-        having = [name for name, kinds in layers.items() if kind in kinds]
-        if having:
-            chosen[kind] = _chosen_layers(run, choice, kind, having)
-        else:
-            what = f"{'rollout' if choice.rollout else 'attention'} from {KINDS[kind]} to patches"
-            notes.append(f"the {choice.part} has no {what}: these maps do not apply.")
+    shows, rows_of, notes = _source(run, choice)
     classes = [_class_index(run, name) for name in choice.classes]
     photos = []
     for done, path in enumerate(paths, start=1):
         photo = open_photo(path, run)
         labels_hw = predicted_patches(run, photo)
-        queries = [query for query in _queries(run, photo, choice, classes, labels_hw) if query.kind in chosen]
-        maps = _maps(run, photo, choice, layers, chosen, queries, labels_hw)
+        rows = rows_of(run, photo, choice, _queries(run, photo, choice, classes, labels_hw))
+        maps = [_map(row, photo, labels_hw, shows) for row in rows]
         photos.append({**describe_photo(photo), "prediction": pack(labels_hw), "maps": maps})
         if advance is not None:
             advance(done, len(paths))
@@ -326,6 +431,7 @@ def measure(run: Run, paths: Sequence[Path], choice: Choice, advance: Progress |
         model=run.name,
         data=photo_data(photos),
         measured={
+            "shows": shows,
             "photos": photos,
             "classes": list(run.model.classes),
             "palette": [list(colour) for colour in run.model.palette],
@@ -333,19 +439,48 @@ def measure(run: Run, paths: Sequence[Path], choice: Choice, advance: Progress |
         },
         n=1,  # each number is of one photo
         weights=describe_weights(run.weights),
-        variant=f"{choice.part}-rollout" if choice.rollout else choice.part,
-        settings={**asdict(choice), "resize": run.config.data.resize, "conventions": choice.conventions},
+        variant="-".join([choice.part, *(["rollout"] if choice.rollout else [] if shows == "attention" else [shows])]),
+        settings={**asdict(choice), "resize": run.config.data.resize, "conventions": choice.conventions(shows)},
     )
 
 
-def _chosen_layers(run: Run, choice: Choice, kind: str, having: Sequence[str]) -> list[str]:
+Source = Callable[[Run, Photo, Choice, Sequence[Query]], Iterable[Row]]  # the maps of one photo
+
+
+def _source(run: Run, choice: Choice) -> tuple[str, Source, list[str]]:
+    """What is shown (see `Choice.conventions`), what gives it, and what there is to say of it."""
+    if choice.masks:
+        if _taps(run.model, MASKS):
+            return "mask", _mask_rows, []
+        return "mask", _no_rows, ["the decoder has no masks made by attention (attention-to-mask)."]
+    layers = attention_layers(run.model, choice.part)
+    if choice.rollout and not all(kinds and kinds != THROUGH for kinds in layers.values()):
+        layers = {}  # a layer between other things cannot be multiplied
+    chosen: dict[str, list[str]] = {}
+    notes = []
+    for kind in choice.kinds:
+        having = [name for name, kinds in layers.items() if _serves(kinds, kind)]
+        if having:
+            chosen[kind] = _chosen_layers(run, choice, having, f"attention from {KINDS[kind]}")
+        else:
+            what = f"{'rollout' if choice.rollout else 'attention'} from {KINDS[kind]} to patches"
+            notes.append(f"the {choice.part} has no {what}: these maps do not apply.")
+    if not layers and not choice.rollout and _taps(run.model, f"{choice.part}.*.membership"):
+        return "membership", _membership_rows, [f"the {choice.part} has no attention; its memberships are drawn."]
+    if any(layers[name] == THROUGH for names in chosen.values() for name in names):
+        notes.append(
+            "representatives look at all tokens, with weights A; drawn are rows of A^T A, which do not sum up to 1."
+        )
+    return "attention", partial(_attention_rows, layers=layers, chosen=chosen), notes
+
+
+def _chosen_layers(run: Run, choice: Choice, having: Sequence[str], what: str) -> list[str]:
     if choice.layer == "all":
         return list(having)
     index = len(having) - 1 if choice.layer is None else int(choice.layer)
     if index >= len(having):
         raise ConfigError(
-            f"--layer {index} is not in {run.name}: its {choice.part} has {_range(len(having))} with attention from "
-            f"{KINDS[kind]}."
+            f"--layer {index} is not in {run.name}: its {choice.part} has {_range(len(having))} with {what}."
         )
     return [having[index]]
 
@@ -376,16 +511,15 @@ def _queries(run: Run, photo: Photo, choice: Choice, classes: Sequence[int], lab
     return queries + ([Query("cls", "class token", 0)] if "cls" in choice.kinds else [])
 
 
-def _maps(
+def _attention_rows(
     run: Run,
     photo: Photo,
     choice: Choice,
+    queries: Sequence[Query],
     layers: Mapping[str, frozenset[str]],
     chosen: Mapping[str, Sequence[str]],
-    queries: Sequence[Query],
-    labels_hw: Tensor,
-) -> list[dict[str, Any]]:
-    """The maps of one photo, as a record holds them: query by query, layer by layer, head by head."""
+) -> list[Row]:
+    """Query by query, layer by layer, head by head."""
     patches = math.prod(photo.grid)
     first = run.model.encoder.prefix_tokens if choice.part == "encoder" else 0
     tokens = first + patches if choice.part == "encoder" else patches + run.model.num_classes
@@ -398,34 +532,63 @@ def _maps(
     found: dict[tuple[Query, str], list[tuple[str, Tensor]]] = {}  # (head, row)
     for name in needed:
         weights_HMC = attention(run.model, photo.pixels_13hw, name)
-        here = [query for query in queries if name in chosen[query.kind]]
+        here = [query for query in queries if name in chosen.get(query.kind, ())]
         if choice.rollout:
             earlier.append(weights_HMC.mean(0))
             places = [query.row % tokens for query in here]
             flow_QT = rollout(earlier, firsts[: len(earlier)], tokens, places)
             rows = [[("mean", row_T)] for row_T in flow_QT]
         else:
-            rows = [_head_rows(run, name, choice.head, weights_HMC[:, query.row]) for query in here]
+            through = layers[name] == THROUGH
+            rows = [_head_rows(run, name, choice.head, token_rows(weights_HMC, query.row, through)) for query in here]
         found |= {(query, name): heads for query, heads in zip(here, rows, strict=True)}
+    return [
+        Row(query, name, head, row_C[first : first + patches], float(row_C.sum()))
+        for query in queries
+        for name in chosen.get(query.kind, ())
+        for head, row_C in found[query, name]
+    ]
 
-    maps = []
-    for query in queries:
-        for name in chosen[query.kind]:
-            region_hw = None if query.region is None else labels_hw == query.region
-            for head, row_C in found[query, name]:
-                row_N = row_C[first : first + patches]
-                maps.append(
-                    {
-                        "layer": name.removesuffix(".attention"),
-                        "head": head,
-                        "query": query.name,
-                        "region": query.region,
-                        "patch": query.patch,
-                        "numbers": map_numbers(row_N, photo.grid, region_hw, query.patch),
-                        "values": pack(row_N.view(photo.grid)),
-                    }
-                )
-    return maps
+
+def _mask_rows(run: Run, photo: Photo, choice: Choice, queries: Sequence[Query]) -> list[Row]:
+    """Class by class, stage by stage."""
+    found = stage_masks(run.model, photo.pixels_13hw)
+    names = _chosen_layers(run, choice, list(found), "masks (the last: the decoder's own)")
+    return [Row(query, name, "mean", found[name][query.row].sigmoid()) for query in queries for name in names]
+
+
+def _membership_rows(run: Run, photo: Photo, choice: Choice, queries: Sequence[Query]) -> list[Row]:
+    """Layer by layer, head by head; their mean over heads would be 1 / H."""
+    names = _chosen_layers(run, choice, _taps(run.model, f"{choice.part}.*.membership"), "memberships")
+    patches, head = math.prod(photo.grid), "all" if choice.head == "mean" else choice.head
+    query = Query("membership", "membership", 0)
+    return [
+        Row(query, name, index, row_T[:patches])
+        for name in names
+        for index, row_T in _head_rows(run, name, head, attention(run.model, photo.pixels_13hw, name))
+    ]
+
+
+def _no_rows(run: Run, photo: Photo, choice: Choice, queries: Sequence[Query]) -> list[Row]:
+    return []
+
+
+def _map(row: Row, photo: Photo, labels_hw: Tensor, shows: str) -> dict[str, Any]:
+    """One map as a record holds it."""
+    query, grid = row.query, photo.grid
+    region_hw = None if query.region is None else labels_hw == query.region
+    shares = shows == "attention"
+    return {
+        "layer": row.layer.removesuffix(".attention").removesuffix(".masks").removesuffix(".membership"),
+        "head": row.head,
+        "query": query.name,
+        "region": query.region,
+        "patch": query.patch,
+        "numbers": map_numbers(row.row_N, grid, region_hw, query.patch, row.whole)
+        if shares
+        else level_numbers(row.row_N, grid, region_hw),
+        "values": pack(row.row_N.view(grid)),
+    }
 
 
 def _head_rows(run: Run, name: str, head: int | str, rows_HC: Tensor) -> list[tuple[str, Tensor]]:
@@ -439,32 +602,35 @@ def _head_rows(run: Run, name: str, head: int | str, rows_HC: Tensor) -> list[tu
 
 
 def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
-    """One figure a photo, with the maps of all runs, and one table.
+    """One figure a photo, with the maps of all runs, and one table; nothing where there are no maps.
 
     Raises:
         RecordError: a photo is missing or has changed.
     """
-    photos = photos_of(records)
+    photos = [holders for holders in photos_of(records) if any(stored["maps"] for _, stored in holders)]
     for number, holders in enumerate(photos):
         _draw(holders, figure_path(stem, photos, number))
     for held in records:
         if held.settings["overlays"]:
             _overlays(held, stem.with_name(held.file_name.removesuffix(".json") + "-overlays"))
-    return {"": _table(records)}
+    return {"": _table(records)} if photos else {}
 
 
 def _table(records: Sequence[Record]) -> Table:
-    known: tuple[tuple[str, Column, float], ...] = (
-        ("maximum", Column("Maximum (%)", 2), 100),
-        ("on_patches", Column("On patches (%)"), 100),
-        ("entropy", Column("Entropy (nats)", 2), 1),
-        ("entropy_share", Column("of ln N (%)"), 100),
-        ("in_region", Column("In region (%)"), 100),
-        ("region", Column("Region (%)"), 100),
-        ("distance", Column("Distance", 2), 1),
+    weighted = "of the row over patches scaled to sum 1"
+    known: tuple[tuple[str, Column, float, str], ...] = (
+        ("maximum", Column("Maximum (%)", 2), 100, ""),
+        ("mean", Column("Mean (%)", 2), 100, "Mean: over patches."),
+        ("on_patches", Column("On patches (%)"), 100, "On patches: share of the row."),
+        ("entropy", Column("Entropy (nats)", 2), 1, f"Entropy: {weighted}."),
+        ("entropy_share", Column("of ln N (%)"), 100, ""),
+        ("in_region", Column("In region (%)"), 100, f"In region: share {weighted}."),
+        ("region", Column("Region (%)"), 100, "Region: patches predicted as the class, or as the class of the patch."),
+        ("distance", Column("Distance", 2), 1, f"Distance: in patches, {weighted}."),
     )
     maps = [(held, stored, each) for held in records for stored in held.measured["photos"] for each in stored["maps"]]
-    columns = [entry for entry in known if any(each["numbers"][entry[0]] is not None for *_, each in maps)]
+    having = [held for held in records if any(stored["maps"] for stored in held.measured["photos"])]
+    columns = [entry for entry in known if any(each["numbers"].get(entry[0]) is not None for *_, each in maps)]
     rows: list[tuple[Cell, ...]] = [
         (
             held.model,
@@ -472,25 +638,28 @@ def _table(records: Sequence[Record]) -> Table:
             each["query"],
             each["layer"].partition(".")[2],
             each["head"],
-            *(_times(each["numbers"][key], factor) for key, _, factor in columns),
+            *(_times(each["numbers"].get(key), factor) for key, _, factor, _ in columns),
         )
         for held, stored, each in maps
     ]
     return Table(
         columns=(
             *(Column(name) for name in ("Model", "Photo", "Query", "Layer", "Head")),
-            *(column for _, column, _ in columns),
+            *(column for _, column, *_ in columns),
         ),
         rows=tuple(rows),
-        caption=f"{_caption(records)} Each row is one map of one photo (n = 1, no interval); maximum and on patches in "
-        "percent of the row; entropy, region and distance (in patches) of the row over patches scaled to sum 1; "
-        "region: patches predicted as the class, or as the class of the patch.",
+        caption=f"{_caption(having)} Each row is one map of one photo (n = 1, no interval). "
+        f"{' '.join(words for *_, words in columns if words)}",
     )
 
 
 def _caption(records: Sequence[Record]) -> str:
     words = " ".join(dict.fromkeys(held.settings["conventions"] for held in records))
-    return words[0].upper() + words[1:]
+    return " ".join([words[0].upper() + words[1:], *render_notes(records)])
+
+
+def _shows(held: Record) -> str:
+    return str(held.measured.get("shows", "attention"))  # early records hold attention only, and do not say so
 
 
 def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> None:
@@ -503,8 +672,9 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
     lines = [(held, stored, line) for held, stored in holders for line in _lines(stored["maps"])]
     columns = 1 + max(1, *(len(line) for *_, line in lines))
     panel = min((PAGE - 0.2) / columns, 2.2)
-    own = holders[0][0].settings["colours"] == "own"
-    largest = max((each["numbers"]["maximum"] for *_, line in lines for each in line), default=0.0)
+    first = holders[0][0]
+    shared = first.settings["colours"] == "shared"
+    largest = max(each["numbers"]["maximum"] for *_, line in lines for each in line) if shared else None
     with figure_style():
         figure = new_figure(1.2 + len(lines) * (min(panel * height / width, 2.6) + 0.4), PAGE)
         grid = figure.subplots(len(lines), columns, squeeze=False)
@@ -517,24 +687,27 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
                 show(row[0], classes_over(image_HW3, labels_hw, stored, held), f"{held.model}\nprediction", panel)
                 drawn = stored
             if not line:
-                row[1].text(0.5, 0.5, "no such attention", ha="center", va="center", fontsize=7, color="0.4")
+                row[1].text(0.5, 0.5, f"no such {_shows(held)}", ha="center", va="center", fontsize=7, color="0.4")
             for axes, each in zip(row[1:], line, strict=False):
+                painted = _painted(image_HW3, each, stored, held, largest or _top(each, held))
                 maximum = each["numbers"]["maximum"]
-                painted = _painted(image_HW3, each, stored, held, maximum if own else largest)
                 show(axes, painted, f"{each['query']}\n{_place_of(each, held)}\nmax {maximum:.3g}", panel)
                 _mark(axes, image_HW3, each, stored)
         mixed_256x3 = OPACITY * _colours() + (1 - OPACITY) * 0.5
         bar = figure.colorbar(
-            ScalarMappable(Normalize(0, 1 if own else largest), ListedColormap(mixed_256x3.tolist())),
+            ScalarMappable(Normalize(0, largest or 1), ListedColormap(mixed_256x3.tolist())),
             ax=grid,
             location="bottom",
             shrink=0.4,
             aspect=40,
             pad=0.03,
         )
-        bar.set_label("attention / maximum of its map" if own else "attention", fontsize=7)
+        own = first.settings["colours"] == "own"
+        bar.set_label(f"{_shows(first)} / maximum of its map" if own else _shows(first), fontsize=7)
         class_legend(figure, [(held, unpack(stored["prediction"])) for held, stored in holders])
-        caption_below(figure, f"{photo_name(holders[0][1])}. {_caption([held for held, _ in holders])} {_MARKS}")
+        outlined = any(each["region"] is not None or each["patch"] is not None for *_, line in lines for each in line)
+        words = (photo_name(holders[0][1]) + ".", _caption([held for held, _ in holders]), _MARKS)
+        caption_below(figure, " ".join((*words, _OUTLINES) if outlined else words))
         save_figure(figure, path)
 
 
@@ -556,10 +729,17 @@ def _lines(maps: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     return lines or [[]]
 
 
+def _top(each: Mapping[str, Any], held: Record) -> float:
+    """The value of the brightest colour, where maps do not share it."""
+    return 1.0 if held.settings["colours"] == "unit" else float(each["numbers"]["maximum"])
+
+
 def _place_of(each: Mapping[str, Any], held: Record) -> str:
-    layer = each["layer"].partition(".")[2]
+    layer = str(each["layer"]).partition(".")[2]
     if held.settings["rollout"]:
         return f"to {layer}"
+    if _shows(held) == "mask":
+        return "sum of stages" if layer == "sum" else layer
     return f"{layer}, {'mean' if each['head'] == 'mean' else 'head ' + each['head']}"
 
 
@@ -599,7 +779,7 @@ def _overlays(held: Record, folder: Path) -> None:
     for stored in held.measured["photos"]:
         image_HW3 = recorded_photo(stored)
         for each in stored["maps"]:
-            picture = Image.fromarray(_painted(image_HW3, each, stored, held, each["numbers"]["maximum"]))
+            picture = Image.fromarray(_painted(image_HW3, each, stored, held, _top(each, held)))
             words = (held.model, photo_name(stored), each["query"], each["layer"], each["head"])
             name = re.sub(r"[^\w.-]+", "_", "-".join(words)) + ".jpg"
             write_atomically(folder / name, partial(picture.save, format="jpeg", quality=92, subsampling=0))

@@ -1,7 +1,8 @@
 """Records -> tables and figures: what every measurement command shows at its end, and `whitebox render` later.
 
 A measurement is a module with ``render(records, stem)``: it writes its figures at ``stem`` (plus a suffix where there
-are several) and returns its tables by file name suffix, to be shown in this order. Nothing in it needs a model.
+are several) and returns its tables by file name suffix, to be shown in this order; none, and no figure, where the
+records hold nothing to show. Nothing in it needs a model.
 """
 
 from __future__ import annotations
@@ -67,12 +68,14 @@ def render(records: Sequence[Record], folder: Path, name: str | None = None) -> 
         if kind not in known:
             raise RecordError(f"{group[0].file_name} holds {kind!r}; what can be rendered: {', '.join(sorted(known))}.")
         stem = name or joint_name(group)
-        for suffix, table in known[kind](group, folder / "figures" / stem).items():
+        tables = known[kind](group, folder / "figures" / stem)
+        for suffix, table in tables.items():
             table.write(folder / "tables" / f"{stem}{suffix}")
             console.print(table.to_rich())
         for note in notes(group):
             console.print(note, highlight=False, soft_wrap=True, markup=False)
-        console.print(f"Figures and tables: {folder}/*/{stem}*", highlight=False, soft_wrap=True, markup=False)
+        if tables:
+            console.print(f"Figures and tables: {folder}/*/{stem}*", highlight=False, soft_wrap=True, markup=False)
 
 
 def joint_name(records: Sequence[Record]) -> str:

@@ -64,6 +64,14 @@ def attention(run: Run, setting: Setting, folder: Path, advance: Progress) -> Re
 
 
 @each_run
+def attention_masks(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    """Masks that attention makes (attention-to-mask) over some photos, of each stage and of their sum."""
+    photos, _ = chosen_photos(run, setting, folder)
+    choice = attention_maps.Choice(masks=True, layer="all", colours="unit")
+    return attention_maps.measure(run, photos, choice, advance)
+
+
+@each_run
 def orthogonality_of_bases(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
     """Heat maps of subspaces and class embeddings."""
     return orthogonality.measure(run, seed=setting.seed, advance=advance)

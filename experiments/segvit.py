@@ -10,7 +10,7 @@ from experiments.experiment import Experiment, Reported
 from experiments.measurements import (
     NOISE_LEVELS,
     accuracies,
-    attention,
+    attention_masks,
     coding_rates,
     miou_values,
     parameter_noise,
@@ -70,7 +70,7 @@ EXPERIMENTS = (
         title="attention-to-mask maps of the class queries",
         where="ours; the maps are those of SegViT, section 3.2",
         decoders=("segvit",),
-        measure=attention,
+        measure=attention_masks,
     ),
     Experiment(
         name="segvit-coding-rate",

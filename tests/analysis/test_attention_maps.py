@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -15,18 +16,30 @@ from golden_vectors import load_npz, vector_file
 from PIL import Image
 
 from analysis import attention_maps, photos
-from analysis.attention_maps import Choice, attention, attention_layers, map_numbers, measure, rollout
+from analysis.attention_maps import (
+    Choice,
+    attention,
+    attention_layers,
+    level_numbers,
+    map_numbers,
+    measure,
+    rollout,
+    stage_masks,
+    token_rows,
+)
 from analysis.records import Record, RecordError, read_record, write_record
 from analysis.render import render
 from analysis.samples import Photo
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, DataError, ModelError
-from whitebox.models import build
+from whitebox.models import Segmentor, build, record
+from whitebox.models.attention import CBSA
 from whitebox.runs import Run, open_run
 
 Call = Callable[..., tuple[int, str, str]]
 MODELS = ("depict-sa-tiny", "depict-ca-tiny", "segmenter-mask-tiny", "segmenter-linear-tiny", "cbsa-tiny", "tost-tiny")
+SEGVIT = {**{key: value for key, value in TINY.items() if key != "decoder.head_dim"}, "decoder.heads": 2}
 CLASSES = "background, disc, square, triangle, star, cross, egg"
 
 
@@ -40,10 +53,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = resolve(name, "shapes", keys)
         model = build(config.encoder, config.decoder, 7, tuple(CLASSES.split(", ")))
         save_model(folder / name / "model.safetensors", model, config)
+    config = resolve("segvit-tiny", "shapes", {**SEGVIT, "decoder.encoder_layers": [0, 1]})
+    save_model(folder / "segvit-tiny" / "model.safetensors", segvit({"decoder.encoder_layers": [0, 1]}), config)
     generator = np.random.default_rng(0)
     for name in ("photo.png", "other.jpg"):
         Image.fromarray(generator.integers(0, 256, (50, 90, 3), dtype=np.uint8)).save(folder / name)
     return folder
+
+
+def segvit(changes: dict[str, Any]) -> Segmentor:
+    """Untrained, of 7 classes; queries and keys are large enough for masks that are not 1/2 everywhere."""
+    config = resolve("segvit-tiny", "shapes", {**SEGVIT, **changes})
+    model = build(config.encoder, config.decoder, 7, tuple(CLASSES.split(", ")))
+    with torch.no_grad():
+        for layer in model.decoder.cross_layers:
+            layer.q.weight.mul_(20)
+            layer.k.weight.mul_(20)
+    return model
 
 
 def opened(folder: Path, name: str) -> Run:
@@ -80,8 +106,13 @@ class TestNumbers:
         assert all(math.isnan(numbers[key]) for key in ("entropy_share", "in_region", "region", "distance"))
         nowhere = map_numbers(torch.tensor([0.5, 0.5]), (1, 2), torch.zeros(1, 2, dtype=torch.bool), None)
         assert math.isnan(nowhere["in_region"]) and nowhere["region"] == 0
+        assert map_numbers(torch.tensor([0.5, 1.0]), (1, 2), None, None, whole=2.0)["on_patches"] == 0.75
         nothing = map_numbers(torch.zeros(2), (1, 2), torch.ones(1, 2, dtype=torch.bool), (0, 0))
         assert nothing["on_patches"] == 0 and math.isnan(nothing["entropy"]) and math.isnan(nothing["distance"])
+
+    def test_levels_are_no_shares(self) -> None:
+        numbers = level_numbers(torch.tensor([0.9, 0.1, 0.2]), (1, 3), torch.tensor([[True, False, False]]))
+        assert numbers == pytest.approx({"maximum": 0.9, "mean": 0.4, "in_region": 0.75, "region": 1 / 3})
 
 
 class TestRollout:
@@ -108,7 +139,9 @@ class TestRollout:
 
 class TestLayers:
     def test_what_rows_belong_to(self, folder: Path) -> None:
-        joined, patches, classes, none = map(frozenset, (("patch", "class"), ("patch",), ("class",), ()))
+        joined, patches, classes, through = map(
+            frozenset, (("patch", "class"), ("patch",), ("class",), ("representative",))
+        )
         expected = {
             "depict-sa-tiny": {f"decoder.layers.{index}.attention": joined for index in range(3)},
             "depict-ca-tiny": {
@@ -117,7 +150,7 @@ class TestLayers:
             },
             "segmenter-mask-tiny": {f"decoder.layers.{index}.attention": joined for index in range(2)},
             "segmenter-linear-tiny": {},
-            "cbsa-tiny": {f"decoder.layers.{index}.attention": none for index in range(3)},
+            "cbsa-tiny": {f"decoder.layers.{index}.attention": through for index in range(3)},
             "tost-tiny": {},
         }
         assert {name: attention_layers(opened(folder, name).model, "decoder") for name in MODELS} == expected
@@ -128,7 +161,8 @@ class TestLayers:
     def test_representatives_are_no_tokens(self, pool: int) -> None:
         """Even where there are as many as classes, or as tokens of the first image that is tried (4 x 4 patches)."""
         config = resolve("cbsa-tiny", "shapes", {**TINY, "decoder.pool": pool})
-        assert not any(attention_layers(build(config.encoder, config.decoder, 9), "decoder").values())
+        layers = attention_layers(build(config.encoder, config.decoder, 9), "decoder")
+        assert set(layers.values()) == {attention_maps.THROUGH}
 
     def test_an_encoder_without_class_token(self) -> None:
         config = resolve("depict-sa-tiny", "shapes", {**TINY, "encoder.class_token": False})
@@ -150,6 +184,160 @@ class TestLayers:
             model.decoder.layers[1].basis[0, 0] = math.nan
         with pytest.raises(ModelError, match=r"weights of decoder\.layers\.1\.attention are not finite"):
             attention(model, torch.rand(1, 3, 32, 32), "decoder.layers.1.attention")
+
+
+class TestThroughRepresentatives:
+    @pytest.mark.parametrize("row", [0, 2, -1])
+    def test_a_row_of_the_product(self, row: int) -> None:
+        weights = torch.rand(2, 3, 5, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(token_rows(weights, row, True), (weights.mT @ weights)[:, row])
+        among = torch.rand(2, 5, 5)
+        assert torch.equal(token_rows(among, row, False), among[:, row])
+
+    @torch.inference_mode()
+    def test_the_official_map(self, golden: Path | None) -> None:
+        """``return_attn`` of CBSA's classifier, see tests/models/test_golden.py, TestBlocks.test_cbsa."""
+        vectors = load_npz(vector_file(golden, "blocks", "cbsa_cls_cbsa.npz"))
+        layer = CBSA(48, 3, 16, pool=8)
+        layer.norm = torch.nn.Identity()
+        layer.basis.copy_(torch.from_numpy(vectors["param.proj.weight"]))
+        with record(layer, "attention") as taps:
+            layer(torch.from_numpy(vectors["x"]), (7, 7))
+        for row in (0, 20, -1):
+            found = token_rows(taps["attention"][0], row, True)
+            np.testing.assert_allclose(found, vectors["return_attn"][0, :, row], atol=1e-5)
+
+    def test_classes_and_patches(self, folder: Path) -> None:
+        run = opened(folder, "cbsa-tiny")
+        choice = Choice(layer=1, head="all", classes=("disc",), patches=((1, 3),))
+        found = measure(run, [folder / "photo.png"], choice)
+        (note,) = found.measured["notes"]
+        assert "rows of A^T A, which do not sum up to 1" in note
+        maps = found.measured["photos"][0]["maps"]
+        assert [(each["query"], each["head"]) for each in maps] == [
+            (query, head) for query in ("disc", "patch 1,3") for head in "012"
+        ]
+        weights = attention(run.model, attention_maps.open_photo(folder / "photo.png", run).pixels_13hw, LAYER_1)
+        full = weights.mT @ weights
+        assert full.shape == (3, 15, 15)
+        for head in range(3):
+            of_class, of_patch = maps[head], maps[3 + head]
+            torch.testing.assert_close(values(of_class).flatten().float(), full[head, 8 + 1, :8], rtol=1e-4, atol=0)
+            torch.testing.assert_close(values(of_patch).flatten().float(), full[head, 7, :8], rtol=1e-4, atol=0)
+            share = float(full[head, 7, :8].sum() / full[head, 7].sum())
+            assert of_patch["numbers"]["on_patches"] == pytest.approx(share, rel=1e-4)
+
+
+LAYER_1 = "decoder.layers.1.attention"
+
+
+class TestMasks:
+    def test_stages_add_up_to_the_masks_of_the_decoder(self, folder: Path) -> None:
+        run = opened(folder, "segvit-tiny")
+        pixels = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+        found = stage_masks(run.model, pixels)
+        assert list(found) == ["decoder.cross_layers.2.masks", "decoder.cross_layers.5.masks", "decoder.sum"]
+        first, second, total = found.values()
+        with torch.inference_mode():
+            expected = run.model.eval().masks(pixels)[0].flatten(1)
+        assert torch.equal(total, expected) and first.abs().max() > 0.01 and not torch.equal(first, second)
+        torch.testing.assert_close(first + second, total)
+
+    def test_one_stage_is_its_own_sum(self) -> None:
+        model = segvit({"decoder.encoder_layers": [1]})
+        assert list(stage_masks(model, torch.rand(1, 3, 32, 48))) == ["decoder.cross_layers.2.masks"]
+
+    def test_masks_that_do_not_add_up(self) -> None:
+        """Those of the Shrunk head: a prediction a layer, each by itself."""
+        changes = {"decoder": "segvit-shrunk", "decoder.encoder_layers": [0, 1], "encoder.shrink": 1}
+        found = stage_masks(segvit(changes), torch.rand(1, 3, 48, 48))
+        assert list(found) == [f"decoder.cross_layers.{index}.masks" for index in range(3)]
+        assert all(masks.shape == (7, 9) for masks in found.values())
+
+    def test_a_stage_on_another_grid_is_in_the_sum_alone(self) -> None:
+        model = segvit({"decoder.encoder_layers": [0, 1], "encoder.shrink": 1})
+        found = stage_masks(model, torch.rand(1, 3, 48, 48))
+        assert list(found) == ["decoder.cross_layers.5.masks", "decoder.sum"]
+
+    def test_masks_that_are_not_finite(self, folder: Path) -> None:
+        model = opened(folder, "segvit-tiny").model
+        with torch.no_grad():
+            model.decoder.cross_layers[2].q.weight[0, 0] = math.nan
+        with pytest.raises(ModelError, match=r"decoder\.cross_layers\.2\.masks are not finite"):
+            stage_masks(model, torch.rand(1, 3, 32, 32))
+
+    def test_sigmoid_of_each_stage_and_of_the_sum(self, folder: Path) -> None:
+        run = opened(folder, "segvit-tiny")
+        choice = Choice(masks=True, layer="all", classes=("disc", "egg"), colours="unit")
+        found = measure(run, [folder / "photo.png"], choice)
+        maps = found.measured["photos"][0]["maps"]
+        assert [(each["query"], each["layer"]) for each in maps] == [
+            (query, f"decoder.{layer}")
+            for query in ("disc", "egg")
+            for layer in ("cross_layers.2", "cross_layers.5", "sum")
+        ]
+        logits = stage_masks(run.model, attention_maps.open_photo(folder / "photo.png", run).pixels_13hw)
+        for each, (index, layer) in zip(maps, [(k, name) for k in (1, 6) for name in logits], strict=True):
+            expected = logits[layer][index].sigmoid()
+            torch.testing.assert_close(values(each).flatten().float(), expected, rtol=1e-4, atol=0)
+            assert each["numbers"]["mean"] == pytest.approx(float(expected.mean()), rel=1e-4)
+            assert set(each["numbers"]) == {"maximum", "mean", "in_region", "region"}
+        assert found.variant == "decoder-mask" and found.measured["notes"] == []
+        (own,) = maps_of(folder, "segvit-tiny", Choice(masks=True, classes=("egg",)))
+        assert own == maps[-1]
+        with pytest.raises(ConfigError, match=r"--layer 3 .* has layers 0 to 2 with masks"):
+            maps_of(folder, "segvit-tiny", Choice(masks=True, layer=3))
+
+    def test_colours_to_one(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tops = []
+        monkeypatch.setattr(attention_maps, "_painted", lambda image, *rest: tops.append(rest[-1]) or image)
+        monkeypatch.setattr(attention_maps, "save_figure", lambda *_: None)
+        choice = Choice(masks=True, classes=("egg",), colours="unit", overlays=True)
+        records = [
+            measure(opened(folder, name), [folder / "photo.png"], choice) for name in ("segvit-tiny", "tost-tiny")
+        ]
+        (table,) = attention_maps.render(records, tmp_path / "maps").values()
+        assert tops == [1.0, 1.0]
+        assert "attention-to-mask" in table.caption and "colours from 0 to 1" in table.caption
+        assert [column.name for column in table.columns][5:7] == ["Maximum (%)", "Mean (%)"]
+
+    def test_most_decoders_have_none(self, folder: Path) -> None:
+        for name in MODELS:
+            record = measure(opened(folder, name), [folder / "photo.png"], Choice(masks=True))
+            assert record.measured["photos"][0]["maps"] == []
+            assert record.measured["notes"] == ["the decoder has no masks made by attention (attention-to-mask)."]
+
+
+class TestMemberships:
+    def test_a_map_a_head(self, folder: Path) -> None:
+        run = opened(folder, "tost-tiny")
+        found = measure(run, [folder / "photo.png"], Choice(layer="all"))
+        maps = found.measured["photos"][0]["maps"]
+        assert [(each["query"], each["layer"], each["head"]) for each in maps] == [
+            ("membership", f"decoder.layers.{layer}", head) for layer in range(3) for head in "012"
+        ]
+        heads = torch.stack([values(each) for each in maps[6:]])
+        torch.testing.assert_close(heads.sum(0), torch.ones(2, 4, dtype=torch.float64), rtol=1e-4, atol=0)
+        pixels = attention_maps.open_photo(folder / "photo.png", run).pixels_13hw
+        expected = attention(run.model, pixels, "decoder.layers.2.membership")[:, :8]
+        torch.testing.assert_close(heads.flatten(1).float(), expected, rtol=1e-4, atol=0)
+        assert found.measured["notes"] == ["the decoder has no attention; its memberships are drawn."]
+        assert found.variant == "decoder-membership" and "softmax over heads" in found.settings["conventions"]
+        assert maps_of(folder, "tost-tiny", Choice(head=1)) == [maps[7]]
+        with pytest.raises(ConfigError, match=r"--layer 3 .* layers 0 to 2 with memberships"):
+            maps_of(folder, "tost-tiny", Choice(layer=3))
+        with pytest.raises(ConfigError, match=r"--head 3 .* heads 0 to 2"):
+            maps_of(folder, "tost-tiny", Choice(head=3))
+
+    def test_figures_of_their_own(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = []
+        monkeypatch.setattr(
+            attention_maps, "_draw", lambda holders, path: drawn.append([held.model for held, _ in holders])
+        )
+        names = ("depict-sa-tiny", "tost-tiny", "cbsa-tiny", "segmenter-linear-tiny")
+        records = [measure(opened(folder, name), [folder / "photo.png"], Choice(classes=("egg",))) for name in names]
+        attention_maps.render(records, tmp_path / "maps")
+        assert drawn == [["depict-sa-tiny", "cbsa-tiny", "segmenter-linear-tiny"], ["tost-tiny"]]
 
 
 GOLDEN = {"depict_sa": "dec.net.", "depict_ca": "dec.cnet.", "segmenter_mask": "dec.", "depict_ca_deit": "dec.cnet."}
@@ -251,11 +439,13 @@ class TestMeasure:
         assert [each["layer"] for each in maps] == ["decoder.cross_layers.0", "decoder.layers.0"]
 
     def test_what_does_not_apply_is_said(self, folder: Path) -> None:
-        for name in ("segmenter-linear-tiny", "cbsa-tiny", "tost-tiny"):
-            for choice, what in ((Choice(layer=5, head=9), "attention"), (Choice(rollout=True), "rollout")):
-                record = measure(opened(folder, name), [folder / "photo.png"], choice)
-                assert record.measured["photos"][0]["maps"] == []
-                assert f"the decoder has no {what} from class embeddings to patches" in record.measured["notes"][0]
+        for name, choice, what in (
+            ("segmenter-linear-tiny", Choice(layer=5, head=9), "attention"),
+            *((name, Choice(rollout=True), "rollout") for name in ("segmenter-linear-tiny", "cbsa-tiny", "tost-tiny")),
+        ):
+            record = measure(opened(folder, name), [folder / "photo.png"], choice)
+            assert record.measured["photos"][0]["maps"] == []
+            assert f"the decoder has no {what} from class embeddings to patches" in record.measured["notes"][0]
         encoder = measure(opened(folder, "segmenter-linear-tiny"), [folder / "photo.png"], Choice(part="encoder"))
         assert [each["query"] for each in encoder.measured["photos"][0]["maps"]] == ["class token"]
         assert encoder.measured["notes"] == []
@@ -316,9 +506,34 @@ class TestRender:
         for path in written:
             assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
 
-    def test_a_run_without_maps_alone(self, records: list[Record], tmp_path: Path) -> None:
+    def test_a_run_without_maps_alone(
+        self, records: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         render(records[1:], tmp_path / "alone")
-        assert len(list((tmp_path / "alone" / "figures").glob("*.png"))) == 2
+        assert not (tmp_path / "alone").exists()
+        assert capsys.readouterr().out == (
+            "segmenter-linear-tiny: the decoder has no attention from class embeddings to patches: "
+            "these maps do not apply.\n"
+        )
+
+    def test_records_that_hold_attention_only(
+        self, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As they were before masks and memberships."""
+        before = [
+            dataclasses.replace(
+                held,
+                measured={key: value for key, value in held.measured.items() if key != "shows"},
+                settings={key: value for key, value in held.settings.items() if key != "masks"},
+            )
+            for held in records
+        ]
+        titles: list[list[str]] = []
+        monkeypatch.setattr(
+            attention_maps, "save_figure", lambda figure, _: titles.append([axes.get_title() for axes in figure.axes])
+        )
+        now, then = (attention_maps.render(each, tmp_path / "maps") for each in (records, before))
+        assert now == then and titles[:2] == titles[2:] and "egg\nlayers.2, head 1" in titles[0][2]
 
     def test_table_and_overlays(self, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(attention_maps, "_draw", lambda *_: None)
@@ -412,8 +627,9 @@ def parsed(**changes: Any) -> Choice:
         "patches": [],
         "cls": False,
         "rollout": False,
+        "masks": False,
         "interpolation": "nearest",
-        "colours": "own",
+        "colours": None,
         "overlays": False,
     }
     return Choice.parse(**{**given, **changes})
@@ -427,6 +643,8 @@ class TestParse:
         assert parsed() == Choice() and parsed().kinds == ("class",)
         assert parsed(part="encoder", layer="all").kinds == ("cls",)
         assert parsed(part="encoder", patches=["0,0"]).kinds == ("patch",)
+        assert parsed(masks=True) == Choice(masks=True, colours="unit")
+        assert parsed(masks=True, colours="own").colours == "own"
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -441,7 +659,11 @@ class TestParse:
             ({"cls": True}, "--cls goes with --encoder"),
             ({"rollout": True, "head": "1"}, "--head 1 does not go with --rollout"),
             ({"interpolation": "cubic"}, "--interpolation 'cubic' is unknown: choose nearest or bilinear"),
-            ({"colours": "log"}, "--colours 'log' is unknown: choose own or shared"),
+            ({"colours": "log"}, "--colours 'log' is unknown: choose own or shared or unit"),
+            ({"masks": True, "part": "encoder"}, "--encoder does not go with --masks"),
+            ({"masks": True, "patches": ["0,0"]}, "--patch does not go with --masks"),
+            ({"masks": True, "head": "mean"}, "--head does not go with --masks"),
+            ({"masks": True, "rollout": True}, "--rollout does not go with --masks"),
         ],
     )
     def test_what_cannot_be(self, changes: dict[str, Any], message: str) -> None:
@@ -461,6 +683,15 @@ class TestCommand:
         assert {record["model"] for record in stored} == {"depict-sa-tiny", "segmenter-linear-tiny"}
         assert all(record["measured"]["photos"][0]["grid"] == [3, 6] for record in stored)
         assert len(list((tmp_path / "figures").glob("attention-photos-photo-*.p*"))) == 2
+
+    def test_masks(self, folder: Path, tmp_path: Path, call: Call) -> None:
+        options = ["--masks", "--layer", "all", "--classes", "disc", "--device", "cpu", "-o", tmp_path]
+        code, out, err = call("attention", folder / "segvit-tiny", folder / "photo.png", *options)
+        assert code == 0, err
+        assert "attention-to-mask" in out and "sum" in out
+        assert len(list((tmp_path / "figures").glob("attention-photos-photo-decoder_mask-*.png"))) == 1
+        code, out, err = call("attention", folder / "tost-tiny", folder / "photo.png", *options)
+        assert (code, out.count("\n")) == (0, 1) and "tost-tiny: the decoder has no masks made by attention" in out
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -27,7 +27,16 @@ def test_records_of_one_kind_are_drawn_together(
     assert seen == [(2, "figures"), (1, "figures")]
     written = sorted(path.name for path in (tmp_path / "tables").iterdir())
     assert len(written) == 6 and written[0].startswith("a-shapes-val-2_models-")
-    assert "x: hello" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "x: hello" in out and out.count("Figures and tables: ") == 2
+
+
+def test_nothing_to_show_is_said_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "renderers", lambda: {"a": lambda *_: {}})
+    render.render([made("a", "x")], tmp_path)
+    assert capsys.readouterr().out == "x: hello\n" and not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_rendered(tmp_path: Path) -> None:

@@ -144,8 +144,16 @@ def attention_command(
     rollout: Annotated[
         bool, typer.Option("--rollout", help="Multiplied over layers, from the first to --layer.")
     ] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Attention-to-mask instead; --layer counts stages, the last is their sum.")
+    ] = False,
     interpolation: Annotated[str, typer.Option(help="From patches to pixels: nearest or bilinear.")] = "nearest",
-    colours: Annotated[str, typer.Option(help="From 0 to the maximum of each map (own) or of all (shared).")] = "own",
+    colours: Annotated[
+        str | None,
+        typer.Option(
+            help="From 0 to the maximum of each map (own) or of all (shared), or to 1 (unit: default of --masks)."
+        ),
+    ] = None,
     overlays: Annotated[
         bool, typer.Option("--overlays", help="Also each map over the photo in the photo's resolution.")
     ] = False,
@@ -154,10 +162,13 @@ def attention_command(
 ) -> None:
     """What do class embeddings, patches or the class token look at? Attention maps over photos.
 
+    A decoder without attention whose tokens have memberships in its heads (ToST) shows those.
+
     \b
     whitebox attention results/depict-sa-tiny-camvid photo.jpg --head all --classes car,road
     whitebox attention results/depict-ca-tiny-camvid photo.jpg --patch 3,21 --layer all
     whitebox attention results/depict-sa-tiny-camvid photo.jpg --encoder --cls --rollout
+    whitebox attention results/segvit-tiny-camvid photo.jpg --masks --layer all
     """
     from analysis.attention_maps import Choice, measure
 
@@ -170,6 +181,7 @@ def attention_command(
         patches=patch or [],
         cls=cls,
         rollout=rollout,
+        masks=masks,
         interpolation=interpolation,
         colours=colours,
         overlays=overlays,
@@ -290,6 +302,7 @@ def profile_command(
     from analysis.records import write_record
     from analysis.render import render
     from whitebox.config import resolve
+    from whitebox.errors import ConfigError
     from whitebox.progress import image_progress
 
     if threads is not None:
@@ -298,6 +311,8 @@ def profile_command(
     if size is None:
         inference = [override for override in overrides if override.startswith("inference.")]
         size = resolve("segmenter-linear-tiny", dataset, inference, data_root).inference.window
+        if size is None:
+            raise ConfigError("inference.window=null leaves no window to take the size of images from: give --size.")
     setting = Setting(size=size, batch=batch, precision=precision, repeats=repeats)
     subjects = [
         open_subject(path, size, classes, dataset=dataset, data_root=data_root, overrides=overrides, device=device)
