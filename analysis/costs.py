@@ -18,6 +18,7 @@ softmax, normalisation, pooling, upsampling, and token statistics taken element 
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from analysis.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.figures import PAGE, figure_style, legend_columns, new_figure, save_figure
 from analysis.records import Data, Record, RecordError, describe_weights, fingerprint, new_record
 from analysis.samples import Progress
 from analysis.tables import Cell, Column, Estimate, Table
@@ -369,7 +370,8 @@ def measure(subjects: Sequence[Subject], setting: Setting, advance: Progress | N
 
     ``measured`` of each: ``scopes`` (name -> ``parameters``, ``macs``), ``images_per_second`` (scope -> median with the
     quartiles of the passes as low and high; of the model from photo in memory to label map), ``seconds`` (the passes
-    themselves, a batch each), ``memory`` (bytes of ``weights``, and of ``activations`` by scope, see `LiveMemory`).
+    themselves, a batch each), ``tokens`` (patches of an image), ``memory`` (bytes of ``weights``, and of
+    ``activations`` by scope, see `LiveMemory`).
 
     Args:
         advance: called after each pass.
@@ -420,6 +422,7 @@ def _record(
             "scopes": {scope: asdict(cost) for scope, cost in costs.items()},
             "images_per_second": {scope: _rate(values, setting.batch) for scope, values in seconds.items()},
             "seconds": seconds,
+            "tokens": math.ceil(setting.size / model.encoder.patch_size) ** 2,
             "memory": {
                 "weights": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
                 "activations": peaks,
@@ -449,6 +452,8 @@ def _rate(seconds: Sequence[float], batch: int) -> dict[str, float]:
 def render(records: Sequence[Record], stem: Path) -> Mapping[str, Table]:
     """One row a model, and (``-scopes``) one row a model and scope; bars of GFLOPs beside images a second.
 
+    Where a model was measured at several sizes also (``-tokens``) the cost of its decoder against the number of tokens.
+
     Raises:
         RecordError: timed under different conditions, so not to be compared.
     """
@@ -458,6 +463,12 @@ def render(records: Sequence[Record], stem: Path) -> Mapping[str, Table]:
     if len({str(record.hardware) for record in records}) > 1:
         raise RecordError("These profiles were timed on different machines; render them apart, or measure again.")
     _draw(records, stem)
+    by_model = {
+        model: [each for each in records if each.model == model and "tokens" in each.measured]
+        for model in dict.fromkeys(record.model for record in records)
+    }
+    if several := {model: group for model, group in by_model.items() if len(group) > 1}:
+        _draw_tokens(several, stem.with_name(f"{stem.name}-tokens"))
     return {"": _summary(records), "-scopes": _scopes(records)}
 
 
@@ -607,4 +618,42 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
             axes.grid(visible=False, axis="y")
         handles, labels = work.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        save_figure(figure, f"{stem}.png")
+
+
+def _draw_tokens(records: Mapping[str, Sequence[Record]], stem: Path) -> None:
+    """What the decoder of each model costs against the number of patch tokens: by formula, and as measured."""
+    from matplotlib.ticker import NullFormatter
+
+    first = next(iter(records.values()))[0]
+    with figure_style(len(records)) as colours:
+        figure = new_figure(2.9, PAGE)
+        work, time_taken, memory = panels = figure.subplots(1, 3)
+        for (model, group), colour in zip(records.items(), colours, strict=False):
+            ordered = sorted(group, key=lambda record: record.measured["tokens"])
+            tokens = [record.measured["tokens"] for record in ordered]
+            look: dict[str, Any] = {"color": colour, "linewidth": 1, "markersize": 3.5, "label": model}
+            work.plot(tokens, [1e-9 * _cost(record, "decoder").macs for record in ordered], "o-", **look)
+            seconds = np.array(
+                [np.quantile(record.measured["seconds"]["decoder"], [0.25, 0.5, 0.75]) for record in ordered]
+            )
+            milliseconds = 1e3 * seconds / first.settings["batch"]
+            low_high = np.abs(milliseconds[:, [0, 2]] - milliseconds[:, [1]]).T
+            time_taken.errorbar(tokens, milliseconds[:, 1], low_high, fmt="o-", **look)
+            alive = [record.measured["memory"]["activations"]["decoder"] for record in ordered]
+            memory.plot(tokens, [1e-6 * each for each in alive], "o-", **look)
+        labels = ("GMACs", "ms an image", "activations (MB)")
+        for axes, label in zip(panels, labels, strict=True):
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xlabel("patch tokens")
+            axes.set_ylabel(label)
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        names = list(records)
+        figure.legend(names, loc="outside upper center", ncols=legend_columns(names, PAGE))
+        figure.supxlabel(
+            f"of the decoder, {first.settings['classes']} classes; time: median and quartiles of {first.n} passes; "
+            f"{_conditions(first)}",
+            fontsize=6.5,
+        )
         save_figure(figure, f"{stem}.png")

@@ -225,6 +225,20 @@ class TestRender:
             assert row[4] == pytest.approx(2 * row[3])
         assert {path.name for path in tmp_path.iterdir()} == {"profile.png", "profile.pdf"}
 
+    def test_several_sizes_show_cost_against_tokens(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn = []
+        monkeypatch.setattr(costs, "save_figure", lambda figure, stem: drawn.append((figure, str(stem))))
+        records = [record for size in (64, 40) for record in measure([subject()], Setting(size=size, repeats=2))]
+        alone = measure([subject("segmenter-linear-tiny")], Setting(size=32, repeats=2))
+        render([*records, *alone], tmp_path / "profile")
+        ((figure, stem),) = drawn[1:]
+        assert stem.endswith("profile-tokens.png") and len(figure.axes) == 3
+        work, _, memory = (axes.lines[0] for axes in figure.axes)
+        assert list(work.get_xdata()) == [9, 16]  # 40 px are padded to 48
+        macs = [each.measured["scopes"]["decoder"]["macs"] / 1e9 for each in reversed(records)]
+        assert list(work.get_ydata()) == pytest.approx(macs)
+        assert list(memory.get_ydata()) == sorted(memory.get_ydata())
+
     def test_what_was_timed_otherwise_is_not_compared(self, tmp_path: Path) -> None:
         (record,) = measure([subject()], Setting(size=32, repeats=1))
         other = dataclasses.replace(record, settings={**record.settings, "threads": 64})
@@ -269,6 +283,7 @@ class TestCommand:
             (["nothing-like-it-at-all"], "neither a file or folder nor a model. `whitebox models` lists the models."),
             (["depict-sa-tiny", "--precision", "fp8"], "choose from fp32, bf16, fp16"),
             (["depict-sa-tiny", "--dataset", "camvit"], "did you mean 'camvid'?"),
+            (["depict-sa-tiny", "inference.window=null"], "inference.window=null leaves no window to take the size"),
             (["depict-sa-tiny", "decoder.heds=2"], "did you mean 'decoder.heads'?"),
             (["results/mine", "decoder.heads=2"], "decoder.heads was fixed by the training"),
             (["results/mine", "--classes", "9"], "mine has 7 classes"),

@@ -274,7 +274,12 @@ def profile_command(
             help="Names of `whitebox models`, or runs (default: all below results/); overrides.",
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="px. Default: the window of --dataset, else 512.")] = None,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1, help="px. Repeatable, for cost against tokens. Default: the window of --dataset, else 512."
+        ),
+    ] = None,
     classes: Annotated[
         int | None, typer.Option(min=1, help="Of models by name. Default: those of --dataset, else 150.")
     ] = None,
@@ -294,6 +299,7 @@ def profile_command(
     \b
     whitebox profile depict-sa-tiny segmenter-mask-tiny
     whitebox profile depict-sa-large --size 640 --repeats 3 decoder.layers=3
+    whitebox profile depict-sa-tiny cbsa-tiny --size 256 --size 512 --size 1024
     whitebox profile results/depict-ca-tiny-camvid segmenter-linear-tiny --dataset camvid --precision bf16
     """
     import torch
@@ -308,21 +314,27 @@ def profile_command(
     if threads is not None:
         torch.set_num_threads(threads)
     paths, overrides = runs_and_overrides(models)
-    if size is None:
+    sizes = list(dict.fromkeys(size or ()))
+    if not sizes:
         inference = [override for override in overrides if override.startswith("inference.")]
-        size = resolve("segmenter-linear-tiny", dataset, inference, data_root).inference.window
-        if size is None:
+        window = resolve("segmenter-linear-tiny", dataset, inference, data_root).inference.window
+        if window is None:
             raise ConfigError("inference.window=null leaves no window to take the size of images from: give --size.")
-    setting = Setting(size=size, batch=batch, precision=precision, repeats=repeats)
-    subjects = [
-        open_subject(path, size, classes, dataset=dataset, data_root=data_root, overrides=overrides, device=device)
-        for path in paths
-    ]
-    with image_progress("profile", None) as advance:
-        records = measure(subjects, setting, advance)
-    for subject, record in zip(subjects, records, strict=True):
-        write_record(record, (output or subject.folder) / "records")
-    render(records, output or common_folder([subject.folder for subject in subjects]))
+        sizes = [window]
+    records, folders = [], []
+    for each in sizes:
+        setting = Setting(size=each, batch=batch, precision=precision, repeats=repeats)
+        subjects = [
+            open_subject(path, each, classes, dataset=dataset, data_root=data_root, overrides=overrides, device=device)
+            for path in paths
+        ]
+        with image_progress(f"profile, {each} px", None) as advance:
+            measured = measure(subjects, setting, advance)
+        for subject, record in zip(subjects, measured, strict=True):
+            write_record(record, (output or subject.folder) / "records")
+        records += measured
+        folders += [subject.folder for subject in subjects]
+    render(records, output or common_folder(folders))
 
 
 def split_photos(items: list[str]) -> tuple[list[Path], list[str]]:
