@@ -23,7 +23,7 @@ def renderers() -> dict[str, Renderer]:
     """The renderer of each kind of record."""
     from analysis import (
         alignment,
-        attention_maps,
+        attention_figures,
         comparison,
         costs,
         orthogonality,
@@ -36,7 +36,7 @@ def renderers() -> dict[str, Renderer]:
 
     return {
         "alignment": alignment.render,
-        "attention": attention_maps.render,
+        "attention": attention_figures.render,
         "compare": comparison.render,
         "eval": report.render_evaluations,
         "pca": pca.render,

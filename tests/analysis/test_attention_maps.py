@@ -15,7 +15,7 @@ from child_runs import TINY
 from golden_vectors import load_npz, vector_file
 from PIL import Image
 
-from analysis import attention_maps, photos
+from analysis import attention_figures, attention_maps, photos
 from analysis.attention_maps import (
     Choice,
     attention,
@@ -290,13 +290,13 @@ class TestMasks:
 
     def test_colours_to_one(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tops = []
-        monkeypatch.setattr(attention_maps, "_painted", lambda image, *rest: tops.append(rest[-1]) or image)
-        monkeypatch.setattr(attention_maps, "save_figure", lambda *_: None)
+        monkeypatch.setattr(attention_figures, "_painted", lambda image, *rest: tops.append(rest[-1]) or image)
+        monkeypatch.setattr(attention_figures, "save_figure", lambda *_: None)
         choice = Choice(masks=True, classes=("egg",), colours="unit", overlays=True)
         records = [
             measure(opened(folder, name), [folder / "photo.png"], choice) for name in ("segvit-tiny", "tost-tiny")
         ]
-        (table,) = attention_maps.render(records, tmp_path / "maps").values()
+        (table,) = attention_figures.render(records, tmp_path / "maps").values()
         assert tops == [1.0, 1.0]
         assert "attention-to-mask" in table.caption and "colours from 0 to 1" in table.caption
         assert [column.name for column in table.columns][5:7] == ["Maximum (%)", "Mean (%)"]
@@ -332,11 +332,11 @@ class TestMemberships:
     def test_figures_of_their_own(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = []
         monkeypatch.setattr(
-            attention_maps, "_draw", lambda holders, path: drawn.append([held.model for held, _ in holders])
+            attention_figures, "_draw", lambda holders, path: drawn.append([held.model for held, _ in holders])
         )
         names = ("depict-sa-tiny", "tost-tiny", "cbsa-tiny", "segmenter-linear-tiny")
         records = [measure(opened(folder, name), [folder / "photo.png"], Choice(classes=("egg",))) for name in names]
-        attention_maps.render(records, tmp_path / "maps")
+        attention_figures.render(records, tmp_path / "maps")
         assert drawn == [["depict-sa-tiny", "cbsa-tiny", "segmenter-linear-tiny"], ["tost-tiny"]]
 
 
@@ -478,7 +478,7 @@ class TestMeasure:
         record = measure(run, paths, Choice(patches=((0, 0),), classes=("egg",)))
         for photo in record.measured["photos"]:
             assert [*values(photo["maps"][0]).shape] == photo["grid"]
-        attention_maps.render([record], tmp_path / "figure")
+        attention_figures.render([record], tmp_path / "figure")
         assert len(list(tmp_path.glob("figure-*.png"))) == 3
 
     def test_unreadable_photo(self, folder: Path) -> None:
@@ -530,14 +530,16 @@ class TestRender:
         ]
         titles: list[list[str]] = []
         monkeypatch.setattr(
-            attention_maps, "save_figure", lambda figure, _: titles.append([axes.get_title() for axes in figure.axes])
+            attention_figures,
+            "save_figure",
+            lambda figure, _: titles.append([axes.get_title() for axes in figure.axes]),
         )
-        now, then = (attention_maps.render(each, tmp_path / "maps") for each in (records, before))
+        now, then = (attention_figures.render(each, tmp_path / "maps") for each in (records, before))
         assert now == then and titles[:2] == titles[2:] and "egg\nlayers.2, head 1" in titles[0][2]
 
     def test_table_and_overlays(self, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(attention_maps, "_draw", lambda *_: None)
-        (table,) = attention_maps.render(records, tmp_path / "figures" / "maps").values()
+        monkeypatch.setattr(attention_figures, "_draw", lambda *_: None)
+        (table,) = attention_figures.render(records, tmp_path / "figures" / "maps").values()
         assert [row[:5] for row in table.rows] == [
             ("depict-sa-tiny", photo, "egg", "layers.2", head) for photo in ("photo", "other") for head in "012"
         ]
@@ -552,7 +554,7 @@ class TestRender:
         stored = records[0].measured["photos"][0]
         each = stored["maps"][0]
         black = np.zeros((50, 90, 3), np.uint8)
-        painted = attention_maps._painted(black, each, stored, records[0], each["numbers"]["maximum"]).sum(2)
+        painted = attention_figures._painted(black, each, stored, records[0], each["numbers"]["maximum"]).sum(2)
         grid = photos.at_pixels(values(each)[None], stored, (50, 90), "nearest")[0]
         assert (painted == painted.max())[grid == grid.max()].all()
         assert painted[grid == grid.min()].max() < painted.max()
@@ -560,26 +562,26 @@ class TestRender:
     def test_photos_that_are_gone_or_changed(self, records: list[Record], tmp_path: Path) -> None:
         Image.open("other.jpg").save("photo.png")
         with pytest.raises(RecordError, match=r"The photo photo\.png has changed since it was measured"):
-            attention_maps.render(records, tmp_path / "maps")
+            attention_figures.render(records, tmp_path / "maps")
         Path("photo.png").unlink()
         with pytest.raises(RecordError, match=r"The photo photo\.png of a record is not there: paths count from"):
-            attention_maps.render(records, tmp_path / "maps")
+            attention_figures.render(records, tmp_path / "maps")
 
     def test_records_of_different_conventions(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         drawn = []
-        monkeypatch.setattr(attention_maps, "_draw", lambda holders, path: drawn.append((len(holders), path.name)))
+        monkeypatch.setattr(attention_figures, "_draw", lambda holders, path: drawn.append((len(holders), path.name)))
         run = opened(folder, "depict-sa-tiny")
         records = [measure(run, [folder / "photo.png"], Choice(colours=colours)) for colours in ("own", "shared")]
-        (table,) = attention_maps.render([*records, records[0]], tmp_path / "maps").values()
+        (table,) = attention_figures.render([*records, records[0]], tmp_path / "maps").values()
         assert drawn == [(2, "maps-1-photo"), (1, "maps-2-photo")]
         assert "0 to the map's maximum" in table.caption and "0 to the largest value" in table.caption
 
     def test_shared_colours_and_rollout(self, folder: Path, tmp_path: Path) -> None:
         choice = Choice(part="encoder", cls=True, patches=((0, 1),), rollout=True, layer="all", colours="shared")
         record = measure(opened(folder, "depict-ca-tiny"), [folder / "photo.png"], choice)
-        (table,) = attention_maps.render([record], tmp_path / "maps").values()
+        (table,) = attention_figures.render([record], tmp_path / "maps").values()
         assert "rollout: heads averaged, A' = (A + I)/2" in table.caption
         assert "0 to the largest value of all maps" in table.caption
         assert record.variant == "encoder-rollout" and len(table.rows) == 4
@@ -608,7 +610,7 @@ class TestLines:
             ]
 
         def widths(*sizes: int) -> list[int]:
-            return [len(line) for line in attention_maps._lines(made(*sizes))]
+            return [len(line) for line in attention_figures._lines(made(*sizes))]
 
         assert widths(3, 1, 1) == [3]
         assert widths(2, 3, 1) == [3, 3]
