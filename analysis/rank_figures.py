@@ -55,9 +55,11 @@ def _caption(records: Sequence[Record], measured: str = "") -> str:
         data = f"{first.data.name} {first.data.split}, n = {first.n} images"
     else:
         data = "; ".join(f"{each.model} on {each.data.name} {each.data.split}, n = {each.n}" for each in records)
+    window = first.settings["window"]
+    shown = f"mean over an image's windows of {window} px" if window is not None else "each shown whole"
     measured = measured or _rates(rule_of(first), _tokens(rule_of(first)))
     return (
-        f"{data}, mean over an image's windows of {first.settings['window']} px. {measured} 95 % intervals over "
+        f"{data}, {shown}. {measured} 95 % intervals over "
         f"images, {first.settings['resamples']} bootstrap resamples, seed {first.seeds['bootstrap']}."
     )
 
@@ -213,6 +215,15 @@ def draw(records: Sequence[Record], stem: str) -> None:
     _draw_zeros(records, Path(f"{stem}-zeros"))
 
 
+def _with_encoder(records: Sequence[Record]) -> bool:
+    return any(layer["position"] < 0 for record in records for layer in record.measured["layers"])
+
+
+def _passed(records: Sequence[Record]) -> str:
+    """Of an axis of layers whose tokens are patch tokens."""
+    return "layers passed (encoder: < 0)" if _with_encoder(records) else _PASSED
+
+
 def _line(axes: Axes, x: Sequence[float], values: Sequence[Estimate], **look: Any) -> None:
     """A line with its interval as a band."""
     axes.plot(x, [value.value for value in values], linewidth=1.2, markersize=3, **look)
@@ -269,7 +280,6 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
         ("layers", "stable_rank", "stable rank of Z"),
         ("classes", "overlap", "overlap of Q with Z (%)"),
     )
-    encoders = any(layer["position"] < 0 for record in records for layer in record.measured["layers"])
     with figure_style(len(records)) as colours:
         figure = new_figure(4.2, PAGE)
         panels = figure.subplots(2, 3, sharex="col")
@@ -285,10 +295,9 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
                 top = max([top, *(value.value for value in values)])
             axes.set_ylim(0, 1.08 * top or 1.0)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-            if encoders and part == "layers":
+            if part == "layers" and _with_encoder(records):
                 axes.axvline(-0.5, color="0.5", linewidth=0.8, linestyle=":")
-        of_tokens = "layers passed (encoder: < 0)" if encoders else _PASSED
-        for axes, label in zip(panels[1], (of_tokens, of_tokens, _PASSED), strict=True):
+        for axes, label in zip(panels[1], (_passed(records), _passed(records), _PASSED), strict=True):
             axes.set_xlabel(label)
         _finish(figure, handles, _caption(records), stem)
 
@@ -421,7 +430,7 @@ def _draw_zeros(records: Sequence[Record], stem: Path) -> None:
             _line(axes, [layer["position"] for layer in layers], [_zeros(layer) for layer in layers], **look)
         axes.set_ylim(-3, 103)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        axes.set_xlabel(_PASSED)
+        axes.set_xlabel(_passed(records))
         axes.set_ylabel("zeros among the entries of Z (%)")
         as_they_are = replace(rule_of(records[0]), tokens="raw")
         _finish(figure, handles, _caption(records, f"{_tokens(as_they_are)}."), stem)

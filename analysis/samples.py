@@ -94,9 +94,10 @@ class Samples:
                     view_hw = np.asarray(
                         cv2.resize(label_HW, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8
                     )
-                    below, right = window.top + inference.window, window.left + inference.window
+                    rows, columns = window.pixels_13vu.shape[2:]
+                    below, right = window.top + rows, window.left + columns
                     labels.append(patch_labels(view_hw[window.top : below, window.left : right], patch))
-                    pixels.append(window.pixels_13ww)
+                    pixels.append(window.pixels_13vu)
                 yield Sample(image.name, torch.cat(pixels), torch.stack(labels))
                 if advance is not None:
                     advance(done, len(self))

@@ -16,14 +16,24 @@ from analysis.costs import Cost, count
 from analysis.figures import COLUMN, figure_style, legend_columns, new_figure, save_figure
 from analysis.records import Record, new_record
 from analysis.tables import Column, Table, percent
+from whitebox.errors import ConfigError
 from whitebox.runs import Run
 
 KIND = "tradeoff"
 
 
 def measure(run: Run, evaluation: Record) -> Record:
-    """The record of a run and its evaluation; costs are those of one window."""
+    """The record of a run and its evaluation; costs are those of one window.
+
+    Raises:
+        ConfigError: the run shows images whole (``inference.window=null``).
+    """
     size = run.config.inference.window
+    if size is None:
+        raise ConfigError(
+            f"{run.name} shows images whole (inference.window=null), and its cost is that of one window: give "
+            "inference.window and inference.stride."
+        )
     return new_record(
         KIND,
         model=run.name,

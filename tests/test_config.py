@@ -120,6 +120,11 @@ def test_files_hold_differences_only(kind: str) -> None:
         (["data.flip=2"], r"^data.flip=2.0 is impossible"),
         (["data.max_ratio=0.5"], r"^data.max_ratio=0.5 is impossible"),
         (["inference.stride=600"], r"^inference.stride=600 is impossible: at most window=512.$"),
+        (["inference.stride=null"], r"^inference.stride=None is impossible: at most window=512.$"),
+        (["inference.stride=0"], r"^inference.stride=0 is impossible: it must be at least 1.$"),
+        (["inference.window=0"], r"^inference.window=0 is impossible: it must be at least 1.$"),
+        (["inference.window=whole"], r"^inference.window='whole': Value 'whole' .* could not be converted to Integer"),
+        (["inference.window=null", "inference.batch=0"], r"^inference.batch=0 is impossible: it must be at least 1.$"),
         (["inference.scales=[]"], r"^inference.scales=\[\] is impossible"),
         (["inference.batch=0"], r"^inference.batch=0 is impossible"),
         (["inference.scores=logits"], r"^inference.scores='logits' is impossible: choose shares or softmax.$"),
@@ -213,6 +218,19 @@ def test_saved_and_read_back(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert from_dict(OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))) == config
     assert from_dict(to_dict(config)) == config
+
+
+def test_images_whole(tmp_path: Path) -> None:
+    """The stride says nothing then: configurations that mean the same are the same."""
+    config = resolve("depict-ca-tiny", "camvid", ["inference.window=null"])
+    assert (config.inference.window, config.inference.stride) == (None, None)
+    assert resolve("depict-ca-tiny", "camvid", ["inference.window=null", "inference.stride=9"]) == config
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_dict(OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml"))) == config
+    assert change(resolve("depict-ca-tiny", "camvid"), None, ["inference.window=null"]) == config
+    assert change(config, "camvid").inference.window == 256
+    with pytest.raises(ConfigError, match=r"^inference.stride=None is impossible: at most window=64.$"):
+        change(config, None, ["inference.window=64"])
 
 
 def test_change_of_a_saved_run() -> None:

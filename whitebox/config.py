@@ -170,9 +170,9 @@ class TrainConfig:
 class InferenceConfig:
     """Sliding windows as the official ``segm.model.utils.inference``, scales and flips averaged as probabilities."""
 
-    window: int = 512  # px
-    stride: int = 512  # px
-    batch: int = 4  # windows in one forward pass
+    window: int | None = 512  # px; null: no windows, the whole (resized) image in one pass
+    stride: int | None = 512  # px; null without windows, whatever was given
+    batch: int = 4  # windows, or whole images of one size, in one forward pass
     scales: list[float] = field(default_factory=lambda: [1.0])
     flip: bool = False  # also the mirrored image
     scores: str = (
@@ -180,9 +180,13 @@ class InferenceConfig:
     )
 
     def __post_init__(self) -> None:
-        for key in ("window", "stride", "batch"):
-            require(getattr(self, key) >= 1, f"inference.{key}", getattr(self, key), "it must be at least 1")
-        require(self.stride <= self.window, "inference.stride", self.stride, f"at most window={self.window}")
+        if self.window is None:
+            self.stride = None  # settings that mean the same are the same
+        for key, value in (("window", self.window), ("stride", self.stride), ("batch", self.batch)):
+            require(value is None or value >= 1, f"inference.{key}", value, "it must be at least 1")
+        if self.window is not None:
+            need = f"at most window={self.window}"
+            require(self.stride is not None and self.stride <= self.window, "inference.stride", self.stride, need)
         require(
             len(self.scales) > 0 and all(scale > 0 for scale in self.scales),
             "inference.scales",

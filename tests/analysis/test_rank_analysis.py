@@ -408,6 +408,11 @@ class TestRender:
         assert list(rank_figures.render(records[-1:], tmp_path / "rank")) == ["", "-ranks"]
         assert {path.stem for path in tmp_path.iterdir()} == {"rank-layers", "rank-spectra"}
 
+    def test_whole_images_are_said(self, records: list[Record]) -> None:
+        assert "n = 2 images, mean over an image's windows of 32 px." in rank_figures.tables(records[:1])[""].caption
+        whole = replace(records[0], settings={**records[0].settings, "window": None})
+        assert "n = 2 images, each shown whole." in rank_figures.tables([whole])[""].caption
+
     def test_different_data_is_said(self, records: list[Record]) -> None:
         other = replace(records[1], data=replace(records[1].data, name="camvid", images=9), n=9)
         caption = rank_figures.tables([records[0], other])[""].caption

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,8 @@ from child_runs import TINY
 from PIL import Image
 
 from analysis.samples import Samples, open_photo, patch_labels, to_photo
-from whitebox.config import resolve
+from whitebox.config import InferenceConfig, resolve
+from whitebox.data import Sample
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.inference import predict_labels
 from whitebox.errors import ConfigError, DataError, ModelError
@@ -37,6 +39,20 @@ def test_windows_are_those_of_evaluation(run: Run) -> None:
     masks = run.model(first.pixels_B3HW)
     resized = torch.nn.functional.interpolate(masks, (40, 40), mode="bilinear")[0].argmax(0)
     assert (resized == expected).float().mean() > 0.999
+
+
+def test_without_windows_the_resized_image_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.config.inference = InferenceConfig(window=None)
+    samples = Samples(run, limit=1)
+    image, label, name = samples.dataset[0]
+    narrow = [Sample(image[:, :, :24], label[:, :24], name)]
+    monkeypatch.setattr("analysis.samples.read_images", lambda *_: narrow)
+    (sample,) = samples.each()
+    assert sample.pixels_B3HW.shape == (1, 3, 53, 32)  # 40 x 24 resized to a short side of 32 px
+    resized = cv2.resize(narrow[0].label.numpy(), (32, 53), interpolation=cv2.INTER_NEAREST)
+    assert sample.labels_Bhw.shape == (1, 4, 2)
+    assert torch.equal(sample.labels_Bhw[0], patch_labels(np.asarray(resized, np.uint8), 16))
+    assert run.model.masks(sample.pixels_B3HW).shape == (1, 7, 4, 2)
 
 
 def test_majority_of_labelled_pixels() -> None:

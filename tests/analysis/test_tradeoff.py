@@ -7,8 +7,9 @@ from child_runs import TINY
 from analysis import tradeoff
 from analysis.records import Data, Record
 from analysis.tables import Estimate
-from whitebox.config import resolve
+from whitebox.config import InferenceConfig, resolve
 from whitebox.engine.checkpoint import save_model
+from whitebox.errors import ConfigError
 from whitebox.models import build
 from whitebox.runs import open_run
 
@@ -27,3 +28,6 @@ def test_accuracy_stands_beside_the_cost_of_one_window(tmp_path: Path) -> None:
     tokens, width, features = (32 // 16) ** 2 + 7, 24, 3 * 8
     assert row[3] == pytest.approx(3 * 2 * 1e-9 * (2 * tokens * width * features + 2 * tokens**2 * features))
     assert (tmp_path / "figure.png").stat().st_size > 1000 and "window of 32 px" in table.caption
+    run.config.inference = InferenceConfig(window=None)
+    with pytest.raises(ConfigError, match=r"^run shows images whole \(inference.window=null\), .* one window: give"):
+        tradeoff.measure(run, evaluation)

@@ -112,6 +112,25 @@ class TestSameNumbers:
         assert torch.equal(found.pred_sem_seg.data[0], expected.argmax(0))
         assert len(expected.argmax(0).unique()) > 1
 
+    @pytest.mark.parametrize("decoder", ["depict-ca", "segvit"])
+    @pytest.mark.parametrize("size", [(90, 150), (33, 150), (64, 128)])
+    def test_labels_of_a_whole_photo(self, decoder: str, size: tuple[int, int], tmp_path: Path) -> None:
+        """From there and back: the model that comes back is tested as mmsegmentation tests, whole."""
+        model, config = tiny(decoder, **{"inference.window": None})
+        net = moved(model, config, tmp_path)
+        assert net.test_cfg.mode == "whole"
+        back, run = from_mmseg(tmp_path / "tiny.pth")
+        assert (run.inference.window, run.inference.stride) == (None, None)
+        noise = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / "photo.png"), cv2.resize(noise, size[::-1]))
+        found = inference_model(net, str(tmp_path / "photo.png"))
+        expected = segment(back, read_image(tmp_path / "photo.png"), run.inference, config.data)
+        said = found.seg_logits.data
+        probabilities = said / said.sum(0) if model.decoder.scores else said.softmax(0)
+        torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=0)
+        assert (found.pred_sem_seg.data[0] == expected.argmax(0)).float().mean() > 0.999
+        assert len(expected.argmax(0).unique()) > 1
+
     @pytest.mark.parametrize("decoder", DECODERS)
     def test_loss_and_gradients(self, decoder: str, tmp_path: Path) -> None:
         model, config = tiny(decoder)
@@ -171,6 +190,24 @@ class TestConverter:
         assert back.classes == tuple(f"class {index}" for index in range(5))
         assert torch.equal(back(pixels(1, 3, 32, 32)), model(pixels(1, 3, 32, 32)))
 
+    def test_the_name_of_the_paper(self, checkpoint: Path) -> None:
+        expected = from_mmseg(checkpoint)[0]
+        edit(checkpoint, config=[("'whitebox.DepictSAHead'", "'whitebox.DEPICTHead'")])
+        model, config = from_mmseg(checkpoint)
+        assert config.decoder.name == "depict-sa"
+        assert torch.equal(model(pixels(1, 3, 32, 32)), expected(pixels(1, 3, 32, 32)))
+
+    def test_another_loss_is_said(self, tmp_path: Path) -> None:
+        """mmsegmentation has no loss=atm."""
+        model, config = tiny("segvit", **{"loss.name": "atm"})
+        to_mmseg(model, config, tmp_path / "a.pth")
+        first, rest = (tmp_path / "a.py").read_text().split("\n", 1)
+        assert first == "# The run had loss=atm, which mmsegmentation lacks: loss_decode is cross-entropy."
+        from_mmseg(tmp_path / "a.pth")
+        assert Config.fromfile(tmp_path / "a.py").model.decode_head.loss_decode.type == "CrossEntropyLoss"
+        to_mmseg(*tiny("segvit"), tmp_path / "b.pth")
+        assert (tmp_path / "b.py").read_text() == rest
+
     def test_auxiliary_heads_stay_behind(self, checkpoint: Path) -> None:
         edit(checkpoint, tensors={"auxiliary_head.conv_seg.weight": torch.zeros(2)})
         from_mmseg(checkpoint)
@@ -190,10 +227,11 @@ class TestConverter:
 
     def test_the_generic_head_and_whole_images(self, checkpoint: Path) -> None:
         edit(checkpoint, config=[("type='whitebox.DepictSAHead'", "type='whitebox.DecodeHead', decoder='depict-sa'")])
-        edit(checkpoint, config=[("mode='slide'", "mode='whole'")])
-        _, config = from_mmseg(checkpoint)
-        assert config.decoder.name == "depict-sa"
-        assert (config.inference.window, config.inference.stride) == (64, 64)  # encoder.image_size
+        for old, new in (("mode='slide'", "mode='whole'"), (", mode='whole'", "")):  # which is mmsegmentation's default
+            edit(checkpoint, config=[(old, new)])
+            _, config = from_mmseg(checkpoint)
+            assert config.decoder.name == "depict-sa"
+            assert (config.inference.window, config.inference.stride) == (None, None)
 
     def test_a_window_that_is_no_whole_number_of_patches(self, tmp_path: Path) -> None:
         model, config = tiny(**{"inference.window": 72})
@@ -308,10 +346,17 @@ class TestBadInput:
                 r"does not describe a .* Unknown key 'decoder.encoder_layers'",
             ),
             ("crop_size=(64, 64)", "crop_size=64", r"does not describe a model of whitebox: TypeError"),
+            ("crop_size=(64, 64)", "crop_size=(64, 96)", r"test_cfg.crop_size=\(64, 96\) is impossible: .* are square"),
+            ("stride=(48, 48)", "stride=(32, 48)", r"test_cfg.stride=\(32, 48\) is impossible: .* are square"),
+            ("stride=(48, 48)", "stride=(80, 80)", r"inference.stride=80 is impossible: at most window=64"),
+            ("mode='slide'", "mode='slice'", r"test_cfg.mode='slice' is impossible: mmsegmentation knows whole and"),
             ("mean=[127.5, 127.5, 127.5]", "mean=[1, 2, 3]", r"data_preprocessor.mean in .* is \[1, 2, 3\]: whitebox"),
             ("std=[127.5, 127.5, 127.5]", "std=[1, 1, 1]", r"data_preprocessor.std in .* is \[1, 1, 1\]: whitebox"),
             ("mean=[127.5, 127.5, 127.5]", "median=[1]", r"data_preprocessor.mean in .* is None: whitebox"),
             ("std=[127.5, 127.5, 127.5]", "var=[1]", r"data_preprocessor.std in .* is None: whitebox"),
+            ("std=[127.5, 127.5, 127.5]", "std=[1, [2], 'x']", r"data_preprocessor.std in .* is \[1, \[2\], 'x'\]"),
+            ("'whitebox.DepictSAHead'", "['x']", r"The decode_head in .* is \['x'\], which has no"),
+            ("model = dict(", "model = " + "-" * 3000 + "dict(", r"has no plain model=dict"),
             ("bgr_to_rgb=True", "bgr_to_rgb=False", r"has no bgr_to_rgb=True: models of whitebox take RGB"),
         ],
     )
@@ -369,6 +414,7 @@ class TestBadInput:
             ({"decoder": "depict-as"}, ConfigError, r"Unknown decoder 'depict-as'; did you mean 'depict-(s|c)a'"),
             ({"decoder": "depict-sa", "options": {"layer": 2}}, ConfigError, "did you mean 'decoder.layers'"),
             ({"decoder": "depict-sa", "options": {"layers": 0}}, ConfigError, "decoder.layers=0 is impossible"),
+            ({"decoder": "segvit-shrunk"}, ConfigError, r"options.grid=None is impossible: .* grid=32 for 512 px"),
             ({"decoder": "depict-sa", "num_classes": 1}, ConfigError, "num_classes=1 is impossible"),
             ({"decoder": "depict-sa", "in_index": [0, 1]}, ConfigError, "in_index=.* decoder depict-sa takes 1 of the"),
             ({"decoder": "segvit", "in_index": 3}, ConfigError, "in_index=3 is impossible: decoder segvit takes 3 of"),
@@ -400,9 +446,11 @@ class TestBadInput:
 
 class TestRegistry:
     def test_every_decoder_has_its_head(self) -> None:
-        assert sorted(ALIASES.values()) == sorted(DECODERS)
+        assert sorted(ALIASES.values()) == sorted([*DECODERS, "depict-sa"])
+        assert ALIASES["DEPICTHead"] == ALIASES["DepictSAHead"] == "depict-sa"
         for title, name in ALIASES.items():
-            head = MODELS.build({"type": f"whitebox.{title}", "in_channels": 12, "num_classes": 3})
+            options = {"grid": 4} if name == "segvit-shrunk" else None
+            head = MODELS.build({"type": f"whitebox.{title}", "in_channels": 12, "num_classes": 3, "options": options})
             assert type(head.decoder) is DECODERS[name]
             assert [n for n, _ in head.named_parameters()] == [
                 f"decoder.{n}" for n, _ in head.decoder.named_parameters()
@@ -479,7 +527,7 @@ class TestDocument:
     def test_config_training_and_checkpoints(
         self, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        config, train, _, convert = blocks()
+        config, train, *_, convert = blocks()
         monkeypatch.chdir(tmp_path)
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "camvid").symlink_to(shared / "data" / "camvid-mini")
@@ -513,6 +561,25 @@ class TestDocument:
         config.model.backbone.depth = 1
         net = MODELS.build(config.model)
         assert net.decode_head.decoder.width == net.backbone.encoder.width == 192
+
+    @pytest.mark.parametrize(("name", "px"), [("segvit-tiny", 512), ("segvit-large-shrunk", 640)])
+    def test_segvit_is_that_of_whitebox(self, name: str, px: int) -> None:
+        """The whole encoder, and the decoder built beside it."""
+        model: dict[str, Any] = {}
+        for block in blocks()[3:5] if name.endswith("shrunk") else blocks()[3:4]:
+            exec(block, model)
+        model["backbone"]["pretrained"] = False
+        wanted = resolve(name, None, {"encoder.image_size": px})
+        with torch.device("meta"):
+            expected = build(wanted.encoder, wanted.decoder, 150)
+            backbone, head = (MODELS.build(model[part]) for part in ("backbone", "decode_head"))
+        assert backbone.encoder.config == wanted.encoder
+        assert backbone.out_indices == list(expected.decoder.encoder_layers)
+        assert head.decoder.config == expected.decoder.config
+        for own, theirs in ((expected.encoder, backbone.encoder), (expected.decoder, head.decoder)):
+            assert {key: value.shape for key, value in theirs.state_dict().items()} == {
+                key: value.shape for key, value in own.state_dict().items()
+            }
 
     def test_a_backbone_of_mmsegmentation(self) -> None:
         names: dict[str, Any] = {}

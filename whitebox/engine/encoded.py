@@ -75,8 +75,8 @@ class EncodedImages:
                 self.names.append(sample.name)
                 yield photo_for(model, image_HW3, inference, data)
 
-        def take(places: list[Place], crops_B3ww: Tensor) -> None:
-            tokens, grid = model.encode(crops_B3ww)
+        def take(places: list[Place], crops_B3vu: Tensor) -> None:
+            tokens, grid = model.encode(crops_B3vu)
             self._batches.append((places, self.store.put(tokens), grid))
 
         with evaluating(model):

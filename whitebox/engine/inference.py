@@ -9,6 +9,10 @@ patches, the average over windows (which form a grid), resizing, mirroring. So i
 for columns, made once a view; they are applied tile by tile, classes last, and nothing of full size is held but the
 result. Windows of one photo after another share batches.
 
+Without windows (``inference.window=null``) a view is shown whole, in one pass: it is its only window, of its own size,
+never enlarged. Views of the same size that follow each other share batches. This equals ``mode='whole'`` of
+mmsegmentation where that pads to whole patches.
+
 A model that gives scores (SegViT) makes them of its upsampled masks, which is not linear; their average over windows
 and what follows is. So its scores are made row by row, where a tile needs them, and from there it is as above. Scores
 are no logits: the probabilities of a view are each score's share of their sum. The released code takes their softmax
@@ -21,8 +25,9 @@ enlarging it would give more than ``_LARGEST`` pixels (an aspect ratio above 16 
 its long side instead of running out of memory; a side that rounds to 0 pixels becomes 1; the model is always in eval
 mode.
 
-Shapes: B windows, C colours, K classes, H W pixels of the original image, h w of the resized one, m n mask logits along
-its rows and columns (those of all windows side by side), R S rows and columns of a tile.
+Shapes: B windows, C colours, K classes, H W pixels of the original image, h w of the resized one, v u of a window and
+a b its mask logits, m n mask logits along rows and columns (those of all windows side by side), R S rows and columns of
+a tile.
 """
 
 from __future__ import annotations
@@ -112,7 +117,7 @@ def photo_for(model: nn.Module, image_HW3: Image, inference: InferenceConfig, da
 class Window(NamedTuple):
     """What a model sees of a photo in one forward pass."""
 
-    pixels_13ww: Tensor  # in [0, 1]
+    pixels_13vu: Tensor  # in [0, 1]
     size: tuple[int, ...]  # (h, w) of the resized photo it is cut from
     top: int  # px in the resized photo
     left: int
@@ -124,9 +129,9 @@ def windows(
     """The windows that :func:`predict_labels` shows a model at scale 1, unmirrored."""
     single = replace(inference, scales=[1.0], flip=False)
     photo = Photo(_views(image_HW3, single, data), image_HW3.shape[:2])
-    for view, number, pixels_13ww in photo.windows(device, inference.window, inference.stride):
+    for view, number, pixels_13vu in photo.windows(device, inference.window, inference.stride):
         y, x = divmod(number, len(view.lefts))
-        yield Window(pixels_13ww, view.size, view.tops[y], view.lefts[x])
+        yield Window(pixels_13vu, view.size, view.tops[y], view.lefts[x])
 
 
 @torch.inference_mode()
@@ -134,8 +139,8 @@ def probabilities(
     model: nn.Module,
     views: Iterable[tuple[Image, bool]],
     shape: tuple[int, ...],
-    window: int,
-    stride: int,
+    window: int | None,
+    stride: int | None,
     batch: int = 1,
     scores: str = "shares",
 ) -> Tensor:
@@ -144,7 +149,7 @@ def probabilities(
     Args:
         views: the image (h, w, 3) uint8 at some scale, and whether the model is to see it mirrored.
         shape: (H, W) of the original image.
-        window, stride: px.
+        window, stride: px; None: each version whole.
         batch: windows in one forward pass; the result does not depend on it beyond rounding.
         scores: how those of a model that gives scores become probabilities, ``shares`` or ``softmax``.
 
@@ -274,9 +279,13 @@ def _upsampling(window: int, patch: int) -> Tensor:
 class View:
     """One resized, maybe mirrored version of a photo: where its windows are, and their mask logits side by side."""
 
-    def __init__(self, size: tuple[int, ...], flipped: bool, window: int, stride: int) -> None:
-        self.size, self.flipped, self.window = size, flipped, window
-        self.tops, self.lefts = (anchors(length, window, stride) for length in size)
+    def __init__(self, size: tuple[int, ...], flipped: bool, window: int | None, stride: int | None) -> None:
+        """``window``, ``stride``: px; None: one window of the view's own size."""
+        self.size, self.flipped = size, flipped
+        self.window = size if window is None else (window, window)
+        self.tops, self.lefts = (
+            anchors(length, side, stride or side) for length, side in zip(size, self.window, strict=True)
+        )
         self.masks_mnK = torch.empty(0)
 
     def receive(
@@ -293,8 +302,8 @@ class View:
         self.masks_mnK[rows_a[:, None], columns_b] = masks_Kab.permute(1, 2, 0).float()
 
     def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
-        self.rows = _axis(tuple(self.tops), self.window, patch, self.size[0], shape[0], False)
-        self.columns = _axis(tuple(self.lefts), self.window, patch, self.size[1], shape[1], self.flipped)
+        self.rows = _axis(tuple(self.tops), self.window[0], patch, self.size[0], shape[0], False)
+        self.columns = _axis(tuple(self.lefts), self.window[1], patch, self.size[1], shape[1], self.flipped)
         self.places = self.rows.place_n, self.columns.place_n
 
     def strip(self, rows: slice) -> Tensor:
@@ -307,7 +316,7 @@ class _ScoreView(View):
     """A view of a model that gives scores."""
 
     def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
-        self.upsampling_wa = _upsampling(self.window, patch).T.to(self.masks_mnK)
+        self.upsampling_va, self.upsampling_ub = (_upsampling(side, patch).T.to(self.masks_mnK) for side in self.window)
         self.shares: dict[int, Tensor] = {}  # (K, K) of each window
         self.rows = _axis((0,), self.size[0], 1, self.size[0], shape[0], False)  # of the photo, in pixels of the view
         self.columns = _axis((0,), self.size[1], 1, self.size[1], shape[1], self.flipped)
@@ -329,18 +338,18 @@ class _ScoreView(View):
 
     def scores(self, rows: slice) -> Tensor:
         """Scores of some rows of the view, averaged over windows: (h, w, K)."""
-        a = self.upsampling_wa.shape[1]
+        a, b = self.upsampling_va.shape[1], self.upsampling_ub.shape[1]
         total_hwK = self.masks_mnK.new_zeros(rows.stop - rows.start, self.size[1], self.masks_mnK.shape[2])
         windows_hw1 = total_hwK.new_zeros(*total_hwK.shape[:2], 1)
         for number, shares_KK in self.shares.items():
             y, x = divmod(number, len(self.lefts))
             top, left = self.tops[y], self.lefts[x]
-            first, last = max(rows.start, top), min(rows.stop, top + self.window)
+            first, last = max(rows.start, top), min(rows.stop, top + self.window[0])
             if first < last:
-                masks_aaK = self.masks_mnK[y * a : (y + 1) * a, x * a : (x + 1) * a]
-                part_haK = (self.upsampling_wa[first - top : last - top] @ masks_aaK.flatten(1)).unflatten(1, (a, -1))
-                place = slice(first - rows.start, last - rows.start), slice(left, left + self.window)
-                total_hwK[place] += class_scores(self.upsampling_wa @ part_haK, shares_KK)
+                masks_abK = self.masks_mnK[y * a : (y + 1) * a, x * b : (x + 1) * b]
+                part_hbK = (self.upsampling_va[first - top : last - top] @ masks_abK.flatten(1)).unflatten(1, (b, -1))
+                place = slice(first - rows.start, last - rows.start), slice(left, left + self.window[1])
+                total_hwK[place] += class_scores(self.upsampling_ub @ part_hbK, shares_KK)
                 windows_hw1[place] += 1
         return total_hwK / windows_hw1
 
@@ -379,21 +388,24 @@ class Photo:
         self.waiting = 0  # windows whose masks are not known yet
         self.cut = False  # there are no more windows
 
-    def windows(self, device: torch.device, window: int, stride: int) -> Iterator[tuple[View, int, Tensor]]:
-        """View, number in it, and pixels (1, C, window, window) in [0, 1]; only one resized image is held at a time."""
+    def windows(
+        self, device: torch.device, window: int | None, stride: int | None
+    ) -> Iterator[tuple[View, int, Tensor]]:
+        """View, number in it, and pixels (1, C, v, u) in [0, 1]; only one resized image is held at a time."""
         for image_hw3, flipped in self.unseen:
             writable_hw3 = np.require(image_hw3, requirements=["C", "W"])  # what torch takes; a copy where it is not
             image_13hw = torch.from_numpy(writable_hw3).to(device).permute(2, 0, 1)[None]
-            if min(image_13hw.shape[2:]) < window:
+            if window is not None and min(image_13hw.shape[2:]) < window:
                 image_13hw = enlarge(image_13hw.float().div(255), window)
             view = self.kind.view(image_13hw.shape[2:], flipped, window, stride)
             self.views.append(view)
+            height, width = view.window
             for number, (y, x) in enumerate((top, left) for top in view.tops for left in view.lefts):
-                start = view.size[1] - window - x if flipped else x  # windows are mirrored, never a whole large photo
-                crop_13ww = image_13hw[:, :, y : y + window, start : start + window]
-                pixels_13ww = crop_13ww if crop_13ww.is_floating_point() else crop_13ww.float().div(255)
+                start = view.size[1] - width - x if flipped else x  # windows are mirrored, each by itself
+                crop_13vu = image_13hw[:, :, y : y + height, start : start + width]
+                pixels_13vu = crop_13vu if crop_13vu.is_floating_point() else crop_13vu.float().div(255)
                 self.waiting += 1
-                yield view, number, pixels_13ww.flip(3) if flipped else pixels_13ww
+                yield view, number, pixels_13vu.flip(3) if flipped else pixels_13vu
         self.cut = True
 
     def forget(self) -> None:
@@ -439,13 +451,16 @@ class Photo:
 
 
 Place = tuple[Photo, View, int]  # of a window: its number in a view of a photo
-Take = Callable[[list[Place], Tensor], None]  # windows of one batch, and their pixels (B, 3, window, window)
+Take = Callable[[list[Place], Tensor], None]  # windows of one batch, and their pixels (B, 3, v, u)
 
 
 def through(
-    photos: Iterable[Photo], device: torch.device, window: int, stride: int, batch: int, take: Take
+    photos: Iterable[Photo], device: torch.device, window: int | None, stride: int | None, batch: int, take: Take
 ) -> Iterator[Photo]:
-    """Photos in order, each when what a model says of all its windows is known; ``take`` sees to that."""
+    """Photos in order, each when what a model says of all its windows is known; ``take`` sees to that.
+
+    A batch is full with ``batch`` windows, or where the next one (a whole view) has another size.
+    """
     queue: deque[Photo] = deque()
     places: list[Place] = []
     crops: list[Tensor] = []
@@ -457,9 +472,11 @@ def through(
 
     for photo in photos:
         queue.append(photo)
-        for view, number, crop_13ww in photo.windows(device, window, stride):
+        for view, number, crop_13vu in photo.windows(device, window, stride):
+            if crops and crops[0].shape != crop_13vu.shape:
+                forward()
             places.append((photo, view, number))
-            crops.append(crop_13ww)
+            crops.append(crop_13vu)
             if len(places) == batch:
                 forward()
         while queue and queue[0].cut and queue[0].waiting == 0:
@@ -469,12 +486,12 @@ def through(
     yield from queue
 
 
-def _predict(model: nn.Module, places: list[Place], crops_B3ww: Tensor) -> None:
+def _predict(model: nn.Module, places: list[Place], crops_B3vu: Tensor) -> None:
     """Show a model the windows of a batch."""
     if isinstance(model, Segmentor):
-        deliver(model.predict(crops_B3ww), places, model.encoder.patch_size)
+        deliver(model.predict(crops_B3vu), places, model.encoder.patch_size)
     else:
-        deliver(Prediction(model(crops_B3ww)), places, 1)
+        deliver(Prediction(model(crops_B3vu)), places, 1)
 
 
 def deliver(said: Prediction, places: list[Place], patch: int) -> None:

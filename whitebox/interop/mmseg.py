@@ -3,7 +3,8 @@
     custom_imports = dict(imports=["whitebox.interop.mmseg"], allow_failed_imports=False)
 
 registers ``whitebox.Encoder`` (a backbone), ``whitebox.DecodeHead`` (``decoder="depict-sa"``) and one head a decoder,
-named after its class (``whitebox.DepictSAHead``). docs/mmsegmentation.md has a complete config.
+named after its class (``whitebox.DepictSAHead``, also called ``whitebox.DEPICTHead``). docs/mmsegmentation.md has a
+complete config.
 
 In mmsegmentation normalising, padding, upsampling and the loss stay mmsegmentation's: its ``SegDataPreProcessor`` does
 what ``Segmentor`` does before the encoder, ``BaseDecodeHead`` what comes after the decoder. Heads take feature maps
@@ -14,7 +15,6 @@ Shapes: B batch, D width, K classes, N patch tokens, H W pixels (P = H * W), h w
 
 from __future__ import annotations
 
-import ast
 import io
 import pickle
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from whitebox.config import DataConfig, InferenceConfig, RunConfig, resolve
 from whitebox.data.quiet import quiet
 from whitebox.errors import CheckpointError, ConfigError, ModelError, require
 from whitebox.files import write_atomically, write_text
+from whitebox.interop.reading import assignments, normalization, same_statistics
 from whitebox.models import DECODERS, Encoder, Segmentor, build
 from whitebox.models.decoders.base import Prediction, class_scores
 from whitebox.models.weights import load_strictly, read_pickle
@@ -44,13 +43,12 @@ with quiet():
 
 MODELS = Registry("model", parent=ROOT, scope="whitebox", locations=["whitebox.interop.mmseg"])
 ALIASES = {f"{decoder.__name__.removesuffix('Decoder')}Head": name for name, decoder in DECODERS.items()}
+ALIASES["DEPICTHead"] = "depict-sa"  # the paper's name without a variant; written configs take the first of two names
 IMPORTS = {"imports": ["whitebox.interop.mmseg"], "allow_failed_imports": False}
 LOSS = {"type": "CrossEntropyLoss", "avg_non_ignore": True}  # as whitebox: the mean over labelled pixels
 
 PREFIXES = {"encoder.": "backbone.encoder.", "decoder.": "decode_head.decoder."}  # of tensors: ours -> theirs
 UNUSED = "auxiliary_head."  # tensors of theirs that only training needs
-STATISTICS = {"vit": ((0.5,) * 3, (0.5,) * 3), "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}  # of 0..1
-TOLERANCE = 0.01  # of pixel statistics, 0..255: the official code rounds them to two digits, mmsegmentation does not
 
 
 @MODELS.register_module(name="Encoder")
@@ -114,7 +112,7 @@ class DecodeHead(BaseDecodeHead):
             Default loss: cross-entropy, the mean over the pixels that are not ignored.
 
     Raises:
-        ConfigError: unknown decoder or option, or an impossible value.
+        ConfigError: unknown decoder or option, an impossible value, or no ``grid`` for a decoder that has one.
     """
 
     def __init__(
@@ -128,6 +126,8 @@ class DecodeHead(BaseDecodeHead):
     ) -> None:
         require(num_classes >= 2, "num_classes", num_classes, "there must be at least two, each has its own mask")
         config = _resolve(decoder={**(options or {}), "name": decoder}).decoder
+        need = "a head does not see its backbone, so give its patch grid: grid=32 for 512 px and patches of 16 px"
+        require(getattr(config, "grid", 0) is not None, "options.grid", None, need)
         built = DECODERS[decoder](config, in_channels, num_classes)
         count = 1 if built.encoder_layers is None else len(built.encoder_layers)
         if in_index is None:
@@ -207,7 +207,8 @@ for _title, _name in ALIASES.items():
 def to_mmseg(model: Segmentor, config: RunConfig, output: Path) -> Path:
     """Write a model as ``output`` (.pth) for mmsegmentation, and its config beside it (.py).
 
-    ``mmseg.apis.init_model(CONFIG, OUTPUT)`` then gives an ``EncoderDecoder`` with the same logits.
+    ``mmseg.apis.init_model(CONFIG, OUTPUT)`` then gives an ``EncoderDecoder`` with the same logits. Its loss is
+    cross-entropy; where the run had another one, a comment on top of the config says so.
 
     Args:
         model: the model. config: that of its run; ``data`` and ``inference`` become the test pipeline and ``test_cfg``.
@@ -221,6 +222,9 @@ def to_mmseg(model: Segmentor, config: RunConfig, output: Path) -> Path:
     """
     require(output.suffix == ".pth", "output", str(output), "an mmsegmentation checkpoint is called *.pth")
     text = Config(_mmseg_config(model, config)).pretty_text
+    if config.loss.name != "cross-entropy":
+        comment = f"The run had loss={config.loss.name}, which mmsegmentation lacks: loss_decode is cross-entropy."
+        text = f"# {comment}\n{text}"
     meta = {
         "cfg": text,
         "dataset_meta": {"classes": list(model.classes), "palette": [list(colour) for colour in model.palette]},
@@ -287,8 +291,13 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
 def _mmseg_config(model: Segmentor, config: RunConfig) -> dict[str, Any]:
     """A config of mmsegmentation that builds ``model`` and tests it as whitebox does."""
     patch, window, stride = model.encoder.patch_size, config.inference.window, config.inference.stride
-    need = f"mmsegmentation does not pad windows, so it must be a multiple of the patch size {patch}"
-    require(window % patch == 0, "inference.window", window, need)
+    padding: dict[str, Any] = {"size_divisor": patch}
+    test: dict[str, Any] = {"mode": "whole"}
+    if window is not None:
+        need = f"mmsegmentation does not pad windows, so it must be a multiple of the patch size {patch}"
+        require(window % patch == 0, "inference.window", window, need)
+        padding = {"size": (window, window)}
+        test = {"mode": "slide", "crop_size": (window, window), "stride": (stride, stride)}
     encoder = {key: value for key, value in asdict(config.encoder).items() if value is not None}
     for key in ("pretrained", "weights"):  # the checkpoint has them
         encoder.pop(key, None)
@@ -309,8 +318,8 @@ def _mmseg_config(model: Segmentor, config: RunConfig) -> dict[str, Any]:
                 "bgr_to_rgb": True,
                 "pad_val": 0,
                 "seg_pad_val": 255,
-                "size": (window, window),
-                "test_cfg": {"size": (window, window)},
+                **padding,
+                "test_cfg": padding,
             },
             "backbone": {"type": "whitebox.Encoder", **encoder},
             "decode_head": {
@@ -321,7 +330,7 @@ def _mmseg_config(model: Segmentor, config: RunConfig) -> dict[str, Any]:
                 "loss_decode": LOSS,
             },
             "train_cfg": {},
-            "test_cfg": {"mode": "slide", "crop_size": (window, window), "stride": (stride, stride)},
+            "test_cfg": test,
         },
         "test_pipeline": [
             {"type": "LoadImageFromFile"},
@@ -387,18 +396,6 @@ def _config_text(meta: Mapping[str, Any], config: Path | None, checkpoint: Path)
     return str(meta["cfg"])
 
 
-class _DictCalls(ast.NodeTransformer):
-    """``dict(a=1)`` as ``{"a": 1}``, which ``ast.literal_eval`` reads."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        named = all(keyword.arg is not None for keyword in node.keywords)
-        if isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args and named:
-            keys: list[ast.expr | None] = [ast.Constant(keyword.arg) for keyword in node.keywords]
-            return ast.Dict(keys, [keyword.value for keyword in node.keywords])
-        return node
-
-
 def _model_section(text: str, source: str) -> dict[str, Any]:
     """``model`` of a dumped config; nothing is run.
 
@@ -406,12 +403,7 @@ def _model_section(text: str, source: str) -> dict[str, Any]:
         CheckpointError: it is no such config, or its model is not built of our two parts.
     """
     try:
-        (value,) = (
-            statement.value
-            for statement in ast.parse(text).body
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "model"
-        )
-        model = ast.literal_eval(_DictCalls().visit(value))
+        model = assignments(text, ("model",))["model"]
         types = {name: model[name]["type"] for name in ("backbone", "decode_head", "data_preprocessor")}
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
@@ -420,7 +412,7 @@ def _model_section(text: str, source: str) -> dict[str, Any]:
         ) from error
     for part, fits in (
         ("backbone", types["backbone"] == "whitebox.Encoder"),
-        ("decode_head", types["decode_head"] in {"whitebox.DecodeHead", *(f"whitebox.{title}" for title in ALIASES)}),
+        ("decode_head", types["decode_head"] in ["whitebox.DecodeHead", *(f"whitebox.{title}" for title in ALIASES)]),
     ):
         if not fits:
             raise CheckpointError(f"The {part} in {source} is {types[part]!r}, which has no counterpart in whitebox.")
@@ -432,9 +424,7 @@ def _model_section(text: str, source: str) -> dict[str, Any]:
 def _run_config(model: dict[str, Any]) -> tuple[RunConfig, int]:
     """Encoder, decoder, windows and the number of classes of a config's ``model``."""
     encoder = {key: value for key, value in model["backbone"].items() if key not in ("type", "out_indices")}
-    for name, (mean, _) in STATISTICS.items():
-        if _near(255 * np.array(mean), model["data_preprocessor"].get("mean")):
-            encoder["normalization"] = name
+    encoder["normalization"] = normalization(model["data_preprocessor"].get("mean"))
     head = model["decode_head"]
     name = ALIASES.get(head["type"].removeprefix("whitebox."), head.get("decoder"))
     decoder = {**(head.get("options") or {}), "name": name}
@@ -444,22 +434,30 @@ def _run_config(model: dict[str, Any]) -> tuple[RunConfig, int]:
         decoder["encoder_layers"] = list(out_indices) if indices is None else [out_indices[index] for index in indices]
     run = _resolve(encoder=encoder, decoder=decoder)
     run.model = f"mmseg-{name}"
-    test = model.get("test_cfg") or {}
-    window = stride = run.encoder.image_size
-    if test.get("mode") == "slide":
-        window, stride = min(test["crop_size"]), min(test["stride"])
-    run.inference = InferenceConfig(window=window, stride=min(window, stride))
+    run.inference = _inference(model.get("test_cfg") or {})
     return run, int(head["num_classes"])
 
 
-def _near(found: Any, wanted: Any) -> bool:
-    return np.shape(wanted) == (3,) and bool(np.abs(np.subtract(found, wanted)).max() < TOLERANCE)
+def _inference(test: Mapping[str, Any]) -> InferenceConfig:
+    """Windows of ``test_cfg``; without a ``mode`` mmsegmentation shows images whole."""
+    mode = test.get("mode", "whole")
+    require(mode in ("whole", "slide"), "test_cfg.mode", mode, "mmsegmentation knows whole and slide")
+    if mode == "whole":
+        return InferenceConfig(window=None)
+    return InferenceConfig(window=_side(test, "crop_size"), stride=_side(test, "stride"))
+
+
+def _side(test: Mapping[str, Any], key: str) -> int:
+    height, width = test[key]
+    need = "windows of whitebox and their strides are square, so give a config with a square one, or with mode='whole'"
+    require(height == width, f"test_cfg.{key}", test[key], need)
+    return int(height)
 
 
 def _require_same_pixels(model: Segmentor, preprocessor: Mapping[str, Any], source: str) -> None:
     """Whether a model normalises as its mmsegmentation preprocessor did."""
     for key, own in (("mean", model.encoder.mean), ("std", model.encoder.std)):
-        if not _near(own, preprocessor.get(key)):
+        if not same_statistics(own, preprocessor.get(key)):
             raise CheckpointError(
                 f"data_preprocessor.{key} in {source} is {preprocessor.get(key)}: whitebox knows the pixel statistics "
                 f"vit (127.5), deit (ImageNet's), and those of timm's weights, {own}."
