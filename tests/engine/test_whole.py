@@ -156,7 +156,7 @@ class Unlike:
     """Labelled images of sizes that change from one to the next."""
 
     classes, ignore_index = CLASSES, 255
-    sizes = [(40, 64), (40, 64), (64, 40), (33, 100), (16, 16), (40, 64)]
+    sizes = ((40, 64), (40, 64), (64, 40), (33, 100), (16, 16), (40, 64))
 
     def __len__(self) -> int:
         return len(self.sizes)

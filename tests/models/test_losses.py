@@ -89,7 +89,7 @@ def test_ignored_pixels_are_negatives_or_nothing() -> None:
     present = present_classes(labels, 4)
     assert not present[:, 3].any() and present_classes(other, 4)[:, 3].all()
     sums = ATMLoss()(prediction, labels, 4)[0]
-    less = ATMLoss()(part(Prediction(prediction.masks_BKhw), slice(None)), other, 4)[0]
+    less = ATMLoss()(part(prediction, slice(None)), other, 4)[0]
     masks = F.interpolate(prediction.masks_BKhw, size=(8, 12), mode="bilinear")[..., :6, :]
     of_3 = sigmoid_focal(masks[:, 3], (other == 3).float()).mean((1, 2)).sum()
     torch.testing.assert_close(less[1] - of_3, sums[1])
@@ -105,7 +105,7 @@ def test_ignored_pixels_are_negatives_or_nothing() -> None:
     changed = prediction.masks_BKhw.clone().requires_grad_()
     labels[:] = 255
     labels[:, :, :2] = 1
-    ATMLoss(ignore="mask")(Prediction(changed), labels, 4).sum().backward()
+    ATMLoss(ignore="mask")(Prediction(changed, prediction.classes_BKC), labels, 4).sum().backward()
     assert changed.grad is not None and not changed.grad[..., 2].any() and changed.grad[:, 1, :, 0].all()
 
 
@@ -123,12 +123,27 @@ def test_a_batch_without_labels() -> None:
     assert value(CrossEntropy(), given, labels).detach() == 0
 
 
-def test_without_class_logits_there_is_no_classification_term() -> None:
+def test_without_class_logits_masks_of_absent_classes_are_to_be_empty() -> None:
+    prediction, labels = case(stages=1)
+    bare = Prediction(prediction.masks_BKhw.clone().requires_grad_())
+    with_classes, without = (ATMLoss()(each, labels, 4)[0] for each in (prediction, bare))
+    absent = ~present_classes(labels, 4)
+    assert absent.any() and without[0] == 0
+    masks = F.interpolate(prediction.masks_BKhw, size=(8, 12), mode="bilinear")[..., :6, :]
+    of_absent = sigmoid_focal(masks, torch.zeros_like(masks)).mean((2, 3))[absent].sum()
+    torch.testing.assert_close(without[1], with_classes[1] + of_absent)
+    torch.testing.assert_close(without[2], with_classes[2])
+    without.sum().backward()
+    assert bare.masks_BKhw.grad is not None and bare.masks_BKhw.grad[absent].all()
+
+
+def test_without_class_logits_an_image_without_labels_asks_for_nothing() -> None:
     prediction, labels = case(stages=1)
     bare = Prediction(prediction.masks_BKhw)
-    with_classes, without = (ATMLoss()(each, labels, 4)[0] for each in (prediction, bare))
-    assert without[0] == 0
-    assert torch.equal(without[1:], with_classes[1:])
+    labels[1:] = 255
+    for ignore in ("negative", "mask"):
+        loss = ATMLoss(ignore=ignore)
+        torch.testing.assert_close(loss(bare, labels, 4), loss(part(bare, slice(0, 1)), labels[:1], 4))
 
 
 def test_focal_loss() -> None:

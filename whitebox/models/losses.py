@@ -8,7 +8,7 @@ split over processes and forward passes: the parts' sums are added, and the spli
     loss.mean(sums, counts)                    its share; the shares of all parts add up to the loss of the batch
 
 ``CrossEntropy`` is that of the class probabilities a pixel has in the end. ``ATMLoss`` is SegViT's, and goes with every
-decoder: one without class logits has no classification term.
+decoder: in one without class logits the masks themselves have to say which classes are not there.
 
 Shapes: B batch, K classes, C = K + 1, H W pixels, h w patch grid, n pairs of an image and a class that is in it,
 P pixels (H * W), S stages (the last one first), T terms (classification, focal, dice).
@@ -79,6 +79,10 @@ class ATMLoss(Loss):
 
     A batch without a labelled pixel has no pair; its focal and dice terms are 0.
 
+    A decoder without class logits has no classification term, and nothing that keeps the mask of an absent class from
+    winning pixels. There the focal term sums over all K masks of an image, still divided by the n pairs, as the focal
+    loss of detectors is by its positives (Lin et al. 2017, section 4.1); ours.
+
     Source: SegViT (Zhang et al. 2022, arXiv 2210.05844), with the weights of its released code. That takes the
     classification term of each GPU's images by themselves; here it is taken over the whole batch, as the others are.
 
@@ -132,7 +136,10 @@ class ATMLoss(Loss):
             classification = F.cross_entropy(
                 stage.classes_BKC.float().flatten(0, 1), target_BK.flatten(), weight=weights_C, reduction="sum"
             )
-        images_n, classes_n = present_BK.nonzero(as_tuple=True)
+        seen_BK = present_BK  # masks under the focal term
+        if stage.classes_BKC is None:
+            seen_BK = present_BK.any(1, keepdim=True).expand_as(present_BK)
+        images_n, classes_n = seen_BK.nonzero(as_tuple=True)
         masks_nHW = upsampled(stage.masks_BKhw[images_n, classes_n][:, None], labels_BHW, size)[:, 0]
         labels_nHW = labels_BHW[images_n]
         target_nHW = (labels_nHW == classes_n[:, None, None]).float()
@@ -140,7 +147,8 @@ class ATMLoss(Loss):
         focal_n = (sigmoid_focal(masks_nHW, target_nHW) * counted_nHW).sum((1, 2)) / counted_nHW.sum((1, 2))
         p_nHW = masks_nHW.sigmoid() * counted_nHW
         overlap_n, sizes_n = (p_nHW * target_nHW).sum((1, 2)), p_nHW.sum((1, 2)) + target_nHW.sum((1, 2))
-        return torch.stack([classification, focal_n.sum(), (1 - (2 * overlap_n + 1) / (sizes_n + 1)).sum()])
+        dice_n = (1 - (2 * overlap_n + 1) / (sizes_n + 1))[present_BK[images_n, classes_n]]
+        return torch.stack([classification, focal_n.sum(), dice_n.sum()])
 
 
 def present_classes(labels_BHW: Tensor, num_classes: int) -> Tensor:
