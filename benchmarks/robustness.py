@@ -102,7 +102,7 @@ def measure(bench: Bench, points: Sequence[Key], plain: int, folder: Path) -> di
     evaluate(run.model, bench.samples.dataset, run.config.inference, run.config.data, limit=1)  # warm
     encoding()
     every = -(-len(points) // plain)
-    run.model.decoder.predict = decoder  # type: ignore[method-assign]
+    run.model.decoder.predict = decoder  # type: ignore[method-assign, assignment]
     with bench.rows(folder) as rows:
         rows_taken.function = lambda key: rows.add(key, bench.measure(key))
         for number, key in enumerate(points):

@@ -231,14 +231,15 @@ class Bench:
 @torch.no_grad()
 def plain_labels(model: Segmentor, photo: Image, inference: InferenceConfig, data: DataConfig | None) -> Tensor:
     """The official algorithm: everything at full size."""
-    window, total_KHW, device = inference.window, torch.zeros(()), model.mean.device
+    window, stride, total_KHW, device = inference.window, inference.stride, torch.zeros(()), model.mean.device
+    assert window is not None and stride is not None
     for scale in inference.scales:
         resized = photo if data is None else resize_image(photo, data.resize, scale, data.max_ratio)
         for flipped in (False, True) if inference.flip else (False,):
             image = torch.from_numpy(resized).to(device).permute(2, 0, 1)[None].float() / 255
             image = enlarge(image.flip(3) if flipped else image, window)
             height, width = image.shape[2:]
-            tops, lefts = anchors(height, window, inference.stride), anchors(width, window, inference.stride)
+            tops, lefts = anchors(height, window, stride), anchors(width, window, stride)
             corners = [(y, x) for y in tops for x in lefts]
             logits = torch.zeros(model.num_classes, height, width, device=device)
             count = torch.zeros(height, width, device=device)
