@@ -355,6 +355,7 @@ def measure(
 def _taps(layers: Mapping[str, SubspaceLayer]) -> list[str]:
     wanted = [f"{name}.{tap}" for name in layers for tap in ("update", "tokens")]
     wanted += [f"{name}.projected" for name, layer in layers.items() if isinstance(layer, SubspaceAttention)]
+    wanted += [f"{name}.compressed" for name, layer in layers.items() if hasattr(layer, "compressed")]
     return [*wanted, "decoder.patches"] if any(_CROSS in name for name in layers) else wanted
 
 
@@ -368,6 +369,8 @@ def _judge_window(
     generator: torch.Generator,
 ) -> dict[str, Array]:
     after, update = known[f"{name}.tokens"], known[f"{name}.update"]
+    if f"{name}.compressed" in known:  # of CRATE: ISTA follows, which is not there to compress
+        after, update = known[f"{name}.compressed"], known[f"{name}.compressed"] - (after - update)
     if _CROSS not in name:
         return judge(compression(layer, after, update, known.get(f"{name}.projected"), eps, at), generator, draws)
     patches_ND = known["decoder.patches"]

@@ -32,7 +32,7 @@ from analysis.alignment import (
     refinement,
     render,
 )
-from analysis.coding_rate import compression_rate
+from analysis.coding_rate import coding_rate, compression_rate
 from analysis.records import RecordError, read_record, write_record
 from analysis.samples import Samples
 from whitebox.config import resolve
@@ -313,6 +313,22 @@ class TestMeasure:
     def test_other_white_boxes(self, opened: Callable[[str], Run], name: str) -> None:
         layers = measure(opened(name), limit=1).measured["layers"]
         assert len(layers) == 3 and all(abs(layer["cosine"]["value"]) <= 1 for layer in layers)
+
+    def test_of_crate_the_part_before_ista_is_judged(self, opened: Callable[[str], Run]) -> None:
+        run = opened("crate-tiny")
+        found = measure(run, limit=1).measured["layers"][0]
+        (sample,) = Samples(run, limit=1).each()
+        with record(run.model, "decoder.layers.0.*") as seen, torch.no_grad():
+            run.model.masks(sample.pixels_B3HW)
+        layer = run.model.decoder.layers[0]
+        before = seen["decoder.layers.0.tokens"] - seen["decoder.layers.0.update"]
+        with torch.no_grad():
+            rates = [
+                coding_rate(layer.project(layer.norm(z_BND)), 0.1).sum().item()
+                for z_BND in (before, seen["decoder.layers.0.compressed"])
+            ]
+        assert found["before"]["value"] == pytest.approx(rates[0], rel=1e-4)
+        assert found["change"]["value"] == pytest.approx(100 * (rates[1] / rates[0] - 1), rel=1e-2)
 
     def test_a_linear_decoder_has_nothing_to_align(self, opened: Callable[[str], Run], tmp_path: Path) -> None:
         found = measure(opened("segmenter-linear-tiny"), limit=1)
