@@ -23,6 +23,7 @@ Shapes: H heads, P dimensions of a subspace, D width, K classes, M rows, B windo
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 DRAWS = 100  # of random matrices
+_ABREAST = 4  # heat maps of classes side by side, at most
 _LEVELS = 127  # of a packed heat map, on each side of 0
 
 
@@ -329,21 +331,24 @@ def _heads(axes: Axes, heads: int, dim: int) -> None:
 
 
 def _draw_classes(records: Sequence[Record], stem: Path) -> None:
-    """A column a model: learned embeddings, and below them those after the decoder, where there are any."""
+    """Models side by side: learned embeddings, and below them those after the decoder, where there are any."""
     states = [state for state in _STATES if any(state in each.measured["classes"] for each in records)]
-    columns = max(2, len(records))
+    columns = min(_ABREAST, max(2, len(records)))
+    lines = len(states) * math.ceil(len(records) / columns)
     with figure_style():
-        figure = new_figure(0.6 + ((PAGE - 1.6) / columns + 0.35) * len(states), PAGE)
-        panels = figure.subplots(len(states), columns, squeeze=False)
+        figure = new_figure(0.6 + ((PAGE - 1.6) / columns + 0.35) * lines, PAGE)
+        panels = figure.subplots(lines, columns, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
-        for column, each in zip(panels.T, records, strict=False):
+        for number, each in enumerate(records):
+            block, column = divmod(number, columns)
             classes = each.measured["classes"]
-            for axes, state in zip(column, states, strict=True):
+            for index, state in enumerate(states):
+                axes = panels[block * len(states) + index, column]
                 if state in classes:
                     image = _heat_map(axes, classes[state]["cosines"], limit=1)
                     images = f", {each.data.images} images" if state == "after" else ""
-                    axes.set_title(f"{each.model}\n{_STATES[state]}{images}", fontsize=7)
+                    axes.set_title(f"{each.model}\n{_STATES[state]}{images}", fontsize=7 if columns < _ABREAST else 6)
                     names = classes["names"] if len(classes["names"]) <= 30 else []
                     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
                     axes.set_yticks(range(len(names)), names, fontsize=5)
