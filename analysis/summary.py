@@ -55,7 +55,8 @@ def _timed(record: Record) -> Hashable:
 ACCURACY = Source("eval", "whitebox eval", lambda record: not record.variant, lambda record: record.data)
 COST = Source("profile", "whitebox profile", lambda record: True, _timed)
 ABSOLUTE, RELATIVE = _noise(False), _noise(True)
-SOURCES = (ACCURACY, COST, ABSOLUTE, RELATIVE)
+NOISE = (ABSOLUTE, RELATIVE)
+SOURCES = (ACCURACY, COST, *NOISE)
 
 
 @dataclass(frozen=True)
@@ -90,24 +91,24 @@ def summarise(records: Sequence[Record], split: str | None = None) -> Summary:
     """Choose what can be compared; models by falling mIoU, those without one last.
 
     Args:
-        split: of evaluations and noise; None: that of the most models.
+        split: of evaluations and noise, which are of the same images; None: whatever there is the most of.
 
     Raises:
         RecordError: nothing was evaluated.
     """
-    chosen = {
-        source: _comparable(
-            [
-                record
-                for record in records
-                if record.kind == source.kind
-                and record.weights is not None
-                and source.fits(record)
-                and (source is COST or split in (None, record.data.split))
-            ],
-            source.conditions,
-        )
+    usable = {
+        source: [
+            record
+            for record in records
+            if record.kind == source.kind and record.weights is not None and source.fits(record)
+        ]
         for source in SOURCES
+    }
+    measured = [record for source in (ACCURACY, *NOISE) for record in usable[source]]
+    images = _most_measured([record for record in measured if split in (None, record.data.split)])
+    chosen = {
+        source: _comparable([each for each in found if source is COST or _images(each) == images], source.conditions)
+        for source, found in usable.items()
     }
     if not chosen[ACCURACY]:
         which = f" of the split {split}" if split else ""
@@ -119,6 +120,18 @@ def summarise(records: Sequence[Record], split: str | None = None) -> Summary:
         return math.inf if record is None else -percent(record.measured["miou"]).value
 
     return Summary({weights: names[weights] for weights in sorted(names, key=order)}, chosen)
+
+
+def _images(record: Record) -> Hashable:
+    return record.data.name, record.data.split, record.data.images
+
+
+def _most_measured(records: Sequence[Record]) -> Hashable:
+    """The images that the most records are about, of equals those of the newest."""
+    found: dict[Hashable, list[str]] = {}
+    for record in records:
+        found.setdefault(_images(record), []).append(record.created)
+    return max(found, key=lambda images: (len(found[images]), max(found[images])), default=None)
 
 
 def _comparable(records: Sequence[Record], conditions: Callable[[Record], Hashable]) -> dict[str, Record]:
@@ -191,7 +204,7 @@ def _caption(summary: Summary) -> str:
             f"passes, {machine}{threads}, {settings['precision']}, batch {settings['batch']}, "
             f"torch {record.versions['torch']}."
         )
-    noises = [first[source] for source in (ABSOLUTE, RELATIVE) if source in first]
+    noises = [first[source] for source in NOISE if source in first]
     if noises:
         text += (
             " sigma_50: noise on the decoder's parameters that halves the mIoU; relative: in units of each tensor's "

@@ -83,6 +83,15 @@ def test_the_split_can_be_chosen(tmp_path: Path) -> None:
         summarise([profile("a")])
 
 
+def test_accuracy_and_noise_are_of_one_split(tmp_path: Path) -> None:
+    test = Data("shapes", "test", 4, "t")
+    both = [evaluation("a", 0.3), evaluation("a", 0.6, data=test, created="2027"), noise("a", 1.0)]
+    assert rows(both, tmp_path)["a"][0] == "30.0 [20.0, 40.0]"
+    assert rows(both[:2], tmp_path)["a"][0] == "60.0 [50.0, 70.0]"  # as many of either: the newest
+    elsewhere = [evaluation(name, 0.9, data=Data("camvid", "val", 101, "c"), created="2028") for name in "bc"]
+    assert list(rows([*both, noise("a", 1.0, relative=True), *elsewhere], tmp_path)) == ["a"]
+
+
 def test_a_model_without_sigma_50_and_one_without_weights(tmp_path: Path) -> None:
     none = dataclasses.replace(noise("a", 1.0), measured={"sigma_50": {"value": None, "low": None, "high": None}})
     assert rows([evaluation("a", 0.3), none, profile("new", weights=None)], tmp_path)["a"][5] == "–"
