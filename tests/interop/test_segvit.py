@@ -208,6 +208,7 @@ def config_without(old: str, new: str = "") -> Edit:
         (config_without("with_cls_token=False", "with_cls_token=True"), r"only encoders without class token"),
         (config_without("127.5, 127.5, 127.5", "'x', [2], 3"), r"normalised with mean \['x', \[2\], 3\]; known are"),
         (config_without("127.5, 127.5, 127.5", "1, 2, 3"), r"normalised with mean \[1, 2, 3\]; known are 127.5"),
+        (config_without("crop_size=[64, 64]", "crop_size=[64, 96]"), r"SegViT model: test_cfg.crop_size=\[64, 96\] is"),
         (config_without("num_heads=4", "num_heads=0"), r"encoder.heads=0 is impossible"),
         (config_without("num_heads=4", "num_heads='x'"), r"do not describe a SegViT model: ValueError"),
         (config_without("out_indices=[1, 2, 3]", "out_indices=[1, 2, 9]"), r"asks for block 9, but the encoder has 4"),

@@ -25,11 +25,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from whitebox.config import DataConfig, InferenceConfig, RunConfig, resolve
+from whitebox.config import DataConfig, RunConfig, resolve
 from whitebox.data.quiet import quiet
 from whitebox.errors import CheckpointError, ConfigError, ModelError, require
 from whitebox.files import write_atomically, write_text
-from whitebox.interop.reading import assignments, normalization, same_statistics
+from whitebox.interop.reading import assignments, inference, normalization, same_statistics
 from whitebox.models import DECODERS, Encoder, Segmentor, build
 from whitebox.models.decoders.base import Prediction, class_scores
 from whitebox.models.weights import load_strictly, read_pickle
@@ -434,24 +434,8 @@ def _run_config(model: dict[str, Any]) -> tuple[RunConfig, int]:
         decoder["encoder_layers"] = list(out_indices) if indices is None else [out_indices[index] for index in indices]
     run = _resolve(encoder=encoder, decoder=decoder)
     run.model = f"mmseg-{name}"
-    run.inference = _inference(model.get("test_cfg") or {})
+    run.inference = inference(model.get("test_cfg") or {})
     return run, int(head["num_classes"])
-
-
-def _inference(test: Mapping[str, Any]) -> InferenceConfig:
-    """Windows of ``test_cfg``; without a ``mode`` mmsegmentation shows images whole."""
-    mode = test.get("mode", "whole")
-    require(mode in ("whole", "slide"), "test_cfg.mode", mode, "mmsegmentation knows whole and slide")
-    if mode == "whole":
-        return InferenceConfig(window=None)
-    return InferenceConfig(window=_side(test, "crop_size"), stride=_side(test, "stride"))
-
-
-def _side(test: Mapping[str, Any], key: str) -> int:
-    height, width = test[key]
-    need = "windows of whitebox and their strides are square, so give a config with a square one, or with mode='whole'"
-    require(height == width, f"test_cfg.{key}", test[key], need)
-    return int(height)
 
 
 def _require_same_pixels(model: Segmentor, preprocessor: Mapping[str, Any], source: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from whitebox.config import InferenceConfig
+from whitebox.errors import require
 
 STATISTICS = {"vit": ((0.5,) * 3, (0.5,) * 3), "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}  # of 0..1
 TOLERANCE = 0.01  # of pixel statistics, 0..255: the official code rounds them to two digits, mmsegmentation does not
@@ -58,6 +61,22 @@ def normalization(mean: object) -> str | None:
         if same_statistics([255 * each for each in known], mean):
             return name
     return None
+
+
+def inference(test: Mapping[str, Any]) -> InferenceConfig:
+    """Windows of ``test_cfg``; without a ``mode`` mmsegmentation shows images whole."""
+    mode = test.get("mode", "whole")
+    require(mode in ("whole", "slide"), "test_cfg.mode", mode, "mmsegmentation knows whole and slide")
+    if mode == "whole":
+        return InferenceConfig(window=None)
+    return InferenceConfig(window=_square(test, "crop_size"), stride=_square(test, "stride"))
+
+
+def _square(test: Mapping[str, Any], key: str) -> int:
+    height, width = test[key]
+    need = "windows of whitebox and their strides are square, so give a config with a square one, or with mode='whole'"
+    require(height == width, f"test_cfg.{key}", test[key], need)
+    return int(height)
 
 
 def count(tensors: Iterable[str], pattern: str) -> int:

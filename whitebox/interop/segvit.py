@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
-from whitebox.config import DataConfig, InferenceConfig, LossConfig, RunConfig, resolve
+from whitebox.config import DataConfig, LossConfig, RunConfig, resolve
 from whitebox.data import dataset_info
 from whitebox.errors import CheckpointError, ConfigError
-from whitebox.interop.reading import assignments, count, normalization
+from whitebox.interop.reading import assignments, count, inference, normalization
 from whitebox.models import EncoderConfig, Segmentor, build
 from whitebox.models.decoders.segvit import SegViTConfig, SegViTShrunkConfig
 from whitebox.models.encoder import MMSEG_NAMES
@@ -169,10 +169,8 @@ def _config(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
         project = "decode_head.input_proj_1.weight" in tensors
         decoder = SegViTConfig(encoder_layers=read, project=project, **sizes)
     config = RunConfig(model=f"released-{decoder.name}", encoder=encoder, decoder=decoder, loss=LossConfig(name="atm"))
-    test = described["model"].get("test_cfg") or {}
-    window = min(test.get("crop_size") or [encoder.image_size])
-    stride = min(test.get("stride") or [window])
-    config.inference = InferenceConfig(window=None if test.get("mode") == "whole" else window, stride=stride)
+    windows = {"mode": "slide", "crop_size": 2 * (encoder.image_size,), "stride": 2 * (encoder.image_size,)}
+    config.inference = inference(described["model"].get("test_cfg") or windows)
     return config, tensors[SIGNS[shrunk]].shape[0] - 1
 
 
