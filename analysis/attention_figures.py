@@ -31,7 +31,7 @@ from analysis.photos import (
 )
 from analysis.records import Record
 from analysis.render import notes as render_notes
-from analysis.tables import Cell, Column, Table
+from analysis.tables import Cell, Column, Table, number
 from whitebox.files import write_atomically
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
         RecordError: a photo is missing or has changed.
     """
     photos = [holders for holders in photos_of(records) if any(stored["maps"] for _, stored in holders)]
-    for number, holders in enumerate(photos):
-        _draw(holders, figure_path(stem, photos, number))
+    for index, holders in enumerate(photos):
+        _draw(holders, figure_path(stem, photos, index))
     for held in records:
         if held.settings["overlays"]:
             _overlays(held, stem.with_name(held.file_name.removesuffix(".json") + "-overlays"))
@@ -81,7 +81,7 @@ def _table(records: Sequence[Record]) -> Table:
             each["query"],
             each["layer"].partition(".")[2],
             each["head"],
-            *(_times(each["numbers"].get(key), factor) for key, _, factor, _ in columns),
+            *(factor * number(each["numbers"].get(key)) for key, _, factor, _ in columns),
         )
         for held, stored, each in maps
     ]
@@ -226,7 +226,3 @@ def _overlays(held: Record, folder: Path) -> None:
             words = (held.model, photo_name(stored), each["query"], each["layer"], each["head"])
             name = re.sub(r"[^\w.-]+", "_", "-".join(words)) + ".jpg"
             write_atomically(folder / name, partial(picture.save, format="jpeg", quality=92, subsampling=0))
-
-
-def _times(value: float | None, factor: float) -> float:
-    return math.nan if value is None else factor * value

@@ -41,7 +41,7 @@ from analysis.figures import PAGE, figure_style, legend_columns, new_figure, sav
 from analysis.records import Data, Record, RecordError, describe_weights, fingerprint, new_record
 from analysis.samples import Progress
 from analysis.tables import Cell, Column, Estimate, Table
-from whitebox.config import InferenceConfig, RunConfig, model_names, nearest, resolve
+from whitebox.config import InferenceConfig, RunConfig, architecture, model_names, nearest, resolve
 from whitebox.data import dataset_info
 from whitebox.engine.distributed import join
 from whitebox.engine.inference import device_of, predict_many
@@ -261,11 +261,7 @@ def published(config: RunConfig, size: int, classes: int) -> dict[str, Any]:
     """The published cost, for ``reported``; empty where no paper has this model and setting."""
     if config.model not in PUBLISHED or (classes, size) != (PAPER_CLASSES, PAPER_SIZES[config.model.split("-")[-1]]):
         return {}
-    usual = resolve(config.model)
-    shape = ("name", "patch_size", "width", "depth", "heads", "shrink")
-    if config.decoder != usual.decoder or any(
-        getattr(config.encoder, key) != getattr(usual.encoder, key) for key in shape
-    ):
+    if architecture(config) != architecture(resolve(config.model)):
         return {}
     what, value, source = PUBLISHED[config.model]
     return {what: {"value": value, "source": source}}
@@ -472,15 +468,18 @@ def render(records: Sequence[Record], stem: Path) -> Mapping[str, Table]:
     return {"": _summary(records), "-scopes": _scopes(records)}
 
 
-def _cost(record: Record, scope: str) -> Cost:
+def stored_cost(record: Record, scope: str) -> Cost:
+    """What a record with ``scopes`` holds."""
     return Cost(**record.measured["scopes"][scope])
 
 
-def _speed(record: Record, scope: str) -> Estimate:
+def stored_speed(record: Record, scope: str) -> Estimate:
+    """Images a second of a profile."""
     return Estimate(**record.measured["images_per_second"][scope])
 
 
-def _conditions(record: Record) -> str:
+def timed_under(record: Record) -> str:
+    """Machine, precision, batch and version of a profile's times, in words."""
     settings = record.settings
     machine = record.hardware["cpu"] if settings["device"] == "cpu" else ", ".join(record.hardware["gpus"])
     threads = f", {settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
@@ -526,19 +525,19 @@ def _summary(records: Sequence[Record]) -> Table:
                 record.model,
                 record.settings["size"],
                 record.settings["classes"],
-                1e-6 * _cost(record, "model").parameters,
-                1e-6 * _cost(record, "decoder").parameters,
-                _cost(record, "decoder blocks").gflops,
+                1e-6 * stored_cost(record, "model").parameters,
+                1e-6 * stored_cost(record, "decoder").parameters,
+                stored_cost(record, "decoder blocks").gflops,
                 *([None if reported is None else float(reported["value"])] if some_published else []),
-                _cost(record, "decoder").gflops,
-                _cost(record, "model").gflops,
-                _speed(record, "model"),
+                stored_cost(record, "decoder").gflops,
+                stored_cost(record, "model").gflops,
+                stored_speed(record, "model"),
                 1e-6 * (memory["weights"] + memory["activations"]["model"]),
             )
         )
     caption = (
         f"M: millions of parameters. G: GFLOPs. {_CONVENTION} {_BLOCKS} Images/s: photo in memory to label map, "
-        f"median of {_passes(records)} [quartiles], {_conditions(records[0])}. Memory: weights and {_ALIVE}."
+        f"median of {_passes(records)} [quartiles], {timed_under(records[0])}. Memory: weights and {_ALIVE}."
     )
     return Table(tuple(columns), tuple(rows), caption + _sources(records))
 
@@ -559,17 +558,17 @@ def _scopes(records: Sequence[Record]) -> Table:
         activations = record.measured["memory"]["activations"]
         published_by_scope = {key.rpartition(" ")[0]: key for key in record.reported}
         for scope in SCOPES:
-            cost, published_as = _cost(record, scope), published_by_scope.get(scope)
+            cost, published_as = stored_cost(record, scope), published_by_scope.get(scope)
             text = ""
             if published_as is not None:
                 text = f"{record.reported[published_as]['value']} {published_as.rpartition(' ')[2]}"
             timed = scope in activations
-            measured = (_speed(record, scope), 1e-6 * activations[scope]) if timed else (None, None)
+            measured = (stored_speed(record, scope), 1e-6 * activations[scope]) if timed else (None, None)
             numbers = (1e-6 * cost.parameters, 1e-9 * cost.macs, cost.gflops)
             rows.append((record.model, scope, *numbers, text, *measured))
     caption = (
         f"{_CONVENTION} {_BLOCKS} Model: photo in memory to label map. Images/s: median of {_passes(records)} "
-        f"[quartiles], {_conditions(records[0])}. Activations: {_ALIVE}, beside weights."
+        f"[quartiles], {timed_under(records[0])}. Activations: {_ALIVE}, beside weights."
     )
     return Table(columns, tuple(rows), caption + _sources(records))
 
@@ -583,13 +582,13 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
     names = [f"{record.model}, {record.settings['size']} px" for record in records]
     rows = range(len(records))
     parts = {
-        "decoder blocks": [_cost(record, "decoder blocks").gflops for record in records],
+        "decoder blocks": [stored_cost(record, "decoder blocks").gflops for record in records],
         "rest of the decoder": [
-            _cost(record, "decoder").gflops - _cost(record, "decoder blocks").gflops for record in records
+            stored_cost(record, "decoder").gflops - stored_cost(record, "decoder blocks").gflops for record in records
         ],
-        "encoder": [_cost(record, "encoder").gflops for record in records],
+        "encoder": [stored_cost(record, "encoder").gflops for record in records],
     }
-    speeds = [_speed(record, "model") for record in records]
+    speeds = [stored_speed(record, "model") for record in records]
     with figure_style() as colours:
         figure = new_figure(1.15 + 0.24 * len(records), PAGE)
         work, speed = figure.subplots(1, 2, sharey=True)
@@ -598,7 +597,7 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
             work.barh(rows, values, left=left, height=0.6, color=colour, linewidth=0, label=part)
             left = [start + value for start, value in zip(left, values, strict=True)]
         for row, record in enumerate(records):
-            text = f" {_cost(record, 'decoder').gflops:.3g} of {_cost(record, 'model').gflops:.3g}"
+            text = f" {stored_cost(record, 'decoder').gflops:.3g} of {stored_cost(record, 'model').gflops:.3g}"
             work.text(left[row], row, text, va="center", ha="left", fontsize=6)
         work.set_xlim(0, 1.25 * max(left))
         work.set_yticks(rows, names)
@@ -633,7 +632,7 @@ def _draw_tokens(records: Mapping[str, Sequence[Record]], stem: Path) -> None:
             ordered = sorted(group, key=lambda record: record.measured["tokens"])
             tokens = [record.measured["tokens"] for record in ordered]
             look: dict[str, Any] = {"color": colour, "linewidth": 1, "markersize": 3.5, "label": model}
-            work.plot(tokens, [1e-9 * _cost(record, "decoder").macs for record in ordered], "o-", **look)
+            work.plot(tokens, [1e-9 * stored_cost(record, "decoder").macs for record in ordered], "o-", **look)
             seconds = np.array(
                 [np.quantile(record.measured["seconds"]["decoder"], [0.25, 0.5, 0.75]) for record in ordered]
             )
@@ -653,7 +652,7 @@ def _draw_tokens(records: Mapping[str, Sequence[Record]], stem: Path) -> None:
         figure.legend(names, loc="outside upper center", ncols=legend_columns(names, PAGE))
         figure.supxlabel(
             f"of the decoder, {first.settings['classes']} classes; time: median and quartiles of {first.n} passes; "
-            f"{_conditions(first)}",
+            f"{timed_under(first)}",
             fontsize=6.5,
         )
         save_figure(figure, f"{stem}.png")

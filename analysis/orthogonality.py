@@ -127,12 +127,12 @@ def measure(
             "learned": {"numbers": class_numbers(learned_KD), "cosines": packed(_cosines(learned_KD))},
         }
         tap = tap_after(run.model)
-        if after and tap is None:
-            notes["has no tap of class embeddings after its decoder."] = None
-        elif after:
+        if after and tap is not None:
             samples = Samples(run, split, limit)
             data = samples.data
-            classes["after"] = _after(run, cast(str, tap), samples, seed, advance)
+            classes["after"] = _after(run, tap, samples, seed, advance)
+        elif after:
+            notes["has no tap of class embeddings after its decoder."] = None
     return new_record(
         "orthogonality",
         model=run.name,
@@ -149,8 +149,9 @@ def measure(
 def tap_after(model: nn.Module) -> str | None:
     """Where class embeddings leave a decoder: as masks compare them, else after the last cross-attention (SegViT)."""
     taps = tap_names(model)
-    last = [name for name in taps if fnmatchcase(name, "decoder.cross_layers.*.tokens")][-1:]
-    return next(iter([*(name for name in taps if name == "decoder.classes"), *last]), None)
+    if "decoder.classes" in taps:
+        return "decoder.classes"
+    return next((name for name in reversed(taps) if fnmatchcase(name, "decoder.cross_layers.*.tokens")), None)
 
 
 @torch.inference_mode()

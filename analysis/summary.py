@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.costs import Cost
+from analysis.costs import stored_cost, stored_speed, timed_under
 from analysis.figures import PAGE, figure_style, new_figure, save_figure
 from analysis.records import Record, RecordError, read_records
 from analysis.tables import Cell, Column, Estimate, Table, estimate, percent
@@ -170,18 +170,15 @@ def _quantities(summary: Summary) -> list[_Quantity]:
         found = [summary.chosen[source].get(weights) for weights in summary.names]
         return _Quantity(name, decimals, logarithmic, [UNKNOWN if each is None else value(each) for each in found])
 
-    def cost(record: Record, scope: str) -> Cost:
-        return Cost(**record.measured["scopes"][scope])
-
     def sigma_50(record: Record) -> Estimate:
         return estimate(record.measured.get("sigma_50") or {})
 
     return [
         column("mIoU (%)", 1, ACCURACY, lambda record: percent(record.measured["miou"])),
-        column("Parameters (M)", 2, COST, lambda record: Estimate(1e-6 * cost(record, "model").parameters)),
-        column("Decoder (M)", 3, COST, lambda record: Estimate(1e-6 * cost(record, "decoder").parameters), True),
-        column("Decoder (GFLOPs)", 3, COST, lambda record: Estimate(cost(record, "decoder").gflops), True),
-        column("Images/s", 1, COST, lambda record: estimate(record.measured["images_per_second"]["model"])),
+        column("Parameters (M)", 2, COST, lambda record: Estimate(1e-6 * stored_cost(record, "model").parameters)),
+        column("Decoder (M)", 3, COST, lambda record: Estimate(1e-6 * stored_cost(record, "decoder").parameters), True),
+        column("Decoder (GFLOPs)", 3, COST, lambda record: Estimate(stored_cost(record, "decoder").gflops), True),
+        column("Images/s", 1, COST, lambda record: stored_speed(record, "model")),
         column("sigma_50", 3, ABSOLUTE, sigma_50, True),
         column("sigma_50, relative", 2, RELATIVE, sigma_50, True),
     ]
@@ -196,13 +193,10 @@ def _caption(summary: Summary) -> str:
     )
     if COST in first:
         settings, record = first[COST].settings, first[COST]
-        machine = record.hardware["cpu"] if settings["device"] == "cpu" else ", ".join(record.hardware["gpus"])
-        threads = f", {settings['threads']} thread{'s' * (settings['threads'] > 1)}" * (settings["device"] == "cpu")
         text += (
             f" Decoder: all after the encoder, GFLOPs = 2 x MACs for one image of {settings['size']} px and "
             f"{settings['classes']} classes. Images/s: photo in memory to label map, median [quartiles] of {record.n} "
-            f"passes, {machine}{threads}, {settings['precision']}, batch {settings['batch']}, "
-            f"torch {record.versions['torch']}."
+            f"passes, {timed_under(record)}."
         )
     noises = [first[source] for source in NOISE if source in first]
     if noises:

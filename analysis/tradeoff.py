@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from analysis.costs import Cost, count
+from analysis.costs import count, stored_cost
 from analysis.figures import COLUMN, figure_style, legend_columns, new_figure, save_figure
 from analysis.records import Record, new_record
 from analysis.tables import Column, Table, percent
@@ -58,7 +58,7 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
         figure = new_figure(2.5 + 0.13 * math.ceil(len(records) / legend))
         axes = figure.subplots()
         for index, record in enumerate(records):
-            decoder, whole = _cost(record, "decoder blocks"), _cost(record, "model")
+            decoder, whole = stored_cost(record, "decoder blocks"), stored_cost(record, "model")
             miou = percent(record.measured["miou"])
             rows.append(
                 (record.model, miou, decoder.parameters / 1e6, decoder.gflops, whole.parameters / 1e6, whole.gflops)
@@ -96,7 +96,3 @@ def _caption(first: Record) -> str:
         f"training each. GFLOPs = 2 x multiply-adds of matrix products for one window of "
         f"{first.settings['size']} px and {first.settings['classes']} classes; the papers count the decoder's blocks."
     )
-
-
-def _cost(record: Record, scope: str) -> Cost:
-    return Cost(**record.measured["scopes"][scope])

@@ -109,7 +109,7 @@ def tradeoff_values(records: Sequence[Record], models: dict[str, str]) -> list[V
     """mIoU, percent, GFLOPs of the decoder's blocks, and GMACs of the whole model."""
     values = []
     for record in records:
-        blocks, model = (costs.Cost(**record.measured["scopes"][scope]) for scope in ("decoder blocks", "model"))
+        blocks, model = (costs.stored_cost(record, scope) for scope in ("decoder blocks", "model"))
         values.append(Value(models[record.model], "mIoU (%)", percent(record.measured["miou"])))
         values.append(Value(models[record.model], "decoder GFLOPs", Estimate(blocks.gflops)))
         values.append(Value(models[record.model], "model GMACs", Estimate(1e-9 * model.macs)))

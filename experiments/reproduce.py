@@ -23,7 +23,7 @@ from analysis.samples import Progress
 from analysis.tables import Column, Table
 from experiments import EXPERIMENTS, PAPERS
 from experiments.experiment import Experiment, Setting, beside
-from whitebox.config import RunConfig, flatten, model_names, nearest, resolve
+from whitebox.config import RunConfig, architecture, flatten, model_names, nearest, resolve
 from whitebox.data import build_dataset, dataset_info
 from whitebox.errors import ConfigError
 from whitebox.files import write_text
@@ -32,7 +32,6 @@ from whitebox.runs import Run, saved_runs
 from whitebox.terminal import table_console
 
 DONE = "measured.json"
-ARCHITECTURE = tuple(f"encoder.{key}" for key in ("name", "patch_size", "width", "depth", "heads", "shrink"))
 Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
@@ -106,23 +105,27 @@ def needed_runs(
             first = next(iter(asked))
             raise ConfigError(f"There is no model {first}{nearest(first, known)} `whitebox models` lists them.")
         models += [model for model in asked if model in known]
-    found: dict[str, list[tuple[tuple[str, ...], int, Path]]] = {model: [] for model in models}
+    runs: dict[str, list[tuple[Path, RunConfig]]] = {model: [] for model in models}
     for folder, config in saved_runs(root):
-        if config.data.name == dataset and config.model in found:
-            differs = differences(config, resolve(config.model, dataset, overrides))
-            found[config.model].append((differs, config.train.seed, folder))
-    needed = []
-    for model, candidates in found.items():
-        candidates.sort(key=lambda each: (bool(each[0]), *each[1:]))
-        needed.append(Needed(model, candidates[0][2], candidates[0][0]) if candidates else Needed(model, None))
-    return needed
+        if config.data.name == dataset and config.model in runs:
+            runs[config.model].append((folder, config))
+    return [_best(model, there, dataset, overrides) for model, there in runs.items()]
+
+
+def _best(model: str, runs: Sequence[tuple[Path, RunConfig]], dataset: str, overrides: Sequence[str]) -> Needed:
+    """The run that stands for a model, of those that were trained under its name."""
+    if not runs:
+        return Needed(model, None)
+    wanted = resolve(model, dataset, overrides)
+    found = [(differences(config, wanted), config.train.seed, folder) for folder, config in runs]
+    differs, _, folder = min(found, key=lambda each: (bool(each[0]), *each[1:]))
+    return Needed(model, folder, differs)
 
 
 def differences(config: RunConfig, wanted: RunConfig) -> tuple[str, ...]:
     """What makes a run another model than ``wanted``, or one trained by another loss, as ``key=value`` of the run."""
-    there, asked = ({**flatten(asdict(each))} for each in (config, wanted))
-    keys = [key for key in sorted({*there, *asked}) if key.startswith(("decoder.", "loss.")) or key in ARCHITECTURE]
-    return tuple(f"{key}={there.get(key)}" for key in keys if there.get(key) != asked.get(key))
+    there, asked = (architecture(each) | flatten({"loss": asdict(each.loss)}) for each in (config, wanted))
+    return tuple(f"{key}={there.get(key)}" for key in sorted({*there, *asked}) if there.get(key) != asked.get(key))
 
 
 def training_cost(config: RunConfig) -> TrainingCost:

@@ -269,6 +269,13 @@ def _named(chosen: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def architecture(config: RunConfig) -> dict[str, Any]:
+    """What makes a model another one, by dotted key: all of its decoder, and the shape of its encoder."""
+    shape = ("name", "patch_size", "width", "depth", "heads", "shrink")
+    encoder = {key: getattr(config.encoder, key) for key in shape}
+    return flatten({"encoder": encoder, "decoder": asdict(config.decoder)})
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings -> one level with dotted keys; keys that are already dotted stay."""
     flat: dict[str, Any] = {}

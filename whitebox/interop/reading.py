@@ -7,12 +7,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
 from whitebox.config import InferenceConfig
 from whitebox.errors import require
+from whitebox.models.encoder import STATISTICS
 
-STATISTICS = {"vit": ((0.5,) * 3, (0.5,) * 3), "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}  # of 0..1
 TOLERANCE = 0.01  # of pixel statistics, 0..255: the official code rounds them to two digits, mmsegmentation does not
 
 

@@ -39,6 +39,7 @@ from whitebox.models.weights import load_strictly, read_tensors, renamed
 Grid = tuple[int, int]
 
 SEGMENTER_FAMILY = re.compile(r"(vit_(tiny|small|base|large)_patch(8|16|32)_(224|384)|deit_\w+_distilled_\w+)(\.|$)")
+STATISTICS = {"vit": ((0.5,) * 3, (0.5,) * 3), "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}  # of pixels 0..1
 _CLASSIFIER = ("head.", "head_dist.")
 _PREFIX = ("cls_token", "dist_token", "reg_token")  # timm's names, in the order of the tokens
 # mmsegmentation's names of a ViT's tensors -> timm's; the first that matches renames
@@ -81,8 +82,8 @@ class EncoderConfig:
             value = getattr(self, key)
             require(value is None or value >= 1, f"encoder.{key}", value, "it must be at least 1")
         require(self.norm_eps is None or self.norm_eps > 0, "encoder.norm_eps", self.norm_eps, "it must be above 0")
-        known = self.normalization in (None, "vit", "deit")
-        require(known, "encoder.normalization", self.normalization, "choose vit or deit")
+        known = self.normalization is None or self.normalization in STATISTICS
+        require(known, "encoder.normalization", self.normalization, f"choose {' or '.join(STATISTICS)}")
         require(not (self.pretrained and self.weights), "encoder.weights", self.weights, "not with pretrained=true")
         known = self.positions in (None, "segmenter", "mmseg", "timm")
         require(known, "encoder.positions", self.positions, "choose segmenter, mmseg or timm")
@@ -342,11 +343,7 @@ def resample(embedding_1ND: Tensor, old: Grid, new: Grid, mode: str) -> Tensor:
 
 def _pixel_statistics(name: str | None, timm_config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the pixels on the 0..1 scale."""
-    if name == "vit":
-        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    if name == "deit":
-        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return timm_config["mean"], timm_config["std"]
+    return (timm_config["mean"], timm_config["std"]) if name is None else STATISTICS[name]
 
 
 def _build_vit(config: EncoderConfig) -> Any:
