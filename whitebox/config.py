@@ -71,22 +71,28 @@ class DataConfig:
 
 @dataclass
 class LossConfig:
-    """What a training minimises, see ``whitebox.models.losses``; all but the name only for atm."""
+    """What a training minimises, see ``whitebox.models.losses``."""
 
     name: str = "cross-entropy"  # cross-entropy | atm
-    ignore: str = "negative"  # pixels without a label: negative, as in the released code of SegViT | mask, left out
-    classification: float = 1.0  # weights of the terms
+    class_weights: list[float] | None = None  # of cross-entropy: how much a pixel of each class counts
+    dice: float | None = None  # weight of the Dice term; null: 1 in atm, 0 beside cross-entropy
+    ignore: str = "negative"  # atm, pixels without a label: negative, as in SegViT's released code | mask, left out
+    classification: float = 1.0  # weights of the other terms of atm
     focal: float = 20.0
-    dice: float = 1.0
-    no_object: float = 0.1  # weight of a class that is not in an image
+    no_object: float = 0.1  # of atm: weight of a class that is not in an image
 
     def __post_init__(self) -> None:
         require(self.name in ("cross-entropy", "atm"), "loss.name", self.name, "choose cross-entropy or atm")
         require(self.ignore in ("negative", "mask"), "loss.ignore", self.ignore, "choose negative or mask")
         for key in ("classification", "focal", "dice"):
             value = getattr(self, key)
-            require(0 <= value < math.inf, f"loss.{key}", value, "it cannot be negative")
+            require(value is None or 0 <= value < math.inf, f"loss.{key}", value, "it cannot be negative")
         require(0 < self.no_object < math.inf, "loss.no_object", self.no_object, "it must be above 0")
+        weights = self.class_weights
+        if weights is not None:
+            known = all(0 <= weight < math.inf for weight in weights) and any(weights)
+            require(known, "loss.class_weights", list(weights), "numbers of at least 0, not all of them 0")
+            require(self.name == "cross-entropy", "loss.class_weights", list(weights), "atm has none")
 
 
 @dataclass
@@ -402,7 +408,10 @@ def from_dict(saved: Mapping[str, Any]) -> RunConfig:
     except (KeyError, TypeError) as error:
         raise ConfigError(f"The saved configuration lacks {error}; it was not written by whitebox.") from error
     config = _structure(model, encoder, decoder)
-    _merge(config, flatten(saved), " in the saved configuration")
+    flat = flatten(saved)
+    if flat.get("loss.name") == "cross-entropy" and "loss.class_weights" not in flat:
+        flat.pop("loss.dice", None)  # written before cross-entropy could have a Dice term: it was atm's default
+    _merge(config, flat, " in the saved configuration")
     return _to_run_config(config)
 
 

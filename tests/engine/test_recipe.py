@@ -11,7 +11,7 @@ import pytest
 import torch
 from child_runs import TINY, Quiet, lines, same, together, weights
 
-from whitebox.config import OptimConfig, RunConfig, resolve
+from whitebox.config import OptimConfig, RunConfig, from_dict, resolve, to_dict
 from whitebox.engine import checkpoint
 from whitebox.engine import train as training
 from whitebox.engine.recipe import build_loss, build_optimizer, learning_rate
@@ -19,7 +19,7 @@ from whitebox.engine.train import train
 from whitebox.errors import ConfigError
 from whitebox.models import EncoderConfig, build
 from whitebox.models.decoders.depict_sa import DepictSAConfig
-from whitebox.models.losses import ATMLoss, CrossEntropy
+from whitebox.models.losses import ATMLoss, CrossEntropy, DiceCrossEntropy
 
 SEGVIT = {"decoder.encoder_layers": [0, 1], "decoder.layers": 1, "decoder.dropout": 0.0}
 LIVELY = {"encoder__drop_path": 0.5, "data__crop": 48}  # samples skip layers; crops have ignored pixels
@@ -184,7 +184,31 @@ def test_warm_up() -> None:
 
 
 def test_losses_by_name() -> None:
-    assert isinstance(build_loss(resolve("depict-sa-tiny").loss), CrossEntropy)
-    loss = build_loss(resolve("segvit-tiny", None, ["loss.ignore=mask", "loss.focal=5", "loss.no_object=0.2"]).loss)
+    assert isinstance(build_loss(resolve("depict-sa-tiny").loss, 4), CrossEntropy)
+    chosen = ["loss.ignore=mask", "loss.focal=5", "loss.no_object=0.2"]
+    loss = build_loss(resolve("segvit-tiny", None, chosen).loss, 4)
     assert isinstance(loss, ATMLoss)
     assert (loss.ignore, loss.weights_T, loss.no_object) == ("mask", (1.0, 5.0, 1.0), 0.2)
+
+
+def test_class_weights_and_dice() -> None:
+    loss = build_loss(resolve("depict-sa-tiny", None, ["loss.class_weights=[1,3]", "loss.dice=0.5"]).loss, 2)
+    assert isinstance(loss, DiceCrossEntropy)
+    assert (loss.dice, loss.entropy.class_weights) == (0.5, [1.0, 3.0])
+    with pytest.raises(ConfigError, match=r"loss.class_weights=\[1.0, 3.0\] is impossible: there are 7 classes"):
+        build_loss(resolve("depict-sa-tiny", None, ["loss.class_weights=[1,3]"]).loss, 7)
+    for wrong in ("loss.class_weights=[0,0]", "loss.class_weights=[1,-1]", "loss.dice=-1"):
+        with pytest.raises(ConfigError, match="is impossible"):
+            resolve("depict-sa-tiny", None, [wrong])
+    with pytest.raises(ConfigError, match="atm has none"):
+        resolve("segvit-tiny", None, ["loss.class_weights=[1,2]"])
+
+
+def test_runs_before_there_was_a_dice_term_have_none() -> None:
+    """Their saved configuration holds atm's weights, which cross-entropy did not read."""
+    saved = to_dict(resolve("depict-sa-tiny"))
+    del saved["loss"]["class_weights"]
+    saved["loss"]["dice"] = 1.0
+    assert from_dict(saved).loss.dice is None
+    saved["loss"]["class_weights"] = None
+    assert from_dict(saved).loss.dice == 1.0

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whitebox.models.decoders.base import Prediction
-from whitebox.models.losses import ATMLoss, CrossEntropy, Loss, present_classes, sigmoid_focal
+from whitebox.models.losses import ATMLoss, CrossEntropy, DiceCrossEntropy, Loss, present_classes, sigmoid_focal
 from whitebox.models.tail import summed_cross_entropy
 
 
@@ -37,7 +37,20 @@ def value(loss: Loss, prediction: Prediction, labels: Tensor) -> Tensor:
     return loss.mean(loss(prediction, labels, 4), counts)
 
 
-@pytest.mark.parametrize("loss", [ATMLoss(), ATMLoss(ignore="mask"), CrossEntropy()])
+WEIGHTS = [1.0, 0.0, 2.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ATMLoss(),
+        ATMLoss(ignore="mask"),
+        CrossEntropy(),
+        CrossEntropy(WEIGHTS),
+        DiceCrossEntropy(CrossEntropy(), 0.5),
+        DiceCrossEntropy(CrossEntropy(WEIGHTS), 2.0),
+    ],
+)
 def test_parts_of_a_batch_add_up(loss: Loss) -> None:
     prediction, labels = case()
     labels[1] = 255  # an image without a label
@@ -52,7 +65,56 @@ def test_counts_of_no_image() -> None:
     """What a process counts that could not read its images."""
     nothing = torch.empty(0, 0, 0, dtype=torch.uint8)
     assert CrossEntropy().counts(nothing, 4) == [0]
+    assert DiceCrossEntropy(CrossEntropy(WEIGHTS), 1).counts(nothing, 4) == [0, 0, 0, 0, 0]
     assert ATMLoss().counts(nothing, 4) == [0, 0]
+
+
+def test_class_weights_are_those_of_torch() -> None:
+    """In value and gradient, for masks and for scores; the mean is over the weights of the labelled pixels."""
+    (masks, classes), labels = plain_case()
+    large = F.interpolate(masks, size=(8, 12), mode="bilinear")[:, :, :6]
+    target = labels.long()
+    expected = F.cross_entropy(large, target, torch.tensor(WEIGHTS), ignore_index=255)
+    found = value(CrossEntropy(WEIGHTS), Prediction(masks), labels)
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad(each, masks)[0] for each in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+    said = Prediction(masks, classes)
+    scores = torch.einsum("bkhw,bkc->bchw", large.sigmoid(), classes.softmax(-1)[..., :-1])
+    shares = (scores / scores.sum(1, keepdim=True)).log()
+    expected = F.nll_loss(shares, target, torch.tensor(WEIGHTS), ignore_index=255)
+    torch.testing.assert_close(value(CrossEntropy(WEIGHTS), said, labels), expected)
+
+
+def plain_case() -> tuple[tuple[Tensor, Tensor], Tensor]:
+    prediction, labels = case()
+    assert prediction.classes_BKC is not None
+    return (prediction.masks_BKhw.clone().requires_grad_(), prediction.classes_BKC), labels
+
+
+def test_only_ignored_pixels_and_weightless_classes_give_0() -> None:
+    prediction = Prediction(torch.randn(1, 2, 2, 3, generator=torch.Generator().manual_seed(0)))
+    nothing = torch.full((1, 6, 12), 255, dtype=torch.uint8)
+    assert value(DiceCrossEntropy(CrossEntropy([1.0, 2.0]), 1.0), prediction, nothing) == 0
+    assert value(CrossEntropy([0.0, 2.0]), prediction, torch.zeros_like(nothing)) == 0
+
+
+def test_dice_by_hand() -> None:
+    """Flat logits: p = 3/4 everywhere for class 0, which has 40 of the 60 labelled pixels."""
+    masks = torch.tensor([math.log(3.0), 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 3).clone().requires_grad_()
+    labels = torch.zeros(1, 6, 12, dtype=torch.uint8)
+    labels.view(-1)[40:60], labels.view(-1)[60:] = 1, 255
+    dice_0 = 1 - (2 * 30 + 1) / (45 + 40 + 1)
+    dice_1 = 1 - (2 * 5 + 1) / (15 + 20 + 1)
+    entropy = -(40 * math.log(0.75) + 20 * math.log(0.25)) / 60
+    found = value(DiceCrossEntropy(CrossEntropy(), 3.0), Prediction(masks), labels)
+    assert found.item() == pytest.approx(entropy + 3 * (dice_0 + dice_1) / 2, rel=1e-6)
+    found.backward()
+    assert masks.grad is not None
+    assert masks.grad.abs().sum() > 0
+    labels[labels == 1] = 255  # a class that is not there is not asked for: 1 pair instead of 2
+    assert DiceCrossEntropy(CrossEntropy(), 3.0).counts(labels, 2) == [1, 40]
 
 
 def test_atm_by_hand() -> None:

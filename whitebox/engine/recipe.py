@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import torch
 from torch import nn
 
 from whitebox.config import LossConfig, OptimConfig
-from whitebox.models.losses import ATMLoss, CrossEntropy, Loss
+from whitebox.errors import require
+from whitebox.models.losses import ATMLoss, CrossEntropy, DiceCrossEntropy, Loss
 
 
 def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
@@ -54,8 +53,17 @@ def _groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, object]]:
     return [{"params": chosen, "lr": rate, "weight_decay": decay} for (rate, decay), chosen in groups.items()]
 
 
-def build_loss(loss: LossConfig) -> Loss:
-    """The loss that a configuration names."""
-    if loss.name == "cross-entropy":
-        return CrossEntropy()
-    return ATMLoss(**{key: value for key, value in asdict(loss).items() if key != "name"})
+def build_loss(loss: LossConfig, num_classes: int) -> Loss:
+    """The loss that a configuration names.
+
+    Raises:
+        ConfigError: there is not one weight for each class.
+    """
+    if loss.name == "atm":
+        terms = {"classification": loss.classification, "focal": loss.focal, "no_object": loss.no_object}
+        return ATMLoss(loss.ignore, dice=1.0 if loss.dice is None else loss.dice, **terms)
+    weights = loss.class_weights
+    count = f"there are {num_classes} classes"
+    require(weights is None or len(weights) == num_classes, "loss.class_weights", weights, count)
+    entropy = CrossEntropy(weights)
+    return DiceCrossEntropy(entropy, loss.dice) if loss.dice else entropy

@@ -252,7 +252,7 @@ class _Learner:
         if config.train.checkpointing:
             recompute_layers(built)
         self.depth = StochasticDepth(built)
-        built.loss = self.loss = build_loss(config.loss)
+        built.loss = self.loss = build_loss(config.loss, built.num_classes)
         optimizer = build_optimizer(built, config.optim)
         self.rates = [group["lr"] / config.optim.lr for group in optimizer.param_groups]
         chosen = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

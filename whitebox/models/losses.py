@@ -7,7 +7,8 @@ split over processes and forward passes: the parts' sums are added, and the spli
     sums = loss(prediction, labels, patch)     of each part
     loss.mean(sums, counts)                    its share; the shares of all parts add up to the loss of the batch
 
-``CrossEntropy`` is that of the class probabilities a pixel has in the end. ``ATMLoss`` is SegViT's, and goes with every
+``CrossEntropy`` is that of the class probabilities a pixel has in the end; ``DiceCrossEntropy`` adds a Dice term, for
+classes of few pixels. ``ATMLoss`` is SegViT's, and goes with every
 decoder: in one without class logits the masks themselves have to say which classes are not there.
 
 Shapes: B batch, K classes, C = K + 1, H W pixels, h w patch grid, n pairs of an image and a class that is in it,
@@ -52,18 +53,61 @@ class CrossEntropy(Loss):
     """Cross-entropy of the class probabilities, mean over the pixels whose label is not 255.
 
     The probabilities are the softmax of the logits; of a decoder that gives scores, each class's share of their sum.
+
+    Args:
+        class_weights: how much a pixel of each class counts, K numbers, in the mean too, as in
+            ``torch.nn.CrossEntropyLoss``; None: all alike.
     """
 
+    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+        self.class_weights = class_weights
+
     def counts(self, labels_BHW: Tensor, num_classes: int) -> list[int]:
-        return [int((labels_BHW != IGNORED).sum())]
+        """Labelled pixels: all, or where classes have weights those of each class."""
+        if self.class_weights is None:
+            return [int((labels_BHW != IGNORED).sum())]
+        pixels_N = torch.bincount(labels_BHW.flatten().long(), minlength=IGNORED + 1)
+        return [int(pixels) for pixels in pixels_N[:num_classes]]
 
     def __call__(self, prediction: Prediction, labels_BHW: Tensor, patch: int) -> Tensor:
         if prediction.classes_BKC is None:
-            return summed_cross_entropy(prediction.masks_BKhw, labels_BHW, patch)
-        return _summed_share_entropy(prediction, labels_BHW, patch)
+            return summed_cross_entropy(prediction.masks_BKhw, labels_BHW, patch, self.class_weights)
+        return _summed_share_entropy(prediction, labels_BHW, patch, self.class_weights)
 
     def mean(self, sums: Tensor, counts: Sequence[int]) -> Tensor:
-        return sums / max(1, counts[0])
+        if self.class_weights is None:
+            return sums / max(1, counts[0])
+        total = sum(weight * pixels for weight, pixels in zip(self.class_weights, counts, strict=True))
+        return sums / (total or 1.0)
+
+
+class DiceCrossEntropy(Loss):
+    """Cross-entropy plus ``dice`` times the soft Dice loss of the class probabilities.
+
+    Dice of a class in an image: 1 - (2 sum p t + 1) / (sum p + sum t + 1) over the labelled pixels, p the probability,
+    t whether it is the label; mean over the pairs of an image and a class that is in it. It does not care how few
+    pixels a class has, so it helps with rare ones.
+
+    Source: Milletari et al. 2016 (V-Net, arXiv 1606.04797), with plain sums in the denominator as in Sudre et al. 2017
+    (arXiv 1707.03237), smoothed by 1.
+
+    The probabilities of all K classes are made at full resolution: for many classes and large images that takes memory.
+    """
+
+    def __init__(self, entropy: CrossEntropy, dice: float) -> None:
+        self.entropy, self.dice = entropy, dice
+
+    def counts(self, labels_BHW: Tensor, num_classes: int) -> list[int]:
+        """Pairs of an image and a class that is in it; then those of the cross-entropy."""
+        present = int(present_classes(labels_BHW, num_classes).sum())
+        return [present, *self.entropy.counts(labels_BHW, num_classes)]
+
+    def __call__(self, prediction: Prediction, labels_BHW: Tensor, patch: int) -> Tensor:
+        """(2,): cross-entropy, Dice."""
+        return torch.stack([self.entropy(prediction, labels_BHW, patch), summed_dice(prediction, labels_BHW, patch)])
+
+    def mean(self, sums: Tensor, counts: Sequence[int]) -> Tensor:
+        return self.entropy.mean(sums[0], counts[1:]) + self.dice * sums[1] / max(1, counts[0])
 
 
 class ATMLoss(Loss):
@@ -185,15 +229,42 @@ def upsampled(masks_BKhw: Tensor, labels_BHW: Tensor, size: tuple[int, int]) -> 
 
 
 @torch.compiler.disable
-def _summed_share_entropy(prediction: Prediction, labels_BHW: Tensor, patch: int) -> Tensor:
-    """Minus the logarithm of the label's share of the scores, summed over the labelled pixels."""
-    require_fit(prediction.masks_BKhw, labels_BHW, patch)
-    shares_BKK = prediction.shares_BKK
-    assert shares_BKK is not None
+def summed_dice(prediction: Prediction, labels_BHW: Tensor, patch: int) -> Tensor:
+    """Dice losses of the classes in each image, summed over images and classes, see `DiceCrossEntropy`.
+
+    Raises:
+        ModelError: the labels do not fit the masks.
+        IndexError: a label is neither a class nor 255.
+    """
+    present_BK = present_classes(labels_BHW, prediction.masks_BKhw.shape[1])
+    counted_BP1 = (labels_BHW != IGNORED).flatten(1)[..., None]
     with full_precision(labels_BHW.device):
-        size = padded_size(prediction.masks_BKhw, patch)
-        masks_BPK = upsampled(prediction.masks_BKhw, labels_BHW, size).flatten(2).transpose(1, 2)
-        scores_BPK = class_scores(masks_BPK, shares_BKK).clamp_min(torch.finfo(torch.float32).tiny)
-        log_shares_BPK = scores_BPK.log() - scores_BPK.sum(-1, keepdim=True).log()
+        p_BPK = _log_probabilities(prediction, labels_BHW, patch).exp() * counted_BP1
         target_BP = labels_BHW.flatten(1).long()
-        return F.nll_loss(log_shares_BPK.flatten(0, 1), target_BP.flatten(), ignore_index=IGNORED, reduction="sum")
+        inside_BPK = F.one_hot(target_BP.where(counted_BP1[..., 0], 0), p_BPK.shape[-1]) * counted_BP1
+        overlap_BK, sizes_BK = (p_BPK * inside_BPK).sum(1), p_BPK.sum(1) + inside_BPK.sum(1)
+        return (1 - (2 * overlap_BK + 1) / (sizes_BK + 1))[present_BK].sum()
+
+
+@torch.compiler.disable
+def _summed_share_entropy(
+    prediction: Prediction, labels_BHW: Tensor, patch: int, weights_K: Sequence[float] | None
+) -> Tensor:
+    """Minus the logarithm of the label's share of the scores, summed over the labelled pixels."""
+    with full_precision(labels_BHW.device):
+        logs_NK = _log_probabilities(prediction, labels_BHW, patch).flatten(0, 1)
+        weight_K = None if weights_K is None else logs_NK.new_tensor(weights_K)
+        target_N = labels_BHW.flatten().long()
+        return F.nll_loss(logs_NK, target_N, weight_K, ignore_index=IGNORED, reduction="sum")
+
+
+def _log_probabilities(prediction: Prediction, labels_BHW: Tensor, patch: int) -> Tensor:
+    """(B, P, K): of a softmax of the masks, or each class's share of the scores."""
+    require_fit(prediction.masks_BKhw, labels_BHW, patch)
+    size = padded_size(prediction.masks_BKhw, patch)
+    masks_BPK = upsampled(prediction.masks_BKhw, labels_BHW, size).flatten(2).transpose(1, 2)
+    shares_BKK = prediction.shares_BKK
+    if shares_BKK is None:
+        return masks_BPK.log_softmax(-1)
+    scores_BPK = class_scores(masks_BPK, shares_BKK).clamp_min(torch.finfo(torch.float32).tiny)
+    return scores_BPK.log() - scores_BPK.sum(-1, keepdim=True).log()

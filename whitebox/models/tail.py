@@ -13,7 +13,7 @@ Shapes: B batch, K classes, H W pixels, h w patch grid, p patch size, C cells, N
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -31,13 +31,16 @@ _ON_CPU, _ELSEWHERE = 2**19, 2**25
 
 
 @torch.compiler.disable  # a long loop over cells is nothing to unroll; the masks before it are compiled
-def summed_cross_entropy(masks_BKhw: Tensor, labels_BHW: Tensor, patch: int) -> Tensor:
+def summed_cross_entropy(
+    masks_BKhw: Tensor, labels_BHW: Tensor, patch: int, weights_K: Sequence[float] | None = None
+) -> Tensor:
     """Cross-entropy of upsampled and cropped masks, summed over the pixels whose label is not 255.
 
     Args:
         masks_BKhw: logits, any float type; computed in float32 (float64 stays) whatever autocast says.
         labels_BHW: integers, (h - 1) p < H <= h p and so for W.
         patch: p.
+        weights_K: how much a pixel of each class counts; None: 1.
 
     Returns:
         A scalar, differentiable once with respect to the masks.
@@ -49,7 +52,7 @@ def summed_cross_entropy(masks_BKhw: Tensor, labels_BHW: Tensor, patch: int) -> 
     require_fit(masks_BKhw, labels_BHW, patch)
     exact_BKhw = masks_BKhw if masks_BKhw.dtype == torch.float64 else masks_BKhw.float()
     wanted = exact_BKhw.requires_grad and torch.is_grad_enabled()
-    return cast(Tensor, _SummedCrossEntropy.apply(exact_BKhw, labels_BHW, patch, wanted))
+    return cast(Tensor, _SummedCrossEntropy.apply(exact_BKhw, labels_BHW, patch, weights_K, wanted))
 
 
 def require_fit(masks_BKhw: Tensor, labels_BHW: Tensor, patch: int) -> None:
@@ -76,24 +79,32 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, masks_BKhw: Tensor, labels_BHW: Tensor, patch: int, with_gradient: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        masks_BKhw: Tensor,
+        labels_BHW: Tensor,
+        patch: int,
+        weights_K: Sequence[float] | None,
+        with_gradient: bool,
+    ) -> Tensor:
         with full_precision(masks_BKhw.device):
-            loss, gradient_BKhw = _loss_and_gradient(masks_BKhw, labels_BHW, patch, with_gradient)
+            loss, gradient_BKhw = _loss_and_gradient(masks_BKhw, labels_BHW, patch, weights_K, with_gradient)
         if gradient_BKhw is not None:
             ctx.save_for_backward(gradient_BKhw)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient_BKhw,) = ctx.saved_tensors
-        return gradient_BKhw * scale, None, None, None
+        return gradient_BKhw * scale, None, None, None, None
 
 
 def _loss_and_gradient(
-    masks_BKhw: Tensor, labels_BHW: Tensor, patch: int, with_gradient: bool
+    masks_BKhw: Tensor, labels_BHW: Tensor, patch: int, weights_K: Sequence[float] | None, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     B, K, h, w = masks_BKhw.shape
+    weight_K = None if weights_K is None else masks_BKhw.new_tensor(weights_K)
     weights_N4 = _cell_weights(patch).to(masks_BKhw)
     corners_C4K = _corners(masks_BKhw)
     labels_CN = _cell_labels(labels_BHW, (h, w), patch)
@@ -107,7 +118,8 @@ def _loss_and_gradient(
         with torch.set_grad_enabled(with_gradient):
             logits_CNK = torch.bmm(weights_N4.expand(len(part_C4K), -1, -1), part_C4K)
             target_N = labels_CN[start : start + step].flatten().long()
-            loss = F.cross_entropy(logits_CNK.flatten(0, 1), target_N, ignore_index=IGNORED, reduction="sum")
+            logits_NK = logits_CNK.flatten(0, 1)
+            loss = F.cross_entropy(logits_NK, target_N, weight_K, ignore_index=IGNORED, reduction="sum")
         if gradient_C4K is not None:
             (gradient_C4K[start : start + step],) = torch.autograd.grad(loss, part_C4K)
         losses[number] = loss.detach()
