@@ -233,3 +233,24 @@ def test_changed_images_keep_names_and_labels() -> None:
         assert sample.name == plain.name and torch.equal(sample.label, plain.label)
         assert sample.image.shape == plain.image.shape and not torch.equal(sample.image, plain.image)
     assert torch.equal(changed[2].image, last.image)
+
+
+def test_relative_noise_is_in_units_of_the_root_mean_square() -> None:
+    """LayerNorm's weights lie around 1: their root mean square is about 1 where their standard deviation is about 0."""
+    norm = nn.LayerNorm(5)
+    with torch.no_grad():
+        norm.weight.fill_(-3.0)
+        norm.bias.copy_(torch.tensor([1.0, 3.0, 1.0, 3.0, 5.0]))  # mean square 9
+    before = {name: value.detach().clone() for name, value in norm.named_parameters()}
+    with perturbed(dict(norm.named_parameters()), 0.1, seed=4, draw=2, sign=-1, relative=True):
+        for name, value in norm.named_parameters():
+            n = torch.from_numpy(standard_normal((5,), 4, 2, name))
+            torch.testing.assert_close(value.detach(), before[name] - 0.3 * n)
+
+
+def test_noisy_pixels_are_clipped_and_rounded_to_the_nearest_level() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    noisy = PixelNoise(0.2, "camvid", 1, 2)(image, "a").astype(float)
+    exact = image + 255 * 0.2 * standard_normal(image.shape, 1, 2, "camvid", "a").astype(float)
+    assert ((exact < -1) | (exact > 256)).mean() > 0.1
+    assert np.abs(noisy - exact.clip(0, 255)).max() <= 0.5 + 1e-4

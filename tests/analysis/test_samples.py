@@ -87,3 +87,26 @@ def test_patches_lie_where_they_were_seen() -> None:
     assert shown[0, 0].tolist() == [1.0] * 8 + [2.0] * 8 + [3.0] * 4
     smooth = to_photo(values, (16, 40), (16, 40), 16, "bilinear")[0, 0]
     assert smooth[0] == 1.0 and smooth[23].item() == pytest.approx(2.0, abs=0.04) and (smooth.diff() >= 0).all()
+
+
+def striped(height: int, width: int) -> np.ndarray:
+    """Classes 2 and 6 pixel by pixel: whatever is between them is in no photo."""
+    return np.where(np.add.outer(np.arange(height), np.arange(width) // 2) % 3 == 0, 2, 6).astype(np.uint8)
+
+
+def nearest(label_HW: np.ndarray, height: int, width: int) -> np.ndarray:
+    """OpenCV's nearest neighbour: of pixel i the source pixel floor(i * old / new)."""
+    rows = np.arange(height) * label_HW.shape[0] // height
+    return label_HW[rows[:, None], np.arange(width) * label_HW.shape[1] // width]
+
+
+def test_labels_are_resized_to_classes_that_are_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, _, name = Samples(run, limit=1).dataset[0]
+    label = striped(40, 40)
+    shown = [Sample(image, torch.from_numpy(label), name)]
+    monkeypatch.setattr("analysis.samples.read_images", lambda *_: shown)
+    (sample,) = Samples(run, limit=1).each()
+    resized = nearest(label, 32, 32)
+    counts = [[np.bincount(resized[y : y + 16, x : x + 16].ravel()) for x in (0, 16)] for y in (0, 16)]
+    assert sample.labels_Bhw[0].tolist() == [[int(each.argmax()) for each in row] for row in counts]
+    assert set(sample.labels_Bhw.unique().tolist()) <= {2, 6}

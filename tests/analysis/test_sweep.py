@@ -199,3 +199,19 @@ def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     assert code == 0, output
     assert len(list(tmp_path.glob("asked-*"))) == 6
     assert len(list((tmp_path / "rows").iterdir())) == 1
+
+
+def test_a_row_is_on_the_disk_before_the_next_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[int] = []
+    flush = os.fsync
+
+    def fsync(handle: int) -> None:
+        flush(handle)
+        flushed.append(os.fstat(handle).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with opened(tmp_path) as rows:
+        for key in keys(2):
+            rows.add(key, counted(key))
+            assert flushed[-1] == rows.path.stat().st_size
+    assert len(flushed) == 3  # what the rows belong to, and two rows

@@ -128,3 +128,23 @@ def test_default_output(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     code, out, _ = call("data", "show", "shapes", "-n", 1, "--split", "val", "data.size=32", "data.crop=32")
     assert (code, out) == (0, "Picture: shapes-val.png\n")
     assert (tmp_path / "shapes-val.png").is_file()
+
+
+def test_labels_are_shrunk_to_classes_that_are_there(tmp_path: Path) -> None:
+    """Classes 0 and 2 alternate pixel by pixel; an average of them would show class 1, which is nowhere."""
+    for part, content in (
+        ("images", np.zeros((330, 330, 3), np.uint8)),
+        ("masks", np.indices((330, 330)).sum(0) % 2 * 2),
+    ):
+        (tmp_path / "set" / part / "train").mkdir(parents=True)
+        Image.fromarray(content.astype(np.uint8)).save(tmp_path / "set" / part / "train" / "a.png")
+    (tmp_path / "set" / "classes.txt").write_text("first\nsecond\nthird\n")
+    palette = [[10, 20, 30], [40, 250, 60], [200, 30, 220]]
+    config = drawn(kind="folder", root=str(tmp_path), path="set", palette=palette)
+    show_dataset(config, "train", 1, tmp_path / "a.png", GREY)
+    _, label, _, seen_label = panels(pixels(tmp_path / "a.png"))
+    for panel in (label, seen_label):
+        assert {tuple(colour) for colour in np.unique(panel.reshape(-1, 3), axis=0).tolist()} == {
+            (10, 20, 30),
+            (200, 30, 220),
+        }

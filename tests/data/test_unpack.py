@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -130,15 +131,17 @@ def test_half_a_file_does_not_count(tmp_path: Path) -> None:
     assert tree(tmp_path / "t") == FILES
 
 
-EVIL_NAMES = ["../out.txt", "set/../../out.txt", "/whitebox-out.txt", "..\\out.txt", "C:\\out.txt", "\\out.txt"]
+EVIL_NAMES = ["../out.txt", "set/../../out.txt", "/NAME", "..\\out.txt", "C:\\out.txt", "\\out.txt"]
 
 
 @pytest.mark.parametrize("name", EVIL_NAMES)
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 def test_no_member_leaves_its_folder(tmp_path: Path, make: Callable[..., Path], name: str) -> None:
+    """``/NAME`` stands for an absolute path into the test's own folder, so that a slip leaves nothing behind."""
+    name = f"{tmp_path}/slipped.txt" if name.startswith("/") else name
     archive = make(tmp_path / "evil", {name: b"x"})
     assert "would write outside its folder" in refused(archive, tmp_path / "t")
-    assert not Path("/whitebox-out.txt").exists()
+    assert not (tmp_path / "slipped.txt").exists()
 
 
 def test_unwanted_evil_is_refused_too(tmp_path: Path) -> None:
@@ -230,3 +233,22 @@ def test_no_archive(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {"a.jpg": b"1", "a.jpg/b.jpg": b"2"})
     assert "cannot be written" in refused(archive, tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    "below", ["../out.txt", "/whitebox-placed.txt", "a/../../out.txt", "a\\..\\out.txt", "a\0b", ""]
+)
+def test_a_wanted_place_outside_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
+    """Whatever a dataset's rules make of a name that is harmless itself."""
+    monkeypatch.setattr(module, "open_for_writing", lambda *_: pytest.fail("something was written"))
+    with pytest.raises(DataError, match=re.escape(f"place() gave {below!r}")):
+        unpack(make_zip(tmp_path / "a.zip"), tmp_path / "t", lambda _: below, LIMITS)
+    assert tree(tmp_path) == {"a.zip": (tmp_path / "a.zip").read_bytes()}
+
+
+def test_no_zero_bytes_in_names(tmp_path: Path) -> None:
+    """The system would end the name there; tar's extended headers can hold one, zip's names end there."""
+    archive = make_tar(tmp_path / "evil", {"\u00e4.jpg\0.txt": b"x"})
+    with tarfile.open(archive) as opened:
+        assert "\0" in opened.getnames()[1]
+    assert "would write outside its folder ('\u00e4.jpg\\x00.txt')" in refused(archive, tmp_path / "t")

@@ -8,18 +8,25 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from accelerate import Accelerator
 from child_runs import STEPS, TINY, Quiet, alone, die, lines, same, tiny
+from tiny_runs import configured
 
+import whitebox
 from whitebox import cli
+from whitebox.data.shapes import CLASSES
 from whitebox.engine import checkpoint
 from whitebox.engine import train as training
 from whitebox.engine.checkpoint import WEIGHTS, training_states
 from whitebox.engine.train import Interrupted, train
 from whitebox.errors import CheckpointError, ConfigError
+from whitebox.models import build
 
 
 def run(folder: Path, resume: bool = False, **overrides: Any) -> None:
@@ -317,6 +324,78 @@ def test_whatever_the_optimiser_keeps(options: dict[str, Any], tmp_path: Path) -
         train(tiny(**options), tmp_path / "run", Quiet(at_step=stop))
     run(tmp_path / "run", resume=True, **options)
     assert same(tmp_path / "run", tmp_path / "unbroken")
+
+
+def test_dropout_is_a_function_of_the_step(tmp_path: Path) -> None:
+    """A generator that went on from where it was would give a resumed run other numbers."""
+
+    def stop(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = configured("segmenter-mask-tiny", encoder__drop_path=0.5)
+    assert config.decoder.dropout == 0.1
+    train(config, tmp_path / "unbroken", Quiet())
+    with pytest.raises(Interrupted, match="at step 4 of 6"):
+        train(config, tmp_path / "run", Quiet(at_step=stop))
+    train(config, tmp_path / "run", Quiet(), resume=True)
+    assert same(tmp_path / "run", tmp_path / "unbroken")
+
+
+class Scaler(torch.amp.GradScaler):
+    """fp16 multiplies the loss by a scale that it adapts. Training on CPUs knows no fp16, but PyTorch's scaler does."""
+
+    def __init__(self, overflows: int = 0) -> None:
+        super().__init__("cpu", init_scale=2.0**10, growth_interval=2)
+        self.overflows = overflows
+
+    def scale(self, outputs: Any) -> Any:
+        self.overflows -= 1
+        return super().scale(outputs) * (float("inf") if self.overflows >= 0 else 1.0)
+
+
+def scaled_by(scaler: Callable[[], Scaler], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Accelerator.__init__
+
+    def init(self: Any, **options: Any) -> None:
+        original(self, **options)
+        self.scaler = scaler()
+
+    monkeypatch.setattr(Accelerator, "__init__", init)
+
+
+def scale_of(folder: Path) -> tuple[float, int]:
+    state = checkpoint.load_training_state(folder / "checkpoints")["scaler"]
+    return state["scale"], state["_growth_tracker"]
+
+
+def test_the_scale_of_fp16_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(step: int) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    scaled_by(Scaler, monkeypatch)
+    plain = {"optim__name": "sgd", "optim__clip_grad": None, "optim__lr": 0.1, "train__steps": 5}
+    train(tiny(**plain), tmp_path / "unbroken", Quiet())
+    assert scale_of(tmp_path / "unbroken") == (2.0**12, 1)  # doubled after steps 2 and 4
+    with pytest.raises(Interrupted, match="at step 3 of 5"):
+        train(tiny(**plain), tmp_path / "run", Quiet(at_step=stop))
+    assert scale_of(tmp_path / "run") == (2.0**11, 1)
+    train(tiny(**plain), tmp_path / "run", Quiet(), resume=True)
+    assert scale_of(tmp_path / "run") == (2.0**12, 1)
+    assert same(tmp_path / "run", tmp_path / "unbroken")
+
+
+def test_a_step_that_overflows_fp16_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No update, and half the scale for the next step; the run goes on."""
+    scaled_by(lambda: Scaler(overflows=1), monkeypatch)
+    config = tiny(optim__name="sgd", optim__lr=0.1, train__steps=1)
+    torch.manual_seed(config.train.seed)
+    first = build(config.encoder, config.decoder, len(CLASSES)).state_dict()
+    train(config, tmp_path / "run", Quiet())
+    assert scale_of(tmp_path / "run") == (2.0**9, 0)
+    after = whitebox.load_model(tmp_path / "run").state_dict()
+    assert all(torch.equal(after[name], value) for name, value in first.items())
 
 
 def test_what_was_never_begun_begins(unbroken: Path, tmp_path: Path) -> None:

@@ -146,3 +146,18 @@ class TestCreateModel:
             whitebox.create_model("depict-sa-tinny", 3)
         with pytest.raises(whitebox.WhiteboxError, match=r"Unknown key 'decoder.layer'; did you mean 'decoder.layers'"):
             whitebox.create_model("depict-sa-tiny", 3, decoder={"layer": 2})
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"),
+    [
+        ("vit", [(10 - 127.5) / 127.5, (20 - 127.5) / 127.5, (30 - 127.5) / 127.5]),
+        ("deit", [(10 - 123.68) / 58.4, (20 - 116.28) / 57.12, (30 - 103.53) / 57.38]),
+    ],
+)
+def test_pixels_are_normalised_channel_by_channel(normalization: str, expected: list[float]) -> None:
+    """Mean and standard deviation of red, green and blue, as the official configurations of ViT and DeiT have them."""
+    model = small(normalization=normalization)
+    pixels = torch.tensor([10, 20, 30], dtype=torch.uint8)[None, :, None, None]
+    for image in (pixels, pixels.float() / 255):
+        assert model.normalise(image).flatten().tolist() == pytest.approx(expected, rel=1e-5)
