@@ -348,7 +348,14 @@ def measure(
         weights=describe_weights(run.weights),
         variant="" if at == "tokens" else at,
         seeds={"random": seed, "bootstrap": seed},
-        settings={"eps": eps, "at": at, "draws": draws, "multiples": MULTIPLES, "resamples": RESAMPLES},
+        settings={
+            **samples.settings,
+            "eps": eps,
+            "at": at,
+            "draws": draws,
+            "multiples": MULTIPLES,
+            "resamples": RESAMPLES,
+        },
     )
 
 

@@ -49,7 +49,7 @@ from analysis.photos import (
     predicted_patches,
 )
 from analysis.records import Record, describe_weights, new_record
-from analysis.samples import Photo, Progress, open_photo
+from analysis.samples import Photo, Progress, open_photo, photo_settings
 from whitebox.engine.inference import device_of, evaluating
 from whitebox.errors import ConfigError, ModelError
 from whitebox.models import Segmentor, record, tap_names
@@ -416,7 +416,7 @@ def measure(run: Run, paths: Sequence[Path], choice: Choice, advance: Progress |
         n=1,  # each number is of one photo
         weights=describe_weights(run.weights),
         variant="-".join([choice.part, *(["rollout"] if choice.rollout else [] if shows == "attention" else [shows])]),
-        settings={**asdict(choice), "resize": run.config.data.resize, "conventions": choice.conventions(shows)},
+        settings={**asdict(choice), **photo_settings(run), "conventions": choice.conventions(shows)},
     )
 
 

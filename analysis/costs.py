@@ -38,7 +38,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.figures import PAGE, figure_style, legend_columns, new_figure, save_figure
-from analysis.records import Data, Record, RecordError, describe_weights, fingerprint, new_record
+from analysis.records import Data, Record, RecordError, describe_weights, fingerprint, hardware, new_record
 from analysis.samples import Progress
 from analysis.tables import Cell, Column, Estimate, Table
 from whitebox.config import InferenceConfig, RunConfig, architecture, model_names, nearest, resolve
@@ -432,6 +432,7 @@ def _record(
             "classes": model.num_classes,
             "device": device_of(model).type,
             "threads": torch.get_num_threads(),
+            "machine": {**hardware(), "torch": torch.__version__},
             "encoder": asdict(config.encoder),
             "decoder": asdict(config.decoder),
         },

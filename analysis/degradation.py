@@ -115,7 +115,12 @@ def corruption_record(found: Corrupted, reference: Corrupted | None) -> Record:
         measured |= {"mcd": estimate(cd_xC.mean(1)), "relative_mcd": estimate(relative_xC.mean(1))}
         measured["reference"] = {"model": reference.bench.run.name, "weights": reference.bench.weights.sha256}
     measured["corruptions"] = corruptions
-    settings = {"severities": list(found.severities), "package": f"{PACKAGE} {package_version()}"}
+    settings = {
+        "kinds": list(found.kinds),
+        "severities": list(found.severities),
+        "package": f"{PACKAGE} {package_version()}",
+        "reference": None if reference is None else reference.bench.weights.sha256,
+    }
     return found.bench.record(KIND, measured, found.seed, settings, "")
 
 

@@ -113,7 +113,7 @@ def measure(
     if not layers:
         notes["has no subspaces: nothing to measure in its layers."] = None
 
-    data = Data(run.config.data.name, "", 0, fingerprint([]))  # weights alone
+    data, shown = Data(run.config.data.name, "", 0, fingerprint([])), {}  # weights alone
     classes = None
     if not hasattr(run.model.decoder, "class_embeddings"):
         notes["has no class embeddings."] = None
@@ -129,7 +129,7 @@ def measure(
         tap = tap_after(run.model)
         if after and tap is not None:
             samples = Samples(run, split, limit)
-            data = samples.data
+            data, shown = samples.data, samples.settings
             classes["after"] = _after(run, tap, samples, seed, advance)
         elif after:
             notes["has no tap of class embeddings after its decoder."] = None
@@ -142,7 +142,7 @@ def measure(
         weights=describe_weights(run.weights),
         variant="after" if after else "",
         seeds={"random": seed, "bootstrap": seed},
-        settings={"draws": draws, "resamples": RESAMPLES},
+        settings={**shown, "draws": draws, "resamples": RESAMPLES},
     )
 
 

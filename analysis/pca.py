@@ -54,7 +54,7 @@ from analysis.photos import (
     unpack,
 )
 from analysis.records import Record, describe_weights, new_record
-from analysis.samples import Photo, Progress, open_photo, patch_labels
+from analysis.samples import Photo, Progress, open_photo, patch_labels, photo_settings
 from analysis.tables import Column, Estimate, Table
 from whitebox.data.images import IGNORE
 from whitebox.errors import ConfigError, ModelError
@@ -185,7 +185,7 @@ def measure(
         n=len(photos),
         weights=describe_weights(run.weights),
         seeds={"bootstrap": SEED},
-        settings={"directions": count, "resize": run.config.data.resize, "resamples": RESAMPLES},
+        settings={"directions": count, **photo_settings(run), "resamples": RESAMPLES},
     )
 
 
@@ -244,7 +244,7 @@ def _measure_photo(run: Run, photo: Photo, label: Path | None, count: int) -> di
                 }
             )
     return {
-        **describe_photo(photo),
+        **describe_photo(photo, label),
         "prediction": pack(labels_hw),
         "truth": None if truth_hw is None else pack(truth_hw),
         "states": states,

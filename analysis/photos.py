@@ -43,9 +43,10 @@ SHORTEST, LONGEST = 400, 900  # px, long side of a photo inside a figure
 DIGITS = 5  # significant, of numbers per patch in a record
 
 
-def describe_photo(photo: Photo) -> dict[str, Any]:
+def describe_photo(photo: Photo, label: Path | None = None) -> dict[str, Any]:
     """What a record holds of a photo: file, sizes in px (``size`` its own, ``shown`` as the model sees it), grid."""
     return {
+        **({} if label is None else {"label_sha256": _sha256(label)}),
         "path": Path(os.path.relpath(photo.path)).as_posix(),
         "sha256": _sha256(photo.path),
         "size": list(photo.image_HW3.shape[:2]),
@@ -56,9 +57,10 @@ def describe_photo(photo: Photo) -> dict[str, Any]:
 
 
 def photo_data(photos: Sequence[Mapping[str, Any]]) -> Data:
-    """For the record: the photos' names and what they hold, from `describe_photo`."""
+    """For the record: the photos' names, and what they and their labels hold, from `describe_photo`."""
     names = [Path(photo["path"]).stem for photo in photos]
-    entries = [(name, photo["sha256"]) for name, photo in zip(names, photos, strict=True)]
+    held = [photo["sha256"] + photo.get("label_sha256", "") for photo in photos]
+    entries = list(zip(names, held, strict=True))
     return Data("photos", names[0] if len(names) == 1 else f"{len(names)}_photos", len(names), fingerprint(entries))
 
 

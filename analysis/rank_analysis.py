@@ -440,7 +440,6 @@ def measure(
     samples = Samples(run, split, limit)
     images = [measurement.image(each.pixels_B3HW, each.labels_Bhw, each.name) for each in samples.each(advance)]
     found = {key: np.stack([image[key] for image in images]) for key in images[0]}
-    inference, data = run.config.inference, run.config.data
     return new_record(
         "rank-analysis",
         model=run.name,
@@ -454,10 +453,7 @@ def measure(
             "convention": asdict(rule),
             "encoder": encoder,
             "layers": list(layers),
-            "resize": data.resize,
-            "max_ratio": data.max_ratio,
-            "window": inference.window,
-            "stride": inference.stride,
+            **samples.settings,
             "resamples": RESAMPLES,
             "draws": DRAWS,
         },

@@ -110,7 +110,7 @@ def measure_noise(
         rows.merge()
     measured["notes"] = notes
     variant = "-".join([noise.target, *(["relative"] if noise.relative else [])])
-    settings = {key: value for key, value in asdict(noise).items() if key not in ("seed", "halving")}
+    settings = {key: value for key, value in asdict(noise).items() if key != "seed"}
     return bench.record(
         PIXELS if noise.target == "input" else PARAMETERS,
         measured,

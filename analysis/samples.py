@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -80,6 +81,17 @@ class Samples:
         pairs = [(name, index) for index, name in enumerate(self.names)]
         return Data(self.run.config.data.name, self.split, len(self), fingerprint(pairs))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the images are shown, for the record."""
+        data, inference = self.run.config.data, self.run.config.inference
+        return {
+            "resize": data.resize,
+            "max_ratio": data.max_ratio,
+            "window": inference.window,
+            "stride": inference.stride,
+        }
+
     @torch.inference_mode()  # between samples the caller is in its own mode, also where it never asks for the next
     def each(self, advance: Progress | None = None) -> Iterator[Sample]:
         """One sample after another; ``advance`` is called after each."""
@@ -118,6 +130,11 @@ def patch_labels(label_HW: NDArray[np.uint8], patch: int) -> Tensor:
     winner = counts.argmax(1)
     winner[counts.sum(1) == 0] = IGNORE
     return winner.unflatten(0, (h, w))
+
+
+def photo_settings(run: Run) -> dict[str, Any]:
+    """How photos are shown to a run, for the record."""
+    return {"resize": run.config.data.resize, "max_ratio": run.config.data.max_ratio}
 
 
 @dataclass(frozen=True)
