@@ -30,7 +30,7 @@ class DataConfig:
     kind: str = "shapes"  # the reader: a key of whitebox.data.READERS
     root: str = "data"  # where datasets live: --data-root, else $WHITEBOX_DATA, else ./data
     path: str = ""  # the dataset's folder below root ("folder" datasets may give any path)
-    train_split: str = "train"
+    train_split: str = "train"  # empty: the dataset is for evaluation only
     val_split: str = "val"
     reduce_zero_label: bool = False  # label 0 becomes ignored, k becomes k - 1; yours to choose only for kind=folder
     classes: list[str] = field(default_factory=list)  # only for kind=folder; else known from the dataset

@@ -60,7 +60,9 @@ class TrainingProgress:
             highlight=False,
             soft_wrap=True,
         )
-        if config.data.kind != "shapes" and not config.encoder.pretrained and config.encoder.weights is None:
+        from whitebox.data import GENERATED
+
+        if config.data.kind not in GENERATED and not config.encoder.pretrained and config.encoder.weights is None:
             self.console.print(
                 "The encoder starts from random weights; the papers' start from ImageNet: encoder.pretrained=true",
                 highlight=False,

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from whitebox.config import DataConfig, configs_folder, dataset_names
-from whitebox.data import READERS, build_dataset, dataset_info, shapes
+from whitebox.data import GENERATED, READERS, build_dataset, dataset_info, shapes
 from whitebox.data.quiet import mmseg_datasets
 from whitebox.data.readers import CAMVID_CLASSES, CAMVID_PALETTE, FileSource, label_table
 from whitebox.errors import ConfigError, DataError, WhiteboxError
@@ -44,6 +44,10 @@ CLASS_COUNTS = {
     "pascal-context": 60,
     "pascal-context-59": 59,
     "shapes": 7,
+    "open-shapes": 68,
+    "open-shapes-held-out": 25,
+    "open-shapes-pairs": 30,
+    "open-shapes-all": 121,
 }
 
 
@@ -313,7 +317,7 @@ def test_bad_class_lists(folder: MakeFolder, tmp_path: Path, file: str, content:
 # --- what can be wrong with the files --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in CLASS_COUNTS if name != "shapes"])
+@pytest.mark.parametrize("name", [name for name in CLASS_COUNTS if named(name).kind not in GENERATED])
 def test_missing_dataset(tmp_path: Path, name: str) -> None:
     config = named(name, tmp_path)
     message = fails(config)

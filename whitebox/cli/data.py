@@ -104,7 +104,7 @@ def show_command(
     from whitebox.progress import image_progress
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
-    split = split or config.train_split
+    split = split or config.train_split or config.val_split
     path = output or Path(f"{config.name}-{Path(split).name or 'all'}.png")
     with image_progress(f"drawing {config.name}", None) as advance:
         show_dataset(config, split, count, path, (127.5, 127.5, 127.5), seed, advance)

@@ -305,13 +305,14 @@ def datasets(data_root: DataRoot = None) -> None:
     from rich.table import Table
 
     from whitebox.config import dataset_names, resolve
+    from whitebox.data import GENERATED
     from whitebox.terminal import table_console
 
     table = Table("dataset", "classes", "epochs", "batch", "crop", "folder", box=None)
     for name in dataset_names():
         config = resolve("segmenter-linear-tiny", name, (), data_root)
         folder = Path(config.data.root) / config.data.path
-        there = "built in" if config.data.kind == "shapes" else f"{folder}{'' if folder.is_dir() else ' (not there)'}"
+        there = "built in" if config.data.kind in GENERATED else f"{folder}{'' if folder.is_dir() else ' (not there)'}"
         table.add_row(
             name,
             _class_count(config),

@@ -18,10 +18,10 @@ from whitebox.config import DataConfig, nearest
 from whitebox.data.augment import augment as augment_pair
 from whitebox.data.augment import random_key
 from whitebox.data.images import IGNORE
-from whitebox.data.readers import READERS, Classes, Palette, Reader, Source
+from whitebox.data.readers import GENERATED, READERS, Classes, Palette, Reader, Source
 from whitebox.errors import ConfigError, DataError
 
-__all__ = ["READERS", "Sample", "SegmentationDataset", "build_dataset", "dataset_info"]
+__all__ = ["GENERATED", "READERS", "Sample", "SegmentationDataset", "build_dataset", "dataset_info"]
 
 
 class Sample(NamedTuple):

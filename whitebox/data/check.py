@@ -20,7 +20,7 @@ from whitebox.config import DataConfig
 from whitebox.data import build_dataset, dataset_info
 from whitebox.data.images import IGNORE, UInt8, read_image, read_label
 from whitebox.data.prepare import RECIPES, Recipe, read_marker
-from whitebox.data.readers import READERS, Folder, Layout, Listing, label_table
+from whitebox.data.readers import GENERATED, READERS, Folder, Layout, Listing, label_table
 from whitebox.errors import DataError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def check_dataset(
     """
     classes, _ = dataset_info(config)
     optional = () if splits else ("test",)
-    splits = list(dict.fromkeys(splits or (config.train_split, config.val_split)))
+    splits = list(dict.fromkeys(splits or filter(None, (config.train_split, config.val_split))))
     reader = READERS[config.kind]
     if not isinstance(reader, (Layout, Folder)):
         return _check_drawn(config, classes, splits, on_image)
@@ -299,7 +299,7 @@ def print_report(report: DatasetReport, console: Console, most: int | None = 50)
     from rich.table import Table
 
     folder = Path(report.config.root, report.config.path)
-    where = "drawn, no files" if report.config.kind == "shapes" else str(folder)
+    where = "drawn, no files" if report.config.kind in GENERATED else str(folder)
     console.print(f"{report.config.name} ({where}): {len(report.classes)} classes", highlight=False, soft_wrap=True)
     table = Table("split", "images", "labels", "good pairs", "stored values", "ignored", "sizes (px)", box=None)
     for split in report.splits:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from whitebox.config import DataConfig
-from whitebox.data import shapes
+from whitebox.data import open_shapes, shapes
 from whitebox.data.images import IGNORE, IMAGE_SUFFIXES, UInt8, read_image, read_label
 from whitebox.data.quiet import mmseg_datasets, quiet
 from whitebox.errors import ConfigError, DataError
@@ -99,6 +99,26 @@ class ShapesSource:
 
     def load(self, index: int) -> tuple[UInt8, UInt8]:
         return shapes.draw(self.seed, self.split, index, self.size)
+
+
+class OpenShapesSource:
+    """The images of ``whitebox.data.open_shapes``, drawn when asked for, with the names of one group as classes."""
+
+    def __init__(self, config: DataConfig, split: str, group: str) -> None:
+        splits = [name for name, drawn in open_shapes.SPLITS.items() if group in (drawn.group, "all")]
+        if split not in splits:
+            raise _unknown_split(config.name, split, splits)
+        self.classes: Classes = open_shapes.names(group)
+        self.palette: Palette = open_shapes.palette(self.classes)
+        self.split, self.seed, self.size = split, config.shapes_seed, config.size
+        length = config.train_length if split == "train" else config.val_length
+        self.names = [f"{split}_{index:05d}" for index in range(length)]
+        drawn_classes = [open_shapes.CLASSES.index(name) for name in self.classes]
+        self.table_256 = label_table(len(self.classes), drawn_classes)
+
+    def load(self, index: int) -> tuple[UInt8, UInt8]:
+        image, drawn = open_shapes.draw(self.seed, self.split, index, self.size)
+        return image, np.asarray(cv2.LUT(drawn, self.table_256), np.uint8)
 
 
 class FileSource:
@@ -323,6 +343,22 @@ class Shapes:
         return ShapesSource(config, split)
 
 
+@dataclass(frozen=True)
+class OpenShapes:
+    """``open_shapes``: generated, see ``whitebox.data.open_shapes``; its classes are a group of names."""
+
+    group: str  # seen | held-out | pairs | all
+
+    def info(self, config: DataConfig) -> tuple[Classes, Palette]:
+        """Class names and colours."""
+        classes = open_shapes.names(self.group)
+        return classes, open_shapes.palette(classes)
+
+    def source(self, config: DataConfig, split: str) -> OpenShapesSource:
+        """Images of a split."""
+        return OpenShapesSource(config, split, self.group)
+
+
 class Reader(Protocol):
     """What each kind of dataset offers."""
 
@@ -344,6 +380,10 @@ _PASCAL_CONTEXT = Layout(
 )
 READERS: dict[str, Reader] = {
     "shapes": Shapes(),
+    "open_shapes": OpenShapes("seen"),
+    "open_shapes_held_out": OpenShapes("held-out"),
+    "open_shapes_pairs": OpenShapes("pairs"),
+    "open_shapes_all": OpenShapes("all"),
     "folder": Folder(),
     "camvid": Layout(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE),
     "ade20k": Layout(
@@ -377,6 +417,8 @@ READERS: dict[str, Reader] = {
         stored_values=182,
     ),
 }
+
+GENERATED = tuple(kind for kind, reader in READERS.items() if isinstance(reader, (Shapes, OpenShapes)))  # without files
 
 
 def label_table(
@@ -429,6 +471,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _unknown_split(title: str, split: str, splits: Iterable[str]) -> ConfigError:
+    if not split:
+        return ConfigError(f"Dataset {title} is for evaluation only: train on another one.")
     return ConfigError(f"Dataset {title} has no split {split!r}: choose from {', '.join(splits)}.")
 
 

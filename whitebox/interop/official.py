@@ -209,9 +209,9 @@ def _inference(variant: dict[str, Any]) -> InferenceConfig:
 
 def _classes(config: RunConfig, num_classes: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     """Names and colours of the dataset's classes where their number fits, else numbered classes."""
-    from whitebox.data import READERS, dataset_info
+    from whitebox.data import GENERATED, READERS, dataset_info
 
-    if config.data.kind in READERS and config.data.kind not in ("shapes", "folder"):
+    if config.data.kind in READERS and config.data.kind not in (*GENERATED, "folder"):
         classes, palette = dataset_info(config.data)
         if len(classes) == num_classes:
             return classes, palette
