@@ -14,7 +14,8 @@ Shapes: H W pixels.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -23,8 +24,8 @@ from numpy.typing import NDArray
 
 from analysis.noise import random_state
 from whitebox.config import nearest
-from whitebox.data.augment import numpy_seeded
 from whitebox.errors import ConfigError, DataError
+from whitebox.extras import require_extra
 
 PACKAGE = "imagecorruptions-imaug"
 GROUPS = {
@@ -83,10 +84,8 @@ def package_version() -> str:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
-        return importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        raise ConfigError(f"Corruptions need the package {PACKAGE}: pip install 'whitebox-seg[corruptions]'.") from None
+    require_extra("corruptions", "robustness --corruptions")
+    return importlib.metadata.version(PACKAGE)
 
 
 def corrupt(image_HW3: NDArray[np.uint8], kind: str, severity: int, *key: object) -> NDArray[np.uint8]:
@@ -108,6 +107,17 @@ def corrupt(image_HW3: NDArray[np.uint8], kind: str, severity: int, *key: object
     with numpy_seeded(seeds):
         corrupted_HW3 = _library().corrupt(image_HW3, severity=severity, corruption_name=kind, **own)
     return np.asarray(corrupted_HW3, np.uint8)
+
+
+@contextmanager
+def numpy_seeded(key: NDArray[np.uint32]) -> Iterator[None]:
+    """Inside the block NumPy's global generator starts from ``key``; after it, it goes on from where it was."""
+    before = np.random.get_state()  # noqa: NPY002, it is what the package draws from
+    np.random.seed(key)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def _library() -> ModuleType:

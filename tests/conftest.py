@@ -27,6 +27,18 @@ def golden() -> Path | None:
     return folder if folder.is_dir() else None
 
 
+@pytest.fixture(scope="session")
+def mmseg() -> None:
+    """mmsegmentation with its transforms and datasets registered; tests that need it are skipped elsewhere."""
+    pytest.importorskip("mmseg.datasets", reason="needs the extra mmseg")
+
+
+@pytest.fixture(scope="session")
+def imagecorruptions() -> None:
+    """The package that corrupts photos; tests that need it are skipped elsewhere."""
+    pytest.importorskip("imagecorruptions", reason="needs the extra corruptions")
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run ``whitebox ARGUMENTS``; returns exit code, standard output and standard error."""

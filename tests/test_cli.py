@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,7 +237,7 @@ def test_convert(call: Call, golden: Path | None, tmp_path: Path) -> None:
     assert "exists already" in err
 
 
-def test_convert_to_and_from_mmsegmentation(call: Call, runs: Path, tmp_path: Path) -> None:
+def test_convert_to_and_from_mmsegmentation(mmseg: None, call: Call, runs: Path, tmp_path: Path) -> None:
     run = runs / "depict-sa-tiny-shapes"
     code, out, _ = call("convert", run, "--to", "mmseg", "-o", tmp_path / "model.pth")
     assert code == 0 and "model.py" in out and (tmp_path / "model.py").is_file()
@@ -254,6 +255,17 @@ def test_convert_to_and_from_mmsegmentation(call: Call, runs: Path, tmp_path: Pa
     ):
         code, _, err = call("convert", *arguments)
         assert code in (1, 2) and one_line(err) and message in err
+
+
+@pytest.mark.parametrize("direction", ["--from", "--to"])
+def test_convert_without_mmsegmentation_says_so(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str
+) -> None:
+    """Before it looks at the checkpoint."""
+    monkeypatch.setitem(sys.modules, "mmseg", None)
+    code, _, err = call("convert", tmp_path / "none.pth", direction, "mmseg", "-o", tmp_path / "a.pth")
+    assert code == 2 and one_line(err)
+    assert f"whitebox convert {direction} mmseg needs mmsegmentation: pip install 'whitebox-seg[mmseg]' && pip" in err
 
 
 def test_lists(call: Call, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("torch", "torchvision", "timm", "onedl-mmsegmentation", "accelerate", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
 
 
 @cache
@@ -30,7 +30,13 @@ def git_commit() -> str | None:
 
 def versions() -> dict[str, str | None]:
     """Versions by name: whitebox, its git commit, Python and the packages results depend on."""
-    found: dict[str, str | None] = {"git_commit": git_commit(), "python": platform.python_version()}
+    import cv2  # two distributions bring it, so it is asked itself
+
+    found: dict[str, str | None] = {
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "opencv": cv2.__version__,
+    }
     for package in ("whitebox", *PACKAGES):
         try:
             found[package] = version("whitebox-seg" if package == "whitebox" else package)

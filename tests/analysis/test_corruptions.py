@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import sys
 
 import numpy as np
 import pytest
 
-from analysis import corruptions
 from analysis.corruptions import (
     GROUPS,
     KINDS,
     SEVERITIES,
     Corruption,
     corrupt,
-    package_version,
     parse_kinds,
     parse_severities,
     shown_names,
@@ -59,6 +57,7 @@ def test_severities_that_are_refused(text: str) -> None:
         parse_severities(text)
 
 
+@pytest.mark.usefixtures("imagecorruptions")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_corruption(kind: str) -> None:
     """Any size, repeatable, on random numbers of its own; NumPy's global ones are as before."""
@@ -80,6 +79,7 @@ def test_every_corruption(kind: str) -> None:
     assert (corrupt(image, kind, 5, 1, "shapes", "a") != strong).any() == random
 
 
+@pytest.mark.usefixtures("imagecorruptions")
 def test_severities_share_their_random_numbers() -> None:
     grey = np.full((40, 40, 3), 128, np.uint8)
     weak, strong = (corrupt(grey, "gaussian_noise", severity, 0).astype(float) - 128 for severity in (1, 3))
@@ -87,6 +87,7 @@ def test_severities_share_their_random_numbers() -> None:
     np.testing.assert_allclose(weak[inside] / 0.08, strong[inside] / 0.18, atol=15)
 
 
+@pytest.mark.usefixtures("imagecorruptions")
 @pytest.mark.parametrize("size", [(32, 32), (33, 200), (150, 32)])
 def test_sizes(size: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ("zoom_blur", "snow", "frost", "fog", "elastic_transform"):
@@ -94,18 +95,15 @@ def test_sizes(size: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("imagecorruptions")
 def test_photos_that_are_too_small() -> None:
     with pytest.raises(DataError, match="lane: A photo of 50 x 31 px cannot be corrupted: the corruptions need 32 px"):
         Corruption("fog", 1, "shapes", 0)(photo(31, 50), "lane")
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    assert package_version() == importlib.metadata.version(corruptions.PACKAGE)
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(ConfigError, match=r"need the package imagecorruptions-imaug: pip install 'whitebox-seg\[corru"):
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    with pytest.raises(ConfigError, match=r"needs imagecorruptions-imaug: pip install 'whitebox-seg\[corruptions\]'"):
         corrupt(photo(), "fog", 1)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,7 @@ def test_two_processes_give_the_curve_of_one(run: Run, tmp_path: Path) -> None:
     assert len(list((tmp_path / "2" / "rows").iterdir())) == 1
 
 
+@pytest.mark.usefixtures("imagecorruptions")
 def test_corruptions(run: Run, tmp_path: Path) -> None:
     options: dict[str, Any] = {"seed": 0, "folder": tmp_path / "rows", "split": None, "limit": 3}
     kinds, severities = ("gaussian_noise", "contrast"), (1, 5)
@@ -309,6 +311,7 @@ def test_corruptions(run: Run, tmp_path: Path) -> None:
         corruption_record(beside, fewer)
 
 
+@pytest.mark.usefixtures("imagecorruptions")
 def test_photos_too_small_for_corruptions(tmp_path: Path) -> None:
     small = open_run(tiny_run(tmp_path / "run", data__size=24, data__val_length=2), device="cpu")
     with pytest.raises(DataError, match="val_00000: A photo of 24 x 24 px cannot be corrupted"):
@@ -359,6 +362,15 @@ def test_the_command_draws_all_runs_together(folder: Path, call: Call) -> None:
     assert code == 0 and (folder / "drawn" / "figures" / figure.name).read_bytes() == figure.read_bytes()
 
 
+def test_the_command_without_the_package_says_so(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    code, _, err = call("robustness", "results/sa", "--corruptions", "fog", "--limit", "1", "--device", "cpu")
+    assert code == 2 and err.count("\n") == 1
+    assert "whitebox robustness --corruptions needs imagecorruptions-imaug: pip install 'whitebox-seg[corr" in err
+    assert not (folder / "results" / "sa" / "sweeps").exists()
+
+
+@pytest.mark.usefixtures("imagecorruptions")
 def test_the_command_corrupts_beside_a_reference(folder: Path, call: Call) -> None:
     code, out, err = call(
         *("robustness", "results/sa", "--corruptions", "noise,pixelate", "--severity", "2", "--limit", "2"),

@@ -24,7 +24,7 @@ from whitebox.config import dataset_names, resolve
 from whitebox.data import build_dataset, unpack
 from whitebox.data.images import read_label
 from whitebox.data.prepare import MARKER, RECIPES, Archive, Prepared, find_recipe, prepare
-from whitebox.data.readers import CAMVID_PALETTE, READERS
+from whitebox.data.readers import READERS, class_list
 from whitebox.errors import ConfigError, DataError
 
 SAMPLES = {  # folder of shared/data/samples, images by split
@@ -256,7 +256,7 @@ def test_camvid_from_segnet(tmp_path: Path) -> None:
         label = read_label(prepared.folder / "annotations" / f"{name}.png")
         np.testing.assert_array_equal(label, np.where(array == 11, 255, array))
     with Image.open(prepared.folder / "annotations" / "train" / "0.png") as picture:
-        assert picture.getpalette()[:33] == [part for colour in CAMVID_PALETTE for part in colour]  # type: ignore[index]
+        assert picture.getpalette()[:33] == [part for colour in class_list("camvid")[1] for part in colour]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from whitebox.config import DataConfig, configs_folder, dataset_names
-from whitebox.data import GENERATED, READERS, build_dataset, dataset_info, shapes
-from whitebox.data.quiet import mmseg_datasets
-from whitebox.data.readers import CAMVID_CLASSES, CAMVID_PALETTE, FileSource, label_table
+from whitebox.data import GENERATED, READERS, build_dataset, dataset_info, readers, shapes
+from whitebox.data.readers import FileSource, Layout, class_list, label_table
 from whitebox.errors import ConfigError, DataError, WhiteboxError
 from whitebox.models.palette import distinct_palette
 
@@ -65,6 +64,63 @@ def test_classes_are_known_without_files(name: str) -> None:
     assert all(len(colour) == 3 and 0 <= min(colour) <= max(colour) <= 255 for colour in palette)
 
 
+MMSEG_CLASSES = {
+    "ade20k": "ADE20KDataset",
+    "cityscapes": "CityscapesDataset",
+    "pascal_context": "PascalContextDataset",
+    "pascal_context59": "PascalContextDataset59",
+    "coco_stuff": "COCOStuffDataset",
+}
+
+
+def test_every_class_list_is_used() -> None:
+    files = {path.stem for path in Path(readers.__file__).with_name("classes").iterdir()}
+    assert files == {reader.classes for reader in READERS.values() if isinstance(reader, Layout)}
+    assert files == {*MMSEG_CLASSES, "camvid"}
+
+
+@pytest.mark.parametrize("name", MMSEG_CLASSES)
+def test_class_lists_and_palettes_equal_mmsegmentation(mmseg: None, name: str) -> None:
+    import mmseg.datasets
+
+    meta = getattr(mmseg.datasets, MMSEG_CLASSES[name]).METAINFO
+    classes, palette = class_list(name)
+    assert list(classes) == [text.strip() for text in meta["classes"]]
+    assert list(palette) == list(map(tuple, meta["palette"]))
+
+
+@pytest.mark.parametrize("name", ["ade20k", "coco_stuff164k", "pascal_context"])
+def test_lists_of_files_equal_mmsegmentation(mmseg: None, tmp_path: Path, name: str) -> None:
+    """Their order too, which decides what a training sees first: files, not stems, are sorted."""
+    import mmseg.datasets
+
+    layout = READERS[name]
+    assert isinstance(layout, Layout)
+    config = DataConfig(name=name, kind=name, root=str(tmp_path), path=".", reduce_zero_label=layout.reduce_zero_label)
+    names = ["b", "a-b", "a", "a.b", "a b", "sub/c", "sub-d", "B"]
+    folders = [tmp_path / part.format(split=layout.splits["train"]) for part in (layout.images, layout.labels)]
+    for parent, suffix in zip(folders, (layout.image_suffix, layout.label_suffix), strict=True):
+        for file in (*names, ".hidden"):
+            path = parent / f"{file}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    list_file = layout.list_file.format(split="train")
+    if list_file:
+        (tmp_path / list_file).parent.mkdir(parents=True)
+        (tmp_path / list_file).write_text("sub/c\nb \n./a\n")
+    theirs = getattr(mmseg.datasets, MMSEG_CLASSES[layout.classes])(
+        data_prefix={"img_path": str(folders[0]), "seg_map_path": str(folders[1])},
+        ann_file=str(tmp_path / list_file) if list_file else "",
+        img_suffix=layout.image_suffix,
+        seg_map_suffix=layout.label_suffix,
+        reduce_zero_label=layout.reduce_zero_label,
+        lazy_init=True,
+    ).load_data_list()
+    pairs = layout.source(config, "train").pairs
+    assert [Path(pair.image) for pair in pairs] == [Path(info["img_path"]) for info in theirs]
+    assert [Path(pair.label) for pair in pairs] == [Path(info["seg_map_path"]) for info in theirs]
+
+
 def test_unknown_kind() -> None:
     with pytest.raises(ConfigError, match=r"'ade20'; did you mean 'ade20k'\? There are: shapes"):
         dataset_info(DataConfig(kind="ade20"))
@@ -97,8 +153,7 @@ def test_samples_of_each_layout(shared: Path, name: str) -> None:
 
 def test_camvid(shared: Path) -> None:
     meta = json.loads((shared / "data" / "camvid" / "meta.json").read_text())
-    assert tuple(meta["classes"]) == CAMVID_CLASSES
-    assert tuple(map(tuple, meta["palette"])) == CAMVID_PALETTE
+    assert class_list("camvid") == (tuple(meta["classes"]), tuple(map(tuple, meta["palette"])))
     for split, count in meta["splits"].items():
         dataset = build_dataset(named("camvid", shared / "data"), split, augment=False)
         assert len(dataset) == count
@@ -116,11 +171,13 @@ def test_camvid_as_a_folder(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ade20k", "pascal-context", "pascal-context-59"])
-def test_labels_equal_mmsegmentation(shared: Path, name: str) -> None:
+def test_labels_equal_mmsegmentation(mmseg: None, shared: Path, name: str) -> None:
+    from mmseg.datasets import LoadAnnotations
+
     config = named(name, shared / "data" / "samples")
     dataset = build_dataset(config, "val", augment=False)
     assert isinstance(dataset.source, FileSource)
-    load = mmseg_datasets().LoadAnnotations()
+    load = LoadAnnotations()
     for index, pair in enumerate(dataset.source.pairs):
         info = {"seg_map_path": pair.label, "seg_fields": [], "reduce_zero_label": config.reduce_zero_label}
         np.testing.assert_array_equal(dataset[index].label.numpy(), load(info)["gt_seg_map"])

@@ -60,7 +60,7 @@ def test_official_vectors(shared):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_mmsegmentation(seed):
+def test_equals_mmsegmentation(mmseg, seed):
     pairs = [random_pair(100 * seed + i, classes=9, ignored=i / 4) for i in range(5)]
     for prediction, label in pairs:
         label[label == 3] = 255  # predicted, never labelled

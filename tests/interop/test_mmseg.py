@@ -16,11 +16,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.structures import PixelData
-from mmseg.apis import inference_model, init_model
-from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from torch import Tensor
 
 import whitebox
@@ -30,8 +25,16 @@ from whitebox.data.images import read_image
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.inference import segment
 from whitebox.errors import CheckpointError, ConfigError, ModelError, OutputError, WhiteboxError
-from whitebox.interop.mmseg import ALIASES, from_mmseg, to_mmseg
 from whitebox.models import DECODERS, Segmentor, build
+
+pytest.importorskip("mmseg", reason="needs the extra mmseg")
+from mmengine.config import Config
+from mmengine.structures import PixelData
+from mmseg.apis import inference_model, init_model
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+
+from whitebox.interop.mmseg import ALIASES, from_mmseg, to_mmseg
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "mmsegmentation.md"
 CLASSES = ("sky", "road", "car", "tree", "sign")

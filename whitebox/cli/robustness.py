@@ -11,6 +11,7 @@ import typer
 from whitebox.cli.analysis import Dataset, Limit, Output, Seed, Split, measure_runs
 from whitebox.cli.app import DataRoot, Device, RunsAndOverrides, app, runs_and_overrides
 from whitebox.errors import ConfigError
+from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
     from analysis.records import Record
@@ -95,6 +96,7 @@ def robustness_command(
 
     else:
         kinds, severities = parse_kinds(corruptions or ""), parse_severities(severity)
+        require_extra("corruptions", "whitebox robustness --corruptions")
         beside: list[Corrupted] = []
 
         def corrupted(run: Run, advance: Progress) -> Corrupted:

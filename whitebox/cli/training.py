@@ -20,6 +20,7 @@ from whitebox.cli.app import (
     runs_and_overrides,
 )
 from whitebox.errors import ConfigError, DataError
+from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -259,6 +260,8 @@ def convert(
             raise ConfigError(f"--{option} {value} is impossible: choose {' or '.join(known)}.")
     if origin != "mmseg" and (mmseg_config is not None or dataset is not None):
         raise ConfigError("--config and --dataset describe an mmsegmentation checkpoint: add --from mmseg.")
+    if "mmseg" in (origin, target):
+        require_extra("mmseg", f"whitebox convert --{'from' if origin == 'mmseg' else 'to'} mmseg")
     present = output / WEIGHTS if target == "whitebox" else output
     if present.exists():
         raise ConfigError(f"{present} exists already; choose another name with -o.")

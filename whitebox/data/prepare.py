@@ -26,7 +26,7 @@ from whitebox import __version__
 from whitebox.config import DataConfig, nearest
 from whitebox.data.download import disk_error, download, file_digests, is_url
 from whitebox.data.images import IGNORE, UInt8, read_image, read_label
-from whitebox.data.readers import CAMVID_PALETTE, READERS, Folder, Layout
+from whitebox.data.readers import READERS, Folder, Layout, class_list
 from whitebox.data.unpack import Limits, copy_folder, is_archive, unpack
 from whitebox.errors import ConfigError, DataError
 
@@ -217,6 +217,7 @@ def _convert_coco_stuff10k(folder: Path, on_file: OnFile) -> None:
 
 def _convert_camvid(folder: Path, on_file: OnFile) -> None:
     """SegNet's PNGs -> photos as JPEG (quality 92, full colour resolution), labels with void 255 instead of 11."""
+    _, palette = class_list("camvid")
 
     def convert(source: Path, target: Path) -> None:
         if target.suffix == ".jpg":
@@ -224,7 +225,7 @@ def _convert_camvid(folder: Path, on_file: OnFile) -> None:
             _replace(target, partial(picture.save, format="JPEG", quality=92, subsampling=0))
         else:
             stored = read_label(source)
-            _save_label(np.where(stored == 11, np.uint8(IGNORE), stored), target, CAMVID_PALETTE)
+            _save_label(np.where(stored == 11, np.uint8(IGNORE), stored), target, palette)
 
     jobs = []
     for part, suffix in (("images", ".jpg"), ("annotations", ".png")):

@@ -1,11 +1,11 @@
 """Which files a dataset is made of, what its classes are, and how stored label values become class indices.
 
-Folder layouts are those of the datasets' owners; lists of files, class names and palettes come from mmsegmentation's
-dataset classes where it has them.
+Folder layouts are those of the datasets' owners; class names and colours lie in ``classes/*.txt``, with their sources.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,6 @@ import numpy as np
 from whitebox.config import DataConfig
 from whitebox.data import open_shapes, shapes
 from whitebox.data.images import IGNORE, IMAGE_SUFFIXES, UInt8, read_image, read_label
-from whitebox.data.quiet import mmseg_datasets, quiet
 from whitebox.errors import ConfigError, DataError
 from whitebox.models.palette import distinct_palette
 
@@ -31,37 +30,18 @@ MAX_CLASSES = 254
 _LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # without loss, unlike JPEG
 _HELP = "give the folder that holds it with --data-root or WHITEBOX_DATA; `whitebox datasets` shows each folder"
 
-CAMVID_CLASSES = (
-    "Sky",
-    "Building",
-    "Pole",
-    "Road",
-    "Pavement",
-    "Tree",
-    "SignSymbol",
-    "Fence",
-    "Car",
-    "Pedestrian",
-    "Bicyclist",
-)
-CAMVID_PALETTE = (
-    (128, 128, 128),
-    (128, 0, 0),
-    (192, 192, 128),
-    (128, 64, 128),
-    (60, 40, 222),
-    (128, 128, 0),
-    (192, 128, 128),
-    (64, 64, 128),
-    (64, 0, 128),
-    (64, 64, 0),
-    (0, 128, 192),
-)
-
 # The 19 evaluated classes in the order of their train ids (cityscapesscripts/helpers/labels.py).
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 # Stored values 0..181 without those of the 11 COCO categories that no image has.
 _COCO_STUFF_IDS = tuple(sorted(set(range(182)) - {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}))
+
+
+@functools.cache
+def class_list(name: str) -> tuple[Classes, Palette]:
+    """Class names and RGB colours (0..255) of ``classes/NAME.txt``, a line ``red green blue name`` for each class."""
+    text = Path(__file__).with_name("classes").joinpath(f"{name}.txt").read_text("utf-8")
+    rows = [line.split(maxsplit=3) for line in text.splitlines() if not line.startswith("#")]
+    return tuple(row[3] for row in rows), _as_palette(row[:3] for row in rows)
 
 
 @dataclass(frozen=True)
@@ -185,6 +165,7 @@ class Listing:
 class Layout:
     """One dataset as its owners lay it out; folders are below ``DataConfig.path``, ``{split}`` is the split's name."""
 
+    classes: str  # see class_list
     images: str = "images/{split}"
     labels: str = "annotations/{split}"
     splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val", "test": "test"})
@@ -192,19 +173,13 @@ class Layout:
     label_suffix: str = ".png"
     other_labels: tuple[str, ...] = ()  # ends of file names that lie beside the labels and are none
     list_file: str = ""  # one name a line; empty: every image of the folder
-    mmseg_class: str = "BaseSegDataset"
-    classes: Classes = ()  # empty: those of the mmsegmentation class
-    palette: Palette = ()
     reduce_zero_label: bool = False  # what DataConfig must say: else every class would be off by one
     ids: tuple[int, ...] = ()  # stored label value of each class; empty: 0, 1, 2, ...
     stored_values: int = 0  # labels hold 0..stored_values-1, those without a class ignored; 0: the classes only
 
     def info(self, config: DataConfig) -> tuple[Classes, Palette]:
-        """Class names and colours; reads no file."""
-        if self.classes:
-            return self.classes, self.palette
-        meta = getattr(mmseg_datasets(), self.mmseg_class).METAINFO
-        return tuple(name.strip() for name in meta["classes"]), _as_palette(meta["palette"])
+        """Class names and colours; needs no file of the dataset."""
+        return class_list(self.classes)
 
     def source(self, config: DataConfig, split: str) -> FileSource:
         """The pairs of a split, complete and checked by name; no image is opened yet."""
@@ -228,25 +203,20 @@ class Layout:
             _require_folder(root / folder, config.name)
         if list_file and not (root / list_file).is_file():
             raise DataError(f"The list {root / list_file} of dataset {config.name} is missing: {_HELP}.")
-        with quiet():
-            listed = getattr(mmseg_datasets(), self.mmseg_class)(
-                data_root=str(root),
-                data_prefix={"img_path": images, "seg_map_path": labels},
-                ann_file=list_file,
-                img_suffix=self.image_suffix,
-                seg_map_suffix=self.label_suffix,
-                metainfo={"classes": classes, "palette": palette} if self.classes else None,
-                reduce_zero_label=config.reduce_zero_label,
-                lazy_init=True,
-            ).load_data_list()
+        have_images = _files(root / images, (self.image_suffix,))
+        if list_file:
+            lines = (line.strip() for line in _read_text(root / list_file).splitlines())
+            names = [Path(line).as_posix() for line in lines if line]
+        else:
+            names = sorted(have_images, key=lambda name: name + self.image_suffix)  # as mmsegmentation orders them
         return Listing(
             title=config.name,
             classes=classes,
             palette=palette,
             table_256=label_table(len(classes), self.ids, self.stored_values, config.reduce_zero_label),
             hint="the file is not as the dataset's owners made it, replace it",
-            names=[os.path.relpath(info["img_path"], root / images)[: -len(self.image_suffix)] for info in listed],
-            images=_files(root / images, (self.image_suffix,)),
+            names=names,
+            images=have_images,
             labels=_files(root / labels, (self.label_suffix,), self.other_labels),
             image_folder=root / images,
             label_folder=root / labels,
@@ -372,11 +342,11 @@ class Reader(Protocol):
 
 
 _PASCAL_CONTEXT = Layout(
+    classes="pascal_context",
     images="JPEGImages",
     labels="SegmentationClassContext",
     splits={"train": "train", "val": "val"},
     list_file="ImageSets/SegmentationContext/{split}.txt",
-    mmseg_class="PascalContextDataset",
 )
 READERS: dict[str, Reader] = {
     "shapes": Shapes(),
@@ -385,34 +355,32 @@ READERS: dict[str, Reader] = {
     "open_shapes_pairs": OpenShapes("pairs"),
     "open_shapes_all": OpenShapes("all"),
     "folder": Folder(),
-    "camvid": Layout(classes=CAMVID_CLASSES, palette=CAMVID_PALETTE),
-    "ade20k": Layout(
-        splits={"train": "training", "val": "validation"}, mmseg_class="ADE20KDataset", reduce_zero_label=True
-    ),
+    "camvid": Layout(classes="camvid"),
+    "ade20k": Layout(classes="ade20k", splits={"train": "training", "val": "validation"}, reduce_zero_label=True),
     "cityscapes": Layout(
+        classes="cityscapes",
         images="leftImg8bit/{split}",
         labels="gtFine/{split}",
         image_suffix="_leftImg8bit.png",
         label_suffix="_gtFine_labelIds.png",
-        mmseg_class="CityscapesDataset",
         ids=_CITYSCAPES_IDS,
         stored_values=34,
     ),
     "pascal_context": _PASCAL_CONTEXT,
-    "pascal_context59": replace(_PASCAL_CONTEXT, mmseg_class="PascalContextDataset59", reduce_zero_label=True),
+    "pascal_context59": replace(_PASCAL_CONTEXT, classes="pascal_context59", reduce_zero_label=True),
     "coco_stuff164k": Layout(
+        classes="coco_stuff",
         splits={"train": "train2017", "val": "val2017"},
         other_labels=("TrainIds.png",),  # mmsegmentation's converter writes them
-        mmseg_class="COCOStuffDataset",
         ids=_COCO_STUFF_IDS,
         stored_values=182,
     ),
     "coco_stuff10k": Layout(  # labels as `whitebox data prepare` makes them of the owners' .mat: those of 164k
+        classes="coco_stuff",
         images="images",
         labels="annotations",
         splits={"train": "train", "val": "test"},
         list_file="imageLists/{split}.txt",
-        mmseg_class="COCOStuffDataset",
         ids=_COCO_STUFF_IDS,
         stored_values=182,
     ),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,15 +27,17 @@ import torch
 from torch import Tensor, nn
 
 from whitebox.config import DataConfig, RunConfig, resolve
-from whitebox.data.quiet import quiet
 from whitebox.errors import CheckpointError, ConfigError, ModelError, require
+from whitebox.extras import require_extra
 from whitebox.files import write_atomically, write_text
 from whitebox.interop.reading import assignments, inference, normalization, same_statistics
 from whitebox.models import DECODERS, Encoder, Segmentor, build
 from whitebox.models.decoders.base import Prediction, class_scores
 from whitebox.models.weights import load_strictly, read_pickle
 
-with quiet():
+require_extra("mmseg", "whitebox.interop.mmseg")
+with warnings.catch_warnings():  # about compiled operators, which nothing of ours needs
+    warnings.simplefilter("ignore")
     from mmengine.config import Config
     from mmengine.registry import MODELS as ROOT
     from mmengine.registry import Registry
