@@ -60,7 +60,7 @@ def wheel(path: str) -> list[str]:
     names = set(zipfile.ZipFile(path).namelist())
     configs = {f"whitebox/{config.as_posix()}" for config in Path("configs").rglob("*.yaml")}
     found = [f"the wheel lacks {name}" for name in sorted(configs - names)]
-    parts = {"whitebox", "analysis", "experiments"}
+    parts = {"whitebox_seg.py", "whitebox", "analysis", "experiments"}
     found += [
         f"the wheel has {name}"
         for name in sorted(names)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from whitebox.errors import WhiteboxError
+from whitebox.extras import opencv_explained
 
 if TYPE_CHECKING:
     from whitebox.api import create_model, load_model
@@ -23,11 +24,15 @@ __all__ = ["WhiteboxError", "__version__", "create_model", "load_model", "record
 
 def __getattr__(name: str) -> Any:
     if name in ("create_model", "load_model"):
-        from whitebox import api
+        with opencv_explained():
+            from whitebox import api
 
         return getattr(api, name)
     if name == "record":
         from whitebox.models.taps import record
 
         return record
-    raise AttributeError(f"module 'whitebox' has no attribute {name!r}")
+    hint = ""
+    if name in ("WhiteboxTools", "download_wbt", "Runner"):
+        hint = ": this is whitebox-seg; the geospatial package whitebox needs an environment of its own"
+    raise AttributeError(f"module 'whitebox' has no attribute {name!r}{hint}")

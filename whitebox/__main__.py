@@ -1,6 +1,6 @@
 """``python -m whitebox``, for torchrun and accelerate launch."""
 
-from whitebox.cli import main
+from whitebox_seg import main
 
 if __name__ == "__main__":
     main()

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from whitebox.errors import WhiteboxError
+from whitebox.extras import opencv_explained
 
 app = typer.Typer(
     name="whitebox",
@@ -64,7 +65,8 @@ def main() -> None:
     debug = "--debug" in sys.argv or bool(os.environ.get("WHITEBOX_DEBUG"))
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
+        with opencv_explained():
+            app()
     except WhiteboxError as error:
         if debug:
             traceback.print_exc()
