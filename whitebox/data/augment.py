@@ -101,7 +101,7 @@ def _crop(
 
 def _is_mixed(label_HW: UInt8, cat_max_ratio: float) -> bool:
     counts = np.bincount(label_HW.ravel(), minlength=IGNORE + 1)[:IGNORE]
-    return np.count_nonzero(counts) > 1 and bool(counts.max() / counts.sum() < cat_max_ratio)
+    return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio)
 
 
 def _distort(image_HW3: UInt8, random: np.random.RandomState) -> UInt8:
@@ -113,7 +113,7 @@ def _distort(image_HW3: UInt8, random: np.random.RandomState) -> UInt8:
         image_HW3 = _scaled(image_HW3, random.uniform(*_CONTRAST))
     if random.randint(2):
         hsv_HW3 = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2HSV)
-        hsv_HW3[..., 1] = _scaled(hsv_HW3[..., 1], random.uniform(*_SATURATION))
+        hsv_HW3[..., 1] = _scaled(hsv_HW3[..., 1], random.uniform(*_SATURATION))  # type: ignore[arg-type]
         image_HW3 = cv2.cvtColor(hsv_HW3, cv2.COLOR_HSV2RGB)  # type: ignore[assignment]
     if random.randint(2):
         hsv_HW3 = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2HSV)

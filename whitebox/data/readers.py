@@ -41,7 +41,7 @@ def class_list(name: str) -> tuple[Classes, Palette]:
     """Class names and RGB colours (0..255) of ``classes/NAME.txt``, a line ``red green blue name`` for each class."""
     text = Path(__file__).with_name("classes").joinpath(f"{name}.txt").read_text("utf-8")
     rows = [line.split(maxsplit=3) for line in text.splitlines() if not line.startswith("#")]
-    return tuple(row[3] for row in rows), _as_palette(row[:3] for row in rows)
+    return tuple(row[3] for row in rows), _as_palette([int(part) for part in row[:3]] for row in rows)
 
 
 @dataclass(frozen=True)
