@@ -37,9 +37,9 @@ import typer
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from analysis.figures import PAGE, figure_style, new_figure, save_figure
-from analysis.records import hardware
-from analysis.tables import Column, Estimate, Table
+from analysis.record import hardware
+from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.show.tables import Column, Estimate, Table
 from whitebox.models.attention import CBSA, MHSA, TSSA, SubspaceAttention
 from whitebox.terminal import table_console
 

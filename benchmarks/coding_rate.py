@@ -22,10 +22,10 @@ import torch
 import typer
 from torch import Tensor
 
-from analysis.coding_rate import coding_rate
-from analysis.rank_analysis import measure
-from analysis.records import hardware
-from analysis.tables import Column, Estimate, Table
+from analysis.maths.coding_rate import coding_rate
+from analysis.measures.rank_analysis import measure
+from analysis.record import hardware
+from analysis.show.tables import Column, Estimate, Table
 from whitebox.data import build_dataset
 from whitebox.engine.evaluate import evaluate
 from whitebox.runs import open_run
@@ -67,7 +67,7 @@ def in_turns(turns: int, slow: Callable[[], Any], fast: Callable[[], Any]) -> tu
 
 @app.command()
 def rates(turns: Turns = 5, threads: Threads = 2, output: Folder = Path("results/benchmarks")) -> None:
-    """R of 24 (image, head) pairs, directly and by `analysis.coding_rate`."""
+    """R of 24 (image, head) pairs, directly and by `analysis.maths.coding_rate`."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     z_BND = torch.nn.functional.normalize(torch.randn(PAIRS, TOKENS, DIMENSION, generator=generator), dim=-1)

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 import typer
 
-from analysis.records import hardware
-from analysis.tables import Column, Estimate, Table
+from analysis.record import hardware
+from analysis.show.tables import Column, Estimate, Table
 from whitebox.config import DataConfig, resolve
 from whitebox.data import build_dataset
 from whitebox.terminal import table_console

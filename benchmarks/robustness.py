@@ -28,11 +28,11 @@ import numpy as np
 import torch
 import typer
 
-from analysis.bench import CLEAN, Bench
-from analysis.records import hardware
-from analysis.robustness import Noise
-from analysis.sweep import Key
-from analysis.tables import Column, Estimate, Table
+from analysis.measures.changes import CLEAN, Bench
+from analysis.measures.noise import Noise
+from analysis.measures.rows import Key
+from analysis.record import hardware
+from analysis.show.tables import Column, Estimate, Table
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.encoded import MEMORY

@@ -1,7 +1,7 @@
 """What a figure or table of a paper needs: decoders, a measurement, and the numbers the paper reports.
 
-A measurement gives records, which are rendered as everywhere (`analysis.render`). Where a paper states a number, the
-same quantity is taken out of the records and shown beside it; a reported number never stands in a measured column.
+A measurement gives records, which are rendered as everywhere (`analysis.show.render`). Where a paper states a number,
+the same quantity is taken out of the records and shown beside it; a reported number never stands in a measured column.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.records import Record
-from analysis.samples import Progress
-from analysis.tables import Cell, Column, Estimate, Table
+from analysis.measures.images import Progress
+from analysis.record import Record
+from analysis.show.tables import Cell, Column, Estimate, Table
 from whitebox.runs import Run
 
 
@@ -25,7 +25,7 @@ class Setting:
         split: None: the validation split.
         limit: images; None: all.
         draws: of noise at each level.
-        noise: levels of parameter noise, as `analysis.noise.parse_levels` takes them; None: as the experiment has them.
+        noise: levels of parameter noise, as `parse_levels` takes them; None: as the experiment has them.
         photos: shown where a figure shows photos.
         seed: of everything random.
     """

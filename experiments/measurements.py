@@ -7,12 +7,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from analysis import attention_maps, comparison, costs, orthogonality, pca, rank_analysis, tradeoff
-from analysis.noise import parse_levels
-from analysis.records import Record
-from analysis.robustness import Noise, measure_noise
-from analysis.samples import Progress, Samples
-from analysis.tables import Estimate, estimate, percent
+from analysis.maths.perturbation import parse_levels
+from analysis.measures import attention as attention_maps
+from analysis.measures import compare as comparison
+from analysis.measures import orthogonality, pca, rank_analysis, tradeoff
+from analysis.measures import profile as costs
+from analysis.measures.images import Progress, Samples
+from analysis.measures.noise import Noise, measure_noise
+from analysis.record import Record
+from analysis.show.tables import Estimate, estimate, percent
 from experiments.experiment import Measure, Reported, Setting, Value
 from whitebox.data.readers import FileSource
 from whitebox.runs import Run

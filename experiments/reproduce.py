@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from analysis.costs import count
-from analysis.records import Record, RecordError, describe_weights, read_record, write_record
-from analysis.render import render
-from analysis.samples import Progress
-from analysis.tables import Column, Table
+from analysis.measures.images import Progress
+from analysis.measures.profile import count
+from analysis.record import Record, RecordError, describe_weights, read_record, write_record
+from analysis.show.render import render
+from analysis.show.tables import Column, Table
 from experiments import EXPERIMENTS, PAPERS
 from experiments.experiment import Experiment, Setting, beside
 from whitebox.config import RunConfig, architecture, flatten, model_names, nearest, resolve

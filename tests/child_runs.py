@@ -26,7 +26,7 @@ from whitebox.errors import WhiteboxError
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["whitebox", "whitebox.engine.train", "analysis.report", "torch._dynamo", "mmseg.datasets"]
+    ["whitebox", "whitebox.engine.train", "analysis.measures.evaluation", "torch._dynamo", "mmseg.datasets"]
 )
 
 TINY = {

@@ -14,13 +14,15 @@ import torch
 from PIL import Image
 from tiny_runs import tiny_run
 
-from analysis import alignment, attention_maps, costs, orthogonality, pca, rank_analysis, tradeoff
-from analysis.comparison import compare, evaluated
-from analysis.corruptions import parse_kinds
-from analysis.degradation import corruption_record, measure_corruptions
-from analysis.records import Record
-from analysis.render import renderers
-from analysis.robustness import Noise, measure_noise
+from analysis.maths.corruptions import parse_kinds
+from analysis.measures import alignment, orthogonality, pca, rank_analysis, tradeoff
+from analysis.measures import attention as attention_maps
+from analysis.measures import profile as costs
+from analysis.measures.compare import compare, evaluated
+from analysis.measures.corruptions import corruption_record, measure_corruptions
+from analysis.measures.noise import Noise, measure_noise
+from analysis.record import Record
+from analysis.show.render import renderers
 from whitebox.config import change
 from whitebox.runs import Run, open_run
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from child_runs import TINY
 
-from analysis.records import Data, Record, read_records
-from analysis.tables import Estimate
+from analysis.record import Data, Record, read_records
+from analysis.show.tables import Estimate
 from experiments import EXPERIMENTS, PAPERS
 from experiments.experiment import Experiment, Reported, Value, beside
 from experiments.reproduce import Needed, chosen_experiments, needed_runs, training_cost

@@ -19,8 +19,8 @@ from whitebox.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from analysis.records import Record
-    from analysis.samples import Progress
+    from analysis.measures.images import Progress
+    from analysis.record import Record
     from whitebox.runs import Run
 
 Dataset = Annotated[str | None, typer.Option(help="Default: the one the model was trained on.")]
@@ -69,7 +69,7 @@ def rank_analysis_command(
     whitebox rank-analysis results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --limit 100
     whitebox rank-analysis results/depict-ca-tiny-camvid --preset crate --encoder
     """
-    from analysis.rank_analysis import convention, measure
+    from analysis.measures.rank_analysis import convention, measure
 
     rule = convention(
         preset, tokens=tokens, normalise=normalise, eps=eps, prefactor=prefactor, heads=heads, which=which
@@ -111,7 +111,7 @@ def orthogonality_command(
     whitebox orthogonality results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid
     whitebox orthogonality results/depict-ca-tiny-camvid --after --limit 100 --data-root data
     """
-    from analysis.orthogonality import measure
+    from analysis.measures.orthogonality import measure
 
     measure_runs(
         "orthogonality",
@@ -170,7 +170,7 @@ def attention_command(
     whitebox attention results/depict-sa-tiny-camvid photo.jpg --encoder --cls --rollout
     whitebox attention results/segvit-tiny-camvid photo.jpg --masks --layer all
     """
-    from analysis.attention_maps import Choice, measure
+    from analysis.measures.attention import Choice, measure
 
     paths, runs = split_photos(items)
     chosen = Choice.parse(
@@ -214,7 +214,7 @@ def pca_command(
     \b
     whitebox pca results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid photo.jpg --truth label.png
     """
-    from analysis.pca import measure
+    from analysis.measures.pca import measure
 
     paths, runs = split_photos(items)
     measure_runs(
@@ -250,7 +250,7 @@ def alignment_command(
     whitebox alignment results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --limit 20 --data-root data
     whitebox alignment results/depict-ca-tiny-camvid --eps 1 --at normed --limit 20 --data-root data
     """
-    from analysis.alignment import measure
+    from analysis.measures.alignment import measure
 
     measure_runs(
         "alignment",
@@ -304,9 +304,9 @@ def profile_command(
     """
     import torch
 
-    from analysis.costs import Setting, measure, open_subject
-    from analysis.records import write_record
-    from analysis.render import render
+    from analysis.measures.profile import Setting, measure, open_subject
+    from analysis.record import write_record
+    from analysis.show.render import render
     from whitebox.config import resolve
     from whitebox.errors import ConfigError
     from whitebox.progress import image_progress
@@ -361,8 +361,8 @@ def render_command(
     \b
     whitebox render results/camvid/analysis/records -o paper/
     """
-    from analysis.records import read_record, read_records
-    from analysis.render import render
+    from analysis.record import read_record, read_records
+    from analysis.show.render import render
 
     found = [record for path in records for record in (read_records(path) if path.is_dir() else [read_record(path)])]
     render(found, output)
@@ -382,8 +382,8 @@ def measure_runs(
 
     Of several processes all measure, and the main one stores and shows.
     """
-    from analysis.records import write_record
-    from analysis.render import render
+    from analysis.record import write_record
+    from analysis.show.render import render
     from whitebox.engine.distributed import leave
     from whitebox.progress import image_progress
     from whitebox.runs import open_run

@@ -23,7 +23,7 @@ from whitebox.cli.app import (
 from whitebox.errors import ConfigError
 
 if TYPE_CHECKING:
-    from analysis.comparison import Evaluated
+    from analysis.measures.compare import Evaluated
     from whitebox.runs import Run
 
 
@@ -47,9 +47,9 @@ def compare_command(
     whitebox compare results/segmenter-mask-tiny-camvid results/depict-sa-tiny-camvid
     whitebox compare results/base results/first results/second --split test -o comparison/
     """
-    from analysis.comparison import compare, distinct_names
-    from analysis.records import write_record
-    from analysis.render import render
+    from analysis.measures.compare import compare, distinct_names
+    from analysis.record import write_record
+    from analysis.show.render import render
     from whitebox.api import weights_file
     from whitebox.engine.distributed import leave
     from whitebox.runs import open_run
@@ -83,7 +83,7 @@ def summary_command(
     \b
     whitebox summary results/camvid
     """
-    from analysis.summary import find_records, render, summarise
+    from analysis.show.summary import find_records, render, summarise
     from whitebox.terminal import table_console
 
     places = folders or [Path("results")]
@@ -122,9 +122,9 @@ def intervene_command(
     whitebox intervene results/depict-sa-tiny-camvid --ortho head_ortho
     whitebox intervene results/depict-sa-tiny-camvid --ortho ortho_trans --layers decoder.layers.0 --seed 1 -o results/x
     """
-    from analysis.comparison import compare
-    from analysis.records import describe_weights, write_record
-    from analysis.render import render
+    from analysis.measures.compare import compare
+    from analysis.record import describe_weights, write_record
+    from analysis.show.render import render
     from whitebox.config import to_yaml
     from whitebox.engine.checkpoint import WEIGHTS, save_model
     from whitebox.engine.distributed import leave, on_main
@@ -170,7 +170,7 @@ def intervene_command(
 
 def _evaluated(run: Run, name: str, split: str | None, limit: int | None, output: Path | None) -> Evaluated:
     """With a bar where the images have to be predicted."""
-    from analysis.comparison import evaluated
+    from analysis.measures.compare import evaluated
     from whitebox.progress import image_progress
 
     with image_progress(f"evaluating {name}", None) as advance:

@@ -14,8 +14,8 @@ from whitebox.errors import ConfigError
 from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
-    from analysis.records import Record
-    from analysis.samples import Progress
+    from analysis.measures.images import Progress
+    from analysis.record import Record
     from whitebox.runs import Run
 
 
@@ -71,10 +71,10 @@ def robustness_command(
         raise ConfigError("--reference belongs to --corruptions: leave it out with --noise.")
     if not math.isfinite(memory):
         raise ConfigError(f"--memory {memory:g} is impossible: give a number of GB, 0 or more.")
-    from analysis.corruptions import parse_kinds, parse_severities
-    from analysis.degradation import Corrupted, corruption_record, measure_corruptions
-    from analysis.noise import parse_levels
-    from analysis.robustness import Noise, measure_noise
+    from analysis.maths.corruptions import parse_kinds, parse_severities
+    from analysis.maths.perturbation import parse_levels
+    from analysis.measures.corruptions import Corrupted, corruption_record, measure_corruptions
+    from analysis.measures.noise import Noise, measure_noise
     from whitebox.runs import open_run
 
     paths, overrides = runs_and_overrides(runs)

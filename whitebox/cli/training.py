@@ -25,7 +25,7 @@ from whitebox.extras import require_extra
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from analysis.records import Record
+    from analysis.record import Record
     from whitebox.config import RunConfig
     from whitebox.engine.evaluate import LabelledImage
     from whitebox.runs import Run
@@ -61,7 +61,7 @@ def train(
     if print_config:
         typer.echo(to_yaml(config), nl=False)
         return
-    from analysis.report import evaluation_record, report_evaluation, report_training
+    from analysis.measures.evaluation import evaluation_record, report_evaluation, report_training
     from whitebox.engine.checkpoint import WEIGHTS
     from whitebox.engine.train import Interrupted
     from whitebox.engine.train import train as run_training
@@ -114,7 +114,7 @@ def evaluate_command(
     whitebox eval results/depict-sa-tiny-camvid --split test --multiscale --save-images 4
     whitebox eval results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid -o comparison/
     """
-    from analysis.report import report_comparison
+    from analysis.measures.evaluation import report_comparison
     from whitebox.engine.distributed import leave
     from whitebox.runs import open_run
 
@@ -130,7 +130,7 @@ def evaluate_command(
 
 
 def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output: Path | None) -> Record:
-    from analysis.report import evaluation_record, report_evaluation
+    from analysis.measures.evaluation import evaluation_record, report_evaluation
     from whitebox.data import build_dataset
     from whitebox.engine.distributed import evaluate_together
     from whitebox.engine.predict import ComparisonSaver

@@ -1,0 +1,248 @@
+"""Tables rendered from results records: CSV, Markdown, LaTeX (booktabs), and a rich table for the terminal.
+
+One model for all four: columns, rows of cells, and how many rows at the end are summaries. A cell is text, a number, an
+`Estimate` (shown as ``45.3 [43.1, 47.0]``; three columns in CSV), or None (empty). NaN is shown as a dash, and left
+empty in CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.record import Record, RecordError
+from whitebox.files import write_text
+
+if TYPE_CHECKING:
+    import rich.table
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+Cell = str | int | float | Estimate | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, and how many decimals its numbers show (CSV keeps all)."""
+
+    name: str
+    decimals: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under columns; the last ``summary_rows`` stand below a rule."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str
+    summary_rows: int = 0
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"a row of {len(row)} cells under {len(self.columns)} columns: {row}")
+
+    def shown(self) -> list[list[str]]:
+        """The rows as text, as a reader sees them."""
+        return [[_shown(cell, column) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
+
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, and so are set flush right."""
+        return [all(not isinstance(row[index], str) for row in self.rows) for index in range(len(self.columns))]
+
+    def to_csv(self) -> str:
+        """Full precision; an estimate takes the columns NAME, NAME low and NAME high; no caption."""
+        wide = [any(isinstance(row[index], Estimate) for row in self.rows) for index in range(len(self.columns))]
+        heading: list[str] = []
+        for column, is_wide in zip(self.columns, wide, strict=True):
+            heading += [column.name, f"{column.name} low", f"{column.name} high"] if is_wide else [column.name]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(heading)
+        for row in self.rows:
+            values: list[str | int | float | None] = []
+            for cell, is_wide in zip(row, wide, strict=True):
+                if isinstance(cell, Estimate):
+                    values += [cell.value, cell.low, cell.high]
+                else:
+                    values += [cell, None, None] if is_wide else [cell]
+            writer.writerow(["" if value is None or value != value else value for value in values])
+        return text.getvalue()
+
+    def to_markdown(self) -> str:
+        """A pipe table with the caption below; summary rows are bold."""
+        lines = [[_escape(column.name, _MARKDOWN) for column in self.columns]]
+        lines.append(["---:" if numeric else "---" for numeric in self.numeric()])
+        for index, row in enumerate(self.shown()):
+            bold = "**" if index >= len(self.rows) - self.summary_rows else ""
+            lines.append([f"{bold}{_escape(text, _MARKDOWN)}{bold}" if text else "" for text in row])
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{_escape(self.caption, _MARKDOWN)}\n"
+
+    def to_latex(self) -> str:
+        r"""A ``table`` environment for the package booktabs, text escaped; ``\input`` takes it as it is."""
+        alignment = "".join("r" if numeric else "l" for numeric in self.numeric())
+        body = [" & ".join(_escape(text, _LATEX) for text in row) + r" \\" for row in self.shown()]
+        if 0 < self.summary_rows < len(body):
+            body.insert(len(body) - self.summary_rows, r"\midrule")
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escape(self.caption, _LATEX)}}}",
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            " & ".join(_escape(column.name, _LATEX) for column in self.columns) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def to_rich(self) -> rich.table.Table:
+        """For the terminal."""
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(caption=Text(self.caption), caption_justify="left")
+        for column, numeric in zip(self.columns, self.numeric(), strict=True):
+            table.add_column(Text(column.name), justify="right" if numeric else "left")
+        for index, row in enumerate(self.shown()):
+            left = len(self.rows) - index
+            summary = left <= self.summary_rows
+            table.add_row(
+                *(Text(text) for text in row),
+                style="bold" if summary else None,
+                end_section=left == self.summary_rows + 1,
+            )
+        return table
+
+    def write(self, stem: str | os.PathLike[str]) -> list[Path]:
+        """Write ``STEM.csv``, ``STEM.md`` and ``STEM.tex``; returns their paths.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
+        return [write_text(Path(os.fspath(stem) + suffix), text) for suffix, text in texts.items()]
+
+
+def per_class_table(record: Record) -> Table:
+    """IoU of each class with its interval, its accuracy, its share of the labelled pixels; then mIoU, mAcc and aAcc.
+
+    All in percent. The caption says model, data, number of images, and how the intervals were drawn (from the record's
+    ``settings["resamples"]`` and ``seeds["bootstrap"]``).
+
+    Raises:
+        RecordError: not an evaluation, or a number is missing.
+    """
+    measured = evaluation(record)
+    rows: list[tuple[Cell, ...]] = [
+        (str(row["name"]), percent(row["iou"]), percent(row["acc"]), 100 * number(row["label_share"]))
+        for row in measured["per_class"]
+    ]
+    rows.append(("mIoU", percent(measured["miou"]), None, None))
+    rows.append(("mAcc", None, percent(measured["macc"]), None))
+    rows.append(("aAcc", None, percent(measured["aacc"]), None))
+    variant = f" ({record.variant})" if record.variant else ""
+    resamples, seed = record.settings.get("resamples"), record.seeds.get("bootstrap")
+    caption = f"{record.model}{variant} on {record.data.name} {record.data.split}, n = {record.n} images."
+    if resamples is not None:
+        caption += f" Brackets: 95 % interval over images, {resamples} bootstrap resamples, seed {seed}."
+    columns = (Column("Class"), Column("IoU (%)"), Column("Acc (%)"), Column("Label pixels (%)"))
+    return Table(columns, tuple(rows), caption, summary_rows=3)
+
+
+def evaluation(record: Record) -> Mapping[str, Any]:
+    """``record.measured`` of an evaluation, checked for the layout that `analysis.record` documents.
+
+    Raises:
+        RecordError: not an evaluation, or a number is missing.
+    """
+    if record.kind != "eval":
+        raise RecordError(f"{record.file_name} holds {record.kind!r}, not an evaluation; run `whitebox eval` first.")
+    measured = record.measured
+    _require(record, "measured", measured, "miou", "macc", "aacc", "per_class")
+    for key in ("miou", "macc", "aacc"):
+        _require(record, f"measured.{key}", measured[key], "value")
+    for row in measured["per_class"]:
+        _require(record, "measured.per_class", row, "name", "iou", "acc", "label_share")
+        for key in ("iou", "acc"):
+            _require(record, f"measured.per_class.{key}", row[key], "value")
+    return measured
+
+
+def percent(stored: Mapping[str, float | None]) -> Estimate:
+    """``{"value", "low", "high"}`` of a record, fractions or null, as percent or NaN."""
+    return estimate(stored, 100)
+
+
+def estimate(stored: Mapping[str, float | None], factor: float = 1) -> Estimate:
+    """``{"value", "low", "high"}`` of a record, times ``factor``; what is null or not there is NaN."""
+    return Estimate(*(factor * number(stored.get(key)) for key in ("value", "low", "high")))
+
+
+def _require(record: Record, where: str, part: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        if key not in part:
+            raise RecordError(f"{record.file_name} lacks {where}.{key}; run `whitebox eval` again.")
+
+
+def stored_cell(stored: Mapping[str, float | None] | float | int | None) -> Estimate | float | int:
+    """A record's estimate or number, for a table; a count stays one."""
+    if isinstance(stored, Mapping):
+        return estimate(stored)
+    return stored if isinstance(stored, int) else number(stored)
+
+
+def number(value: float | None) -> float:
+    """A record's number; null, so what was NaN or infinite, becomes NaN."""
+    return math.nan if value is None else float(value)
+
+
+def _shown(cell: Cell, column: Column) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, Estimate):
+        value = _shown(cell.value, column)
+        if math.isnan(cell.low) or math.isnan(cell.high):
+            return value
+        return f"{value} [{_shown(cell.low, column)}, {_shown(cell.high, column)}]"
+    if isinstance(cell, int):
+        return str(cell)
+    return DASH if math.isnan(cell) else f"{cell:.{column.decimals}f}"
+
+
+_MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*", "_": r"\_", "`": r"\`"})
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        DASH: "--",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+
+
+def _escape(text: str, table: dict[int, str]) -> str:
+    return text.translate(table)

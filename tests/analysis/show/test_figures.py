@@ -1,0 +1,195 @@
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysis.record import Data, Record, RecordError, new_record
+from analysis.show import figures
+from analysis.show.figures import (
+    COLUMN,
+    PAGE,
+    figure_style,
+    legend_columns,
+    new_figure,
+    per_class_bars,
+    read_metrics,
+    training_curves,
+)
+from whitebox.errors import OutputError
+
+
+def write_log(path: Path, tail: str = "") -> Path:
+    lines = []
+    for step in range(10, 210, 10):
+        lines.append({"step": step, "epoch": step // 100, "loss": 2 - step / 200, "lr": 1e-3 * (1 - step / 200)})
+        if step % 100 == 0:
+            lines.append({"step": step, "epoch": step // 100, "split": "val", "miou": step / 400, "aacc": 0.9})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+    return path
+
+
+def eval_record(model: str = "depict-ca-tiny", ious: tuple[float, ...] = (0.4, math.nan, 0.8), **changes) -> Record:
+    def about(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    per_class = [
+        {"name": name, "iou": about(iou), "acc": about(iou), "label_share": 0.3}
+        for name, iou in zip(("Car", "Fence", "Sky"), ious, strict=True)
+    ]
+    measured = {"miou": about(float(np.nanmean(ious))), "macc": about(0.7), "aacc": about(0.8), "per_class": per_class}
+    values = {"data": Data("camvid", "test", 233, "ab" * 32), "n": 233, **changes}
+    return new_record("eval", model=model, measured=measured, **values)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
+    """The figures drawn, instead of files."""
+    caught: list = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, output: caught.append(figure) or [])
+    return caught
+
+
+def test_the_log_is_split_into_training_and_evaluation(tmp_path: Path) -> None:
+    training, validation = read_metrics(write_log(tmp_path / "metrics.jsonl"))
+    assert list(training["step"]) == list(range(10, 210, 10))
+    assert list(validation["miou"]) == [0.25, 0.5]
+
+
+def test_a_last_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    training, _ = read_metrics(write_log(tmp_path / "metrics.jsonl", '{"step": 210, "lo'))
+    assert training["step"].max() == 200
+
+
+def test_of_lines_with_the_same_step_the_last_counts(tmp_path: Path) -> None:
+    tail = '{"step": 190, "loss": 7.0, "lr": 0.1}\n{"step": 200, "split": "val", "miou": null}\n'
+    training, validation = read_metrics(write_log(tmp_path / "metrics.jsonl", tail))
+    assert list(training["step"]) == list(range(10, 210, 10))
+    assert training["loss"].iloc[-2] == 7.0
+    assert list(validation["step"]) == [100]  # one without a score cannot be drawn
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"step": 1\n{"step": 2, "loss": 1, "lr": 1}\n', "line 1 is not JSON"),
+        ('{"step": 1, "loss": 1, "lr": 1}\n{"loss": 2}\n', "line 2 has no key 'step'"),
+        ("", "no training steps yet"),
+        ('{"step": 1, "split": "val", "miou": 0.1}\n', "no training steps yet"),
+    ],
+)
+def test_a_log_that_cannot_be_drawn_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=message) as caught:
+        training_curves(path, tmp_path / "curves.png")
+    assert "\n" not in str(caught.value) and not (tmp_path / "curves.png").exists()
+
+
+def test_a_missing_log_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_curves_show_loss_miou_in_percent_and_learning_rate(tmp_path: Path, drawn: list) -> None:
+    training_curves(write_log(tmp_path / "metrics.jsonl"), tmp_path / "curves.png")
+    loss, miou, rate = drawn[0].axes
+    assert loss.lines[0].get_ydata()[0] == pytest.approx(1.95)
+    assert loss.lines[1].get_ydata()[5] == pytest.approx(np.mean([2 - step / 200 for step in (50, 60, 70)]))
+    assert list(miou.lines[0].get_ydata()) == [25.0, 50.0]
+    assert miou.lines[0].get_label() == "last: 50.0"
+    assert rate.lines[0].get_ydata()[-1] == pytest.approx(0.0)
+
+
+def test_curves_without_an_evaluation_have_two_panels(tmp_path: Path, drawn: list) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 10, "loss": 1.0, "lr": 0.1}\n{"step": 20, "loss": 0.5, "lr": 0.05}\n')
+    training_curves(path, tmp_path / "curves.png")
+    assert len(drawn[0].axes) == 2
+
+
+def test_bars_show_percent_sorted_with_the_mean_on_top(drawn: list) -> None:
+    per_class_bars([eval_record(), eval_record("segmenter", (0.3, math.nan, 0.7))], "unused")
+    axes = drawn[0].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mIoU", "Sky", "Car", "Fence"]
+    assert [bar.get_width() for bar in axes.containers[0]] == pytest.approx([60, 80, 40, 0])
+    assert [bar.get_width() for bar in axes.containers[1]] == pytest.approx([50, 70, 30, 0])
+    intervals = [tuple(line.get_xdata()) for line in axes.lines if len(set(line.get_ydata())) == 1]
+    assert any(ends == pytest.approx((70, 90)) for ends in intervals)
+    assert [text.get_text() for text in axes.texts] == ["–", "–"]  # Fence has no value in either
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["depict-ca-tiny", "segmenter"]
+
+
+@pytest.mark.parametrize("count", [3, 10, 13])
+def test_every_model_has_a_colour_of_its_own(drawn: list, count: int) -> None:
+    per_class_bars([eval_record(f"model-{index}") for index in range(count)], "unused")
+    colours = {bars[0].get_facecolor() for bars in drawn[0].axes[0].containers}
+    assert len(colours) == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 10])
+@pytest.mark.parametrize("width", [COLUMN, PAGE])
+def test_legends_fit_above_their_figure(count: int, width: float) -> None:
+    names = ["segmenter-linear-tiny-camvid", "sa", "depict-ca-tiny"] * 4
+    with figure_style():
+        figure = new_figure(4, width)
+        axes = figure.subplots()
+        for name in names[:count]:
+            axes.plot([0, 1], label=name)
+        columns = legend_columns(names[:count], width)
+        legend = figure.legend(loc="outside upper center", ncols=columns)
+        figure.canvas.draw()
+        assert legend.get_window_extent().width <= figure.bbox.width
+    assert 1 <= columns <= count and (count == 1 or width < PAGE or columns > 1)
+
+
+def test_bars_name_the_variant(drawn: list) -> None:
+    per_class_bars([eval_record(variant="multiscale")], "unused")
+    assert drawn[0].legends[0].get_texts()[0].get_text() == "depict-ca-tiny (multiscale)"
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "no evaluations to draw"),
+        ([eval_record(), eval_record(data=Data("ade20k", "val", 2000, ""))], "other data"),
+        ([eval_record(), dataclasses.replace(eval_record(), kind="robustness")], "not an evaluation"),
+    ],
+)
+def test_bars_that_cannot_be_compared_are_one_line(tmp_path: Path, records: list[Record], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        per_class_bars(records, tmp_path / "bars.png")
+
+
+def test_bars_of_other_classes_are_one_line(tmp_path: Path) -> None:
+    other = eval_record()
+    other.measured["per_class"][0]["name"] = "Bus"
+    with pytest.raises(RecordError, match="other classes"):
+        per_class_bars([eval_record(), other], tmp_path / "bars.png")
+
+
+def test_files_are_the_same_each_time_and_leave_no_state_behind(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "metrics.jsonl")
+    settings = dict(mpl.rcParams)
+    for folder in ("first", "second"):
+        written = training_curves(log, tmp_path / folder / "curves.png")
+        written += per_class_bars([eval_record()], tmp_path / folder / "bars-1.5")
+        names = ["curves.png", "curves.pdf", "bars-1.5.png", "bars-1.5.pdf"]
+        assert written == [tmp_path / folder / name for name in names]
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    with Image.open(tmp_path / "first" / "curves.png") as picture:
+        assert picture.width == round(figures.COLUMN * figures.DPI)
+    assert (tmp_path / "first" / "curves.pdf").read_bytes().startswith(b"%PDF")
+    assert dict(mpl.rcParams) == settings and plt.get_fignums() == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        per_class_bars([eval_record()], tmp_path / "file" / "bars.png")
