@@ -17,6 +17,7 @@ from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType
 from child_runs import STEPS, TINY, Quiet, alone, lines, same, tiny, together, weights
 
+from whitebox import load_model
 from whitebox.data import build_dataset
 from whitebox.engine import checkpoint, distributed
 from whitebox.engine import train as training
@@ -73,6 +74,16 @@ def test_two_processes_give_the_losses_of_one(one: Path, two: Path) -> None:
     assert_close(two, one)
     assert [step for step, _ in lines(two, "miou")] == [3, STEPS]
     assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+
+
+def test_an_encoder_with_parts_that_make_no_tokens(tmp_path: Path) -> None:
+    """SigLIP's pooling gets no gradient; several processes would wait for it."""
+    options = {"encoder__name": "vit_base_patch16_siglip_224", "train__steps": 2, "data__train_length": 8}
+    folder = trained(2, tmp_path / "two", options)
+    assert_close(folder, trained(1, tmp_path / "one", options))
+    frozen = [name for name, value in load_model(folder).named_parameters() if not value.requires_grad]
+    assert frozen
+    assert all(name.startswith("encoder.vit.attn_pool.") for name in frozen)
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])

@@ -57,6 +57,15 @@ def test_the_folder_is_enough(official: Path) -> None:
     assert torch.equal(by_folder(image), by_file(image))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod."])
+def test_saved_from_a_wrapped_model(official: Path, prefix: str) -> None:
+    image, expected = torch.rand(1, 3, 64, 64), whitebox.load_model(official)
+    state = torch.load(official / "checkpoint.pth", weights_only=True)
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in state["model"].items()}
+    torch.save({"state_dict": wrapped, "optimizer": state.get("optimizer")}, official / "checkpoint.pth")
+    assert torch.equal(whitebox.load_model(official)(image), expected(image))
+
+
 def test_cbsa_is_described_by_its_tensors(golden: Path | None) -> None:
     model, config = load_run(vector_file(golden, "cbsa_deit", "checkpoint.pth"))
     decoder = config.decoder

@@ -174,13 +174,14 @@ class TestWeights:
 def test_unknown_and_impossible_models() -> None:
     with pytest.raises(ModelError, match="timm has no model 'vit_tinny'"):
         encoder("vit_tinny")
-    with pytest.raises(ModelError, match="timm cannot build 'resnet18' as a ViT"):
-        Encoder(EncoderConfig(name="resnet18"))
+    for name in ("resnet18", "swin_tiny_patch4_window7_224", "beit_base_patch16_224", "hiera_tiny_224"):
+        with pytest.raises(ModelError, match=f"'{name}' is not a plain Vision Transformer"):
+            Encoder(EncoderConfig(name=name))
     with pytest.raises(ModelError, match=r"timm cannot build .* of {'embed_dim': 48, 'depth': 2, 'num_heads': 5}"):
         encoder(heads=5)
     with pytest.raises(ModelError, match=r"timm cannot build 'vit_tiny_patch16_384.foo'"):
         encoder("vit_tiny_patch16_384.foo")
-    with pytest.raises(ModelError, match="its patches are not embedded by one layer"):
+    with pytest.raises(ModelError, match="'vit_small_r26_s32_224' is not a plain Vision"):
         Encoder(EncoderConfig(name="vit_small_r26_s32_224", image_size=64, depth=1))
 
 

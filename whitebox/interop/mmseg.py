@@ -33,7 +33,7 @@ from whitebox.files import write_atomically, write_text
 from whitebox.interop.reading import assignments, inference, normalization, same_statistics
 from whitebox.models import DECODERS, Encoder, Segmentor, build
 from whitebox.models.decoders.base import Prediction, class_scores
-from whitebox.models.weights import load_strictly, read_pickle
+from whitebox.models.weights import load_strictly, read_pickle, unwrap
 
 require_extra("mmseg", "whitebox.interop.mmseg")
 with warnings.catch_warnings():  # about compiled operators, which nothing of ours needs
@@ -372,17 +372,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         others = []  # not a file that torch writes today: read_pickle says what is wrong with it
     with torch.serialization.safe_globals([(_Inert, name) for name in others]):
         content = read_pickle(path)
-    tensors = content.get("state_dict") if isinstance(content, dict) else None
-    if (
-        not isinstance(tensors, Mapping)
-        or not all(isinstance(tensor, Tensor) for tensor in tensors.values())
-        or not any(name.startswith("decode_head.") for name in tensors)
-    ):
+    found = unwrap(content, [r"decode_head\..+"])
+    if found is None or not isinstance(content, dict):
         raise CheckpointError(
             f"{path} is no mmsegmentation checkpoint (state_dict with decode_head.*); an official DEPICT or Segmenter "
             "checkpoint.pth needs its variant.yml beside it."
         )
-    return cast(dict[str, Any], content)
+    return {**content, "state_dict": found.tensors}
 
 
 def _config_text(meta: Mapping[str, Any], config: Path | None, checkpoint: Path) -> str:

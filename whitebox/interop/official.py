@@ -7,6 +7,7 @@ tensors cannot tell (numbers of heads, image size, normalisation) comes from ``v
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from whitebox.errors import CheckpointError, ConfigError
 from whitebox.interop.reading import count
 from whitebox.models import DECODERS, EncoderConfig, Segmentor, build
 from whitebox.models.encoder import SEGMENTER_FAMILY
-from whitebox.models.weights import load_strictly, read_tensors, renamed
+from whitebox.models.weights import load_strictly, read_content, renamed, unwrap
 
 # official name -> ours, tried in order; the first that matches renames
 RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -88,24 +89,28 @@ def read_variant(path: Path) -> dict[str, Any]:
     return content
 
 
-def decoder_name(tensors: Mapping[str, Tensor], source: str) -> str:
-    """Which decoder these official tensors belong to.
+SIGNS = {  # a tensor by which each decoder is known
+    "decoder.net.layers.0.fn.proj": "depict-sa",
+    "decoder.snet.layers.0.fn.proj": "depict-ca",
+    "decoder.net.layers.0.fn.proj.weight": "cbsa",  # where DEPICT has a parameter, CBSA has a linear layer
+    "decoder.blocks.0.norm1.weight": "segmenter-mask",
+    "decoder.head.weight": "segmenter-linear",
+}
+
+
+def official_tensors(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Which decoder the official tensors of a file belong to, and the tensors.
 
     Raises:
-        CheckpointError: none that is known.
+        CheckpointError: none that is known; see ``read_pickle``.
     """
-    signs = {
-        "decoder.net.layers.0.fn.proj": "depict-sa",
-        "decoder.snet.layers.0.fn.proj": "depict-ca",
-        "decoder.net.layers.0.fn.proj.weight": "cbsa",  # where DEPICT has a parameter, CBSA has a linear layer
-        "decoder.blocks.0.norm1.weight": "segmenter-mask",
-        "decoder.head.weight": "segmenter-linear",
-    }
+    found = unwrap(read_content(path), [re.escape(sign) for sign in SIGNS])
+    tensors = {} if found is None else found.tensors
     if any(name.startswith("encoder.") for name in tensors):
-        for sign, name in signs.items():
+        for sign, name in SIGNS.items():
             if sign in tensors:
-                return name
-    raise CheckpointError(f"{source} is no DEPICT, CBSA or Segmenter checkpoint: its tensors fit no known decoder.")
+                return name, tensors
+    raise CheckpointError(f"{path} is no DEPICT, CBSA or Segmenter checkpoint: its tensors fit no known decoder.")
 
 
 def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
@@ -117,8 +122,7 @@ def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
     if path.is_dir():
         path = path / "checkpoint.pth"
     variant = read_variant(path.with_name("variant.yml"))
-    tensors = read_tensors(path)
-    name = decoder_name(tensors, str(path))
+    name, tensors = official_tensors(path)
     ours = {renamed(key, (*RENAMES[name], *COMMON_RENAMES)): value for key, value in tensors.items()}
     try:
         config, num_classes = _config(variant, ours, name)

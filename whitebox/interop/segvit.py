@@ -24,7 +24,7 @@ from whitebox.interop.reading import assignments, count, inference, normalizatio
 from whitebox.models import EncoderConfig, Segmentor, build
 from whitebox.models.decoders.segvit import SegViTConfig, SegViTShrunkConfig
 from whitebox.models.encoder import MMSEG_NAMES
-from whitebox.models.weights import load_strictly, renamed
+from whitebox.models.weights import load_strictly, renamed, unwrap
 
 SIGNS = ("decode_head.class_embed.weight", "decode_head.atm.class_embed.weight")  # of the cascade, of the Shrunk head
 LAYER_NAMES = (  # of a layer of the head -> ours
@@ -45,8 +45,12 @@ DATASETS = ("ade20k-segvit", "coco-stuff10k-segvit", "pascal-context-segvit", "p
 
 def is_segvit(checkpoint: object) -> bool:
     """Whether the contents of a torch file are a checkpoint of SegViT."""
-    tensors = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
-    return isinstance(tensors, Mapping) and any(sign in tensors for sign in SIGNS)
+    return _tensors(checkpoint) is not None
+
+
+def _tensors(checkpoint: object) -> dict[str, Tensor] | None:
+    found = unwrap(checkpoint, [re.escape(sign) for sign in SIGNS])
+    return None if found is None else found.tensors
 
 
 def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, RunConfig]:
@@ -62,7 +66,7 @@ def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, 
         CheckpointError: the config cannot be read, is missing for a size that was not released, or contradicts the
             tensors; a tensor is missing, unexpected or of another shape.
     """
-    tensors: Mapping[str, Tensor] = checkpoint["state_dict"]
+    tensors = _tensors(checkpoint) or {}
     found = checkpoint.get("meta")
     meta: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     try:

@@ -15,8 +15,10 @@ position embeddings resampled bicubically, and in the Shrunk form one block that
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,16 +33,24 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from whitebox.errors import ModelError, require
+from whitebox.errors import CheckpointError, ModelError, require
 from whitebox.models.attention import MHSA, mhsa_weights
 from whitebox.models.taps import Tap
-from whitebox.models.weights import load_strictly, read_tensors, renamed
+from whitebox.models.unused import freeze_unused, unused_parameters
+from whitebox.models.weights import LoadReport, load_strictly, read_content, renamed, unwrap
 
 Grid = tuple[int, int]
 
 SEGMENTER_FAMILY = re.compile(r"(vit_(tiny|small|base|large)_patch(8|16|32)_(224|384)|deit_\w+_distilled_\w+)(\.|$)")
 STATISTICS = {"vit": ((0.5,) * 3, (0.5,) * 3), "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}  # of pixels 0..1
-_CLASSIFIER = ("head.", "head_dist.")
+ENCODER_SIGNS = (  # tensors by one of which a Vision Transformer is known, by timm's names or those of its authors
+    r"patch_embed\.proj(?:ection)?\.weight",
+    r"(?:visual\.)?conv1\.weight",  # OpenAI's CLIP, PE
+    r"preprocessor\.patchifier\.proj\.weight",  # AIMv2
+)
+_NO_TOKENS = re.compile(  # a classifier, a pooling, or what only pretraining needs
+    r"(head|head_dist|fc_norm|attn_pool|pre_logits|mask_token|decoder\w*|\w+_head|post_trunk_norm)(\.|$)"
+)
 _PREFIX = ("cls_token", "dist_token", "reg_token")  # timm's names, in the order of the tokens
 # mmsegmentation's names of a ViT's tensors -> timm's; the first that matches renames
 MMSEG_NAMES = (
@@ -117,6 +127,8 @@ class Encoder(nn.Module):
         ModelError: timm cannot build it, or it has no block ``shrink``.
     """
 
+    load_report: LoadReport | None = None  # of pretrained weights
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -133,14 +145,13 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayerTaps(attention=self.plain) for _ in range(self.depth))
         mean, std = _pixel_statistics(config.normalization, self.vit.pretrained_cfg)
         self.mean, self.std = (tuple(np.round(255 * np.array(each), 2).tolist()) for each in (mean, std))
+        self._idle = unused_parameters(self, lambda: [self(self.sample())[0]])
         if config.pretrained:
             self._load(_pretrained_tensors(config.name), f"timm's weights of {config.name}")
         elif config.weights is not None:
-            self._load(read_tensors(Path(config.weights)), config.weights)
-        unused = _CLASSIFIER if config.class_token else (*_CLASSIFIER, *_PREFIX)
-        for name, parameter in self.vit.named_parameters():
-            if name.startswith(unused):
-                parameter.requires_grad_(False)
+            self._load(read_content(Path(config.weights)), config.weights)
+        for name in self._idle:
+            self.get_parameter(name).requires_grad_(False)
 
     def _check(self) -> None:
         config = self.config
@@ -174,8 +185,12 @@ class Encoder(nn.Module):
                 f"decoder.encoder_layers={list(layers)} asks for block {layers[-1]}, but the encoder has {self.depth} "
                 f"(0 to {self.depth - 1})."
             )
-        for part in (*self.vit.blocks[layers[-1] + 1 :], self.vit.norm):
-            part.requires_grad_(False)
+        freeze_unused(self, lambda: self.intermediate(self.sample(), layers)[0])
+
+    def sample(self) -> Tensor:
+        """Two blank images of 4 x 4 patches, to see what a pass through the model uses."""
+        side, some = 4 * self.patch_size, next(self.parameters())
+        return some.new_zeros(2, 3, side, side)
 
     def forward(self, x_B3HW: Tensor) -> tuple[Tensor, Grid]:
         """Normalised images, sides multiples of ``patch_size`` -> (z_BND, (h, w)); class tokens are dropped."""
@@ -239,19 +254,26 @@ class Encoder(nn.Module):
         x_BDhw = vit.patch_embed.proj(x_B3HW)
         grid = (x_BDhw.shape[-2], x_BDhw.shape[-1])
         x_BND = vit.patch_embed.norm(x_BDhw.flatten(2).transpose(1, 2))
-        named = [getattr(vit, name, None) for name in _PREFIX]
-        prefix: list[Tensor] = [token.expand(x_BND.shape[0], -1, -1) for token in named if token is not None]
         embedded_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
         positions = self._resample(vit.pos_embed, vit.patch_embed.grid_size, grid, embedded_prefix)
-        if vit.no_embed_class:
-            z_BND = torch.cat([*prefix, x_BND + positions], dim=1)
+        if not self.prefix_tokens:
+            z_BND = x_BND + positions[:, embedded_prefix:]
         else:
-            z_BND = torch.cat([*prefix, x_BND], dim=1) + positions
-        z_BND = z_BND[:, vit.num_prefix_tokens - self.prefix_tokens :]
+            named = [getattr(vit, name, None) for name in _PREFIX]
+            prefix: list[Tensor] = [token.expand(x_BND.shape[0], -1, -1) for token in named if token is not None]
+            if vit.no_embed_class:
+                z_BND = torch.cat([*prefix, x_BND + positions], dim=1)
+            else:
+                z_BND = torch.cat([*prefix, x_BND], dim=1) + positions
         return cast(Tensor, vit.norm_pre(vit.patch_drop(vit.pos_drop(z_BND))))
 
+    @property
+    def _positions(self) -> str:
+        """How position embeddings are resampled."""
+        return self.config.positions or ("segmenter" if self.family else "timm")
+
     def _resample(self, embedding_1ND: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
-        how = self.config.positions or ("segmenter" if self.family else "timm")
+        how = self._positions
         if how == "timm":
             return resample_abs_pos_embed(embedding_1ND, list(new), list(old), num_prefix_tokens=prefix)
         if old[0] * old[1] == new[0] * new[1] if how == "segmenter" else old == new:
@@ -291,22 +313,72 @@ class Encoder(nn.Module):
             self._taps()[index].tokens(z_BND)
         return [tokens[index] for index in layers]
 
-    def _load(self, tensors: dict[str, Tensor], source: str) -> None:
-        """Weights made for another image size: the position embeddings are resampled."""
-        vit = self.vit
-        if "patch_embed.projection.weight" in tensors:
-            tensors = {renamed(name, MMSEG_NAMES): tensor for name, tensor in tensors.items()}
-        positions = tensors.get("pos_embed")
-        if positions is not None and self.plain and positions.shape != vit.pos_embed.shape:
+    def _load(self, content: object, source: str) -> None:
+        """Weights of a checkpoint, as their authors, timm, mmsegmentation or whitebox write them.
+
+        Raises:
+            CheckpointError: they are of another encoder.
+        """
+        own = {name: tensor.shape for name, tensor in self.vit.state_dict().items()}
+
+        def fit(tensors: Mapping[str, Tensor]) -> int:
+            try:
+                found = self._by_timm(tensors, source)
+            except CheckpointError:
+                return 0
+            return sum(own.get(name) == tensor.shape for name, tensor in found.items())
+
+        found = unwrap(content, ENCODER_SIGNS, fit, whole=False)
+        if found is None:
+            raise CheckpointError(
+                f"{source} holds no Vision Transformer by the names of timm, mmsegmentation or its authors (a file for "
+                "the package transformers has others: take the one of timm or of the authors)."
+            )
+        tensors = self._by_timm(found.tensors, source)
+        # what makes no token is neither asked of a file nor taken from it
+        idle = {name.removeprefix("vit.") for name in self._idle} - set(_PREFIX)
+        left_out = [name for name in tensors if name in idle or (name not in own and self._makes_no_token(name))]
+        kept = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+        kept |= {name: tensor for name, tensor in self.vit.state_dict().items() if name in idle}
+        place = f" in {found.place}" if found.place else ""
+        self.load_report = load_strictly(self.vit, kept, f"{source}{place}", "encoder weights")
+
+    def _makes_no_token(self, name: str) -> bool:
+        """Whether a tensor that this encoder lacks has no part in its tokens."""
+        return _NO_TOKENS.match(name) is not None or (not self.config.final_norm and name.startswith("norm."))
+
+    def _by_timm(self, tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        """A state dict by timm's names, converted as timm does for this architecture; position embeddings resampled."""
+        vit, found = self.vit, dict(tensors)
+        if "layers.0.ln1.weight" in tensors:
+            found = {renamed(name, MMSEG_NAMES): tensor for name, tensor in tensors.items()}
+        patches = found.get("patch_embed.proj.weight")
+        if patches is not None and patches.dim() == 4 and patches.shape[-1] != self.patch_size:
+            raise CheckpointError(
+                f"{source} does not fit this model: its patches are {patches.shape[-1]} px wide, those of "
+                f"{self.config.name} {self.patch_size} px."
+            )
+        positions = found.get("pos_embed")
+        if positions is not None and self.plain and self._positions != "timm" and positions.dim() == 3:
             prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-            side = int((positions.shape[1] - prefix) ** 0.5)
+            side = math.isqrt(max(0, positions.shape[1] - prefix))
             if side * side != positions.shape[1] - prefix:
-                raise ModelError(f"The position embedding of {source} is not a square grid; it cannot be resampled.")
-            tensors["pos_embed"] = self._resample(positions, (side, side), vit.patch_embed.grid_size, prefix)
-        heads = {key: value for key, value in vit.state_dict().items() if key.startswith(_CLASSIFIER)}
-        unused = (*_CLASSIFIER, "fc_norm.") if self.config.final_norm else (*_CLASSIFIER, "fc_norm.", "norm.")
-        kept = {key: value for key, value in tensors.items() if not key.startswith(unused)}
-        load_strictly(vit, {**heads, **kept}, source, "timm weights")
+                raise CheckpointError(
+                    f"The position embedding of {source} is not a square grid; it cannot be resampled."
+                )
+            if positions.shape != vit.pos_embed.shape:
+                found["pos_embed"] = self._resample(positions, (side, side), vit.patch_embed.grid_size, prefix)
+        convert = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
+        if convert is None:
+            return found
+        try:
+            with torch.no_grad():
+                return dict(convert(found, vit))
+        except (KeyError, ValueError, IndexError, RuntimeError, AssertionError, AttributeError, TypeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"{source} does not fit {self.config.name}: timm cannot convert it ({reason})."
+            ) from error
 
 
 def shrunk_block(block: Any, z_BND: Tensor, kept_M: Tensor) -> Tensor:
@@ -371,16 +443,23 @@ def _build_vit(config: EncoderConfig) -> Any:
         )
     except (TypeError, AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "unexpected keyword argument" in reason and not sizes.keys() & set(re.findall(r"\w+", reason)):
+            raise ModelError(_not_plain(config.name)) from error
         raise ModelError(
             f"timm cannot build {config.name!r} as a ViT{f' of {sizes}' if sizes else ''}: {reason}."
         ) from error
-    if type(getattr(vit, "patch_embed", None)) is not PatchEmbed:
-        raise ModelError(
-            f"{config.name!r} is not a plain Vision Transformer: its patches are not embedded by one layer."
-        )
+    if type(getattr(vit, "patch_embed", None)) is not PatchEmbed or not hasattr(vit, "blocks"):
+        raise ModelError(_not_plain(config.name))
     if not config.final_norm:
         vit.norm = nn.Identity()
     return vit
+
+
+def _not_plain(name: str) -> str:
+    return (
+        f"{name!r} is not a plain Vision Transformer (one layer that embeds patches, then blocks on one grid of any "
+        "size), so it is no encoder here: take a vit, deit or eva model of timm."
+    )
 
 
 def _pretrained_tensors(name: str) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from whitebox.models.encoder import Encoder
 from whitebox.models.losses import CrossEntropy, Loss
 from whitebox.models.palette import distinct_palette
 from whitebox.models.tail import full_precision
+from whitebox.models.unused import freeze_unused
 from whitebox.models.weights import LoadReport
 
 
@@ -57,6 +58,7 @@ class Segmentor(nn.Module):
                 raise ModelError(f"{len(given)} {what} were given for {decoder.num_classes} classes.")
         self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1), persistent=False)
+        self._freeze_unused()
 
     def _connect(self) -> None:
         """Let the encoder know what the decoder takes."""
@@ -68,6 +70,18 @@ class Segmentor(nn.Module):
                 f"encoder.shrink={shrink} leaves a quarter of the patches, and this decoder takes no block before it: "
                 "use decoder=segvit-shrunk."
             )
+
+    def _freeze_unused(self) -> None:
+        def outputs() -> list[Tensor]:
+            said = self.predict(self.encoder.sample())
+            return [
+                each
+                for stage in (said, *said.earlier)
+                for each in (stage.masks_BKhw, stage.classes_BKC)
+                if each is not None
+            ]
+
+        freeze_unused(self, outputs)
 
     @property
     def num_classes(self) -> int:
