@@ -41,3 +41,7 @@ class TrainingError(WhiteboxError):
 
 class OutputError(WhiteboxError):
     """A result that cannot be written: no space, no permission."""
+
+
+class InUseError(OutputError):
+    """A folder that another process is writing."""

@@ -19,7 +19,6 @@ Shapes: N images, K classes.
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import json
 import os
@@ -36,6 +35,7 @@ from numpy.typing import NDArray
 from analysis.record import RecordError
 from whitebox.engine.distributed import gathered, on_main
 from whitebox.errors import OutputError, WhiteboxError
+from whitebox.lock import Lock
 
 SCHEMA = 1
 _PARTS = ("right", "predicted", "labelled")
@@ -54,7 +54,8 @@ class Rows:
         shape: (N, 3, K) of a row's counts.
 
     Raises:
-        RecordError: another process writes the file, or a line in it is no row.
+        InUseError: another process writes the file.
+        RecordError: a line in it is no row.
         OutputError: it cannot be written.
     """
 
@@ -67,12 +68,26 @@ class Rows:
         self._pattern = f"{safe}-{identity}*.jsonl"
         self._rows: dict[str, bytes] = {}  # key -> compressed counts
         self._file = -1
+        self._lock = Lock(
+            self.path.with_name(f".{self.path.name}.lock"), str(self.path), "choose another folder with -o"
+        )
 
     def __enter__(self) -> Rows:
+        failed: WhiteboxError | None = None
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except WhiteboxError as error:
+            failed = error
+        for failure in gathered(failed):  # else the others would wait for this process for ever
+            if failure is not None:
+                self.__exit__()
+                raise failure
+        return self
+
+    def _open(self) -> None:
+        self._lock.__enter__()
+        try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            self._lock()
             for path in [*self._others(), self.path]:
                 rows, whole = self._read(path)
                 self._rows.update((text, packed) for text, (_, packed) in rows.items())
@@ -80,17 +95,13 @@ class Rows:
             if whole == 0:
                 self._append(_text(self.header))
         except OSError as error:
-            self.__exit__()
             raise OutputError(f"Cannot write {self.path}: {error.strerror}; choose another folder with -o.") from error
-        except RecordError:
-            self.__exit__()
-            raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
+        self._lock.__exit__()
 
     def __contains__(self, key: Key) -> bool:
         return _text(key) in self._rows
@@ -163,14 +174,6 @@ class Rows:
     def _others(self) -> list[Path]:
         return [path for path in sorted(self.path.parent.glob(self._pattern)) if path != self.path]
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RecordError(
-                f"Another process is writing {self.path}: wait for it, or choose another folder with -o."
-            ) from None
-
     def _store(self, key: Key, packed: bytes) -> None:
         sums = _unpacked(packed, self.shape).sum(0).tolist()
         row = {"key": dict(key), **dict(zip(_PARTS, sums, strict=True)), "images": base64.b64encode(packed).decode()}
@@ -180,6 +183,7 @@ class Rows:
             raise OutputError(f"Cannot write {self.path}: {error.strerror}; the rows before this are kept.") from error
 
     def _append(self, line: str) -> None:
+        self._lock.check()
         data = line.encode() + b"\n"
         while data:
             data = data[os.write(self._file, data) :]

@@ -25,7 +25,8 @@ from whitebox.data import build_dataset, unpack
 from whitebox.data.images import read_label
 from whitebox.data.prepare import MARKER, RECIPES, Archive, Prepared, find_recipe, prepare
 from whitebox.data.readers import READERS, class_list
-from whitebox.errors import ConfigError, DataError
+from whitebox.errors import ConfigError, DataError, InUseError
+from whitebox.lock import Lock
 
 SAMPLES = {  # folder of shared/data/samples, images by split
     "ade20k": ("ade20k", {"train": 5, "val": 3}),
@@ -427,13 +428,15 @@ def test_an_empty_place(tmp_path: Path) -> None:
 
 
 def test_two_at_once(tmp_path: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
     source = ade(tmp_path / "source")
     work = tmp_path / ".prepare" / "ade20k"
-    work.mkdir(parents=True)
-    with (work / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "Another process prepares ade20k" in fails("ade20k", tmp_path, source)
+    with (
+        Lock(work / ".lock", "it", "wait"),
+        pytest.raises(
+            InUseError, match=r"ade20k is being written by process \d+ on .*give another folder with --data-root"
+        ),
+    ):
+        make("ade20k", tmp_path, source)
     make("ade20k", tmp_path, source, allow_partial=True)
 
 

@@ -11,8 +11,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,11 +28,7 @@ from whitebox.data.images import IGNORE, UInt8, read_image, read_label
 from whitebox.data.readers import READERS, Folder, Layout, class_list
 from whitebox.data.unpack import Limits, copy_folder, is_archive, unpack
 from whitebox.errors import ConfigError, DataError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows; there nobody shares a cluster's data folder
-    fcntl = None  # type: ignore[assignment]
+from whitebox.lock import LOCK, Lock
 
 MARKER = ".whitebox.json"  # in a prepared folder: where it came from, and how complete it is
 _RAW = "raw"  # files that only the conversion needs; removed in the end
@@ -416,6 +411,7 @@ def prepare(
         ConfigError: unknown name.
         DataError: a source is missing, damaged, unsafe or of no use; the dataset would be incomplete; the place is
             taken; the disk is full. What was done stays for the next call.
+        InUseError: another process prepares it.
     """
     recipe = find_recipe(name)
     root = Path(root)
@@ -436,7 +432,7 @@ def prepare(
     except OSError as error:
         raise disk_error(work, error) from error
     reporter.say(f"{recipe.name}, terms of use: {recipe.licence}.")
-    with _alone(work):
+    with Lock(work / LOCK, str(work), "give another folder with --data-root"):
         preparation = _Preparation(recipe, work, reporter, patience, wait, keep_archives)
         for source in sources or [archive.url for archive in recipe.archives]:
             preparation.add(source)
@@ -622,17 +618,3 @@ def _in_words(prepared: Prepared) -> str:
         published = prepared.recipe.counts[split]
         parts.append(f"{split} {count}" + ("" if count == published else f" of {published}"))
     return ", ".join(parts) + " images"
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Keep a second process off the same folder."""
-    with (work / ".lock").open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DataError(
-                    f"Another process prepares {work.name} in {work.parent}: wait until it is done."
-                ) from None
-        yield

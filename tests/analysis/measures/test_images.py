@@ -89,11 +89,6 @@ def test_patches_lie_where_they_were_seen() -> None:
     assert smooth[0] == 1.0 and smooth[23].item() == pytest.approx(2.0, abs=0.04) and (smooth.diff() >= 0).all()
 
 
-def striped(height: int, width: int) -> np.ndarray:
-    """Classes 2 and 6 pixel by pixel: whatever is between them is in no photo."""
-    return np.where(np.add.outer(np.arange(height), np.arange(width) // 2) % 3 == 0, 2, 6).astype(np.uint8)
-
-
 def nearest(label_HW: np.ndarray, height: int, width: int) -> np.ndarray:
     """OpenCV's nearest neighbour: of pixel i the source pixel floor(i * old / new)."""
     rows = np.arange(height) * label_HW.shape[0] // height
@@ -102,7 +97,7 @@ def nearest(label_HW: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def test_labels_are_resized_to_classes_that_are_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     image, _, name = Samples(run, limit=1).dataset[0]
-    label = striped(40, 40)
+    label = np.random.default_rng(0).choice([2, 6], (40, 40)).astype(np.uint8)  # an average of them is in no photo
     shown = [Sample(image, torch.from_numpy(label), name)]
     monkeypatch.setattr("analysis.measures.images.read_images", lambda *_: shown)
     (sample,) = Samples(run, limit=1).each()

@@ -14,7 +14,7 @@ from child_runs import alone, die, together
 from analysis.measures.rows import Counts, Key, Rows
 from analysis.record import RecordError
 from whitebox.engine.distributed import join
-from whitebox.errors import DataError, OutputError
+from whitebox.errors import DataError, InUseError, OutputError
 
 SHAPE = (4, 3, 5)
 BELONGS: dict[str, Any] = {"weights": "abc", "data": {"images": 4}}
@@ -123,7 +123,10 @@ def test_damage_before_the_end_is_said(tmp_path: Path) -> None:
 
 
 def test_two_writers_do_not_mix(tmp_path: Path) -> None:
-    with opened(tmp_path), pytest.raises(RecordError, match="Another process is writing"), opened(tmp_path):
+    refused = pytest.raises(
+        InUseError, match=r"\.jsonl is being written by process \d+ on .*choose another folder with -o"
+    )
+    with opened(tmp_path), refused, opened(tmp_path):
         pass
     with opened(tmp_path) as rows:
         assert len(rows) == 0
