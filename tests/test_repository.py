@@ -24,7 +24,9 @@ SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package)
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # What each part may import of this project, besides itself. `cli` (with `progress`) stands above all of them.
-FOUNDATIONS = {"whitebox.errors", "whitebox.extras", "whitebox.files", "whitebox.lock", "whitebox.versions"}
+FOUNDATIONS = {
+    f"whitebox.{name}" for name in ("errors", "extras", "files", "lock", "memory", "terminal", "text", "versions")
+}
 ARROWS = {
     "whitebox.models": FOUNDATIONS,
     "whitebox.config": FOUNDATIONS | {"whitebox.models"},

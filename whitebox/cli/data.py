@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from whitebox.cli.app import DataRoot, Overrides, app
+from whitebox.cli.app import App, DataRoot, Overrides, app
 
-data_app = typer.Typer(help="Prepare, check and show datasets.", no_args_is_help=True)
+data_app = App(help="Prepare, check and show datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="A name of `whitebox datasets`.")]
 
@@ -40,8 +40,9 @@ def prepare_command(
     """
     from whitebox.data.prepare import prepare
     from whitebox.progress import TransferProgress
+    from whitebox.terminal import say
 
-    root = data_root or Path(os.environ.get("WHITEBOX_DATA") or "data")
+    root = data_root or Path(os.environ.get("WHITEBOX_DATA") or "data").expanduser()
     try:
         with TransferProgress() as progress:
             prepared = prepare(
@@ -52,7 +53,7 @@ def prepare_command(
         raise typer.Exit(130) from None
     dataset = prepared.recipe.dataset
     where = "" if data_root is None else f" --data-root {data_root}"
-    typer.echo(f"Next: whitebox data check {dataset}{where}, whitebox data show {dataset}{where}")
+    say(f"Next: whitebox data check {dataset}{where}, whitebox data show {dataset}{where}")
 
 
 @data_app.command(name="check")
@@ -102,13 +103,14 @@ def show_command(
     from whitebox.config import resolve
     from whitebox.data.show import show_dataset
     from whitebox.progress import image_progress
+    from whitebox.terminal import say
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
     split = split or config.train_split or config.val_split
     path = output or Path(f"{config.name}-{Path(split).name or 'all'}.png")
     with image_progress(f"drawing {config.name}", None) as advance:
         show_dataset(config, split, count, path, (127.5, 127.5, 127.5), seed, advance)
-    typer.echo(f"Picture: {path}")
+    say(f"Picture: {path}")
 
 
 def _config_name(name: str) -> str:
