@@ -204,7 +204,12 @@ def read_records(folder: str | os.PathLike[str], kind: str | None = None) -> lis
 
 
 def measured_scores(
-    counts_N3K: NDArray[np.int64], classes: Sequence[str], *, resamples: int = 1000, seed: int = 0
+    counts_N3K: NDArray[np.int64],
+    classes: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    mean_over: str = "occurring",
 ) -> dict[str, Any]:
     """``measured`` of an evaluation, from the per-image counts of N images and K classes.
 
@@ -213,12 +218,14 @@ def measured_scores(
         classes: the K names.
         resamples: bootstrap draws of the 95 % intervals; note it as ``settings["resamples"]``.
         seed: of the draws; note it as ``seeds["bootstrap"]``.
+        mean_over: see `whitebox.engine.metrics.scores`; note it in ``settings`` where it is not ``occurring``.
 
     Raises:
         DataError: there are no images.
         ConfigError: ``resamples`` below 1.
     """
-    found, interval = scores(counts_N3K), bootstrap(counts_N3K, resamples, seed)
+    found = scores(counts_N3K, mean_over)
+    interval = bootstrap(counts_N3K, resamples, seed, mean_over=mean_over)
     labels_K = counts_N3K[:, 2].sum(0)
     share_K = labels_K / max(1, labels_K.sum())
 

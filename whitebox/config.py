@@ -35,6 +35,7 @@ class DataConfig:
     path: str = ""  # the dataset's folder below root ("folder" datasets may give any path)
     train_split: str = "train"  # empty: the dataset is for evaluation only
     val_split: str = "val"
+    mean_over: str = "occurring"  # mIoU: classes labelled or predicted | labelled (detectron2: those in the truth)
     reduce_zero_label: bool = False  # label 0 becomes ignored, k becomes k - 1; yours to choose only for kind=folder
     classes: list[str] = field(default_factory=list)  # only for kind=folder; else known from the dataset
     palette: list[list[int]] = field(default_factory=list)  # only for kind=folder, optional
@@ -59,6 +60,8 @@ class DataConfig:
         require(safe, "data.name", self.name, "it names files, so it takes letters, digits, '.', '_' and '-'")
         for key in ("resize", "crop", "size", "train_length", "val_length"):
             require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
+        known = self.mean_over in ("occurring", "labelled")
+        require(known, "data.mean_over", self.mean_over, "choose occurring or labelled")
         require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "it cannot be negative")
         low_high = list(self.scale_range)
         require(

@@ -44,7 +44,9 @@ def evaluation_record(
             images=len(evaluation.names),
             fingerprint=fingerprint(zip(evaluation.names, map(str, labels_NK), strict=True)),
         ),
-        measured=measured_scores(evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED),
+        measured=measured_scores(
+            evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED, mean_over=evaluation.mean_over
+        ),
         n=len(evaluation.names),
         weights=describe_weights(weights),
         variant="multiscale" if multiscale else "",
@@ -65,6 +67,7 @@ def evaluation_settings(config: RunConfig) -> dict[str, Any]:
         "scales": list(inference.scales),
         "flip": inference.flip,
         **({} if inference.scores == "shares" else {"scores": inference.scores}),  # records before it have no such key
+        **({} if config.data.mean_over == "occurring" else {"mean_over": config.data.mean_over}),
     }
 
 

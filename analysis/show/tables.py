@@ -166,6 +166,8 @@ def per_class_table(record: Record) -> Table:
     caption = f"{record.model}{variant} on {record.data.name} {record.data.split}, n = {record.n} images."
     if resamples is not None:
         caption += f" Brackets: 95 % interval over images, {resamples} bootstrap resamples, seed {seed}."
+    if record.settings.get("mean_over") == "labelled":
+        caption += " mIoU over the classes that are in the truth."
     columns = (Column("Class"), Column("IoU (%)"), Column("Acc (%)"), Column("Label pixels (%)"))
     return Table(columns, tuple(rows), caption, summary_rows=3)
 

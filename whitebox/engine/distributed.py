@@ -122,7 +122,7 @@ def evaluate_together(
     for index, part in enumerate(parts):
         names[index::processes] = part.names
         counts_N3K[index::processes] = part.counts_N3K
-    return Evaluation(tuple(names), counts_N3K)
+    return Evaluation(tuple(names), counts_N3K, parts[0].mean_over)
 
 
 class StopRequested(WhiteboxError):

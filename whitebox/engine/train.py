@@ -50,7 +50,6 @@ from whitebox.engine import checkpoint
 from whitebox.engine.adapt import StochasticDepth, recompute_layers
 from whitebox.engine.distributed import StopRequested, StopSignals, evaluate_together, gathered, join, on_main
 from whitebox.engine.evaluate import Evaluation
-from whitebox.engine.metrics import Scores, scores
 from whitebox.engine.recipe import build_loss, build_optimizer, learning_rate
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError, WhiteboxError
 from whitebox.files import remove_leftovers, write_text
@@ -528,7 +527,7 @@ class _Run:
         measured = evaluate_together(
             model, self.val_set, self.config.inference, self.config.data, workers=self.workers, on_image=on_image
         )
-        found: Scores = scores(measured.counts_N3K)
+        found = measured.scores
         line = {
             "step": self.step,
             "epoch": self.step / self.steps_per_epoch,
