@@ -10,7 +10,7 @@ from typing import Any
 from whitebox.config import RunConfig, resolve
 from whitebox.engine.checkpoint import WEIGHTS, load_weights
 from whitebox.errors import CheckpointError
-from whitebox.interop.official import load_official
+from whitebox.interop.segm import load_official
 from whitebox.interop.segvit import is_segvit, load_segvit
 from whitebox.models import Segmentor, build
 from whitebox.models.weights import read_pickle

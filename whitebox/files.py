@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from whitebox.errors import OutputError
+from whitebox.errors import DataError, OutputError
 
 
 def write_atomically(path: Path, write: Callable[[Path], Path | None]) -> None:
@@ -75,3 +75,23 @@ def write_text(path: Path, text: str) -> Path:
 
     write_atomically(path, write)
     return path
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder where missing, and see that it can be written.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".whitebox-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> DataError:
+    """The one line for an output folder that cannot be written."""
+    return DataError(f"Folder {folder} cannot be written ({error.strerror or error}): choose another with -o.")

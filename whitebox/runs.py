@@ -12,6 +12,7 @@ from whitebox.engine.checkpoint import WEIGHTS, read_header
 from whitebox.engine.distributed import join
 from whitebox.errors import ConfigError
 from whitebox.models import Segmentor
+from whitebox.models.segmentor import unnamed_classes
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,23 @@ def class_names(path: Path) -> tuple[str, ...]:
     """
     weights = weights_file(path)
     return tuple(read_header(weights)["classes"]) if weights.suffix == ".safetensors" else load_run(weights)[0].classes
+
+
+def require_same_classes(paths: Sequence[Path]) -> None:
+    """See, before anything is measured, that models can share a figure.
+
+    Raises:
+        ConfigError: one has other classes.
+    """
+    first = class_names(paths[0])
+    for path in paths[1:]:
+        names = class_names(path)
+        unnamed = unnamed_classes(len(first)) in (first, names)  # some official checkpoints do not say their classes
+        if names != first and not (unnamed and len(names) == len(first)):
+            raise ConfigError(
+                f"{path} has other classes ({len(names)}: {', '.join(names[:3])}, ...) than {paths[0]} ({len(first)}: "
+                f"{', '.join(first[:3])}, ...): name runs of one dataset."
+            )
 
 
 def saved_runs(root: Path) -> list[tuple[Path, RunConfig]]:

@@ -230,7 +230,7 @@ def command(folder: Path, *more: str) -> list[str]:
 
 def signalled(folder: Path, number: int, when: str, more: tuple[str, ...]) -> None:
     """The command, which sends itself a signal after step 4, or in the first evaluation."""
-    from whitebox import progress
+    from whitebox.cli import progress
 
     def stepped(self: Any, step: int) -> None:
         if step == 4 and when == "step":

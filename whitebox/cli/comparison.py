@@ -171,7 +171,7 @@ def intervene_command(
 def _evaluated(run: Run, name: str, split: str | None, limit: int | None, output: Path | None) -> Evaluated:
     """With a bar where the images have to be predicted."""
     from analysis.measures.compare import evaluated
-    from whitebox.progress import image_progress
+    from whitebox.cli.progress import image_progress
 
     with image_progress(f"evaluating {name}", None) as advance:
         return evaluated(run, name, split, limit, output, advance)

@@ -38,8 +38,8 @@ def prepare_command(
     whitebox data prepare ade20k --from ~/Downloads/ADEChallengeData2016.zip
     whitebox data prepare cityscapes --from leftImg8bit_trainvaltest.zip --from gtFine_trainvaltest.zip
     """
+    from whitebox.cli.progress import TransferProgress
     from whitebox.data.prepare import prepare
-    from whitebox.progress import TransferProgress
     from whitebox.terminal import say
 
     root = data_root or Path(os.environ.get("WHITEBOX_DATA") or "data").expanduser()
@@ -51,7 +51,7 @@ def prepare_command(
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-    dataset = prepared.recipe.dataset
+    dataset = prepared.published.dataset
     where = "" if data_root is None else f" --data-root {data_root}"
     say(f"Next: whitebox data check {dataset}{where}, whitebox data show {dataset}{where}")
 
@@ -71,9 +71,9 @@ def check_command(
     whitebox data check camvid
     whitebox data check folder data.path=photos data.reduce_zero_label=true
     """
+    from whitebox.cli.progress import image_progress
     from whitebox.config import resolve
     from whitebox.data.check import check_dataset, print_report
-    from whitebox.progress import image_progress
     from whitebox.terminal import table_console
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
@@ -100,9 +100,9 @@ def show_command(
     \b
     whitebox data show camvid -n 8 -o camvid.png
     """
+    from whitebox.cli.progress import image_progress
     from whitebox.config import resolve
     from whitebox.data.show import show_dataset
-    from whitebox.progress import image_progress
     from whitebox.terminal import say
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
@@ -115,6 +115,6 @@ def show_command(
 
 def _config_name(name: str) -> str:
     """The configuration of a dataset that `data prepare` calls otherwise."""
-    from whitebox.data.prepare import RECIPES
+    from whitebox.data.published import PUBLISHED
 
-    return RECIPES[name].dataset if name in RECIPES else name
+    return PUBLISHED[name].dataset if name in PUBLISHED else name

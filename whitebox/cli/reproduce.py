@@ -48,8 +48,8 @@ def reproduce_command(
         raise ConfigError("Name a paper or a figure; `whitebox reproduce --list` lists them.")
     from experiments.experiment import Setting
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
+    from whitebox.cli.progress import image_progress
     from whitebox.cli.training import train
-    from whitebox.progress import image_progress
     from whitebox.runs import open_run
     from whitebox.terminal import table_console
 

@@ -62,10 +62,10 @@ def train(
         typer.echo(to_yaml(config), nl=False)
         return
     from analysis.measures.evaluation import evaluation_record, report_evaluation, report_training
+    from whitebox.cli.progress import TrainingProgress
     from whitebox.engine.checkpoint import WEIGHTS
     from whitebox.engine.train import Interrupted
     from whitebox.engine.train import train as run_training
-    from whitebox.progress import TrainingProgress
 
     folder = output / (name or f"{model}-{dataset}")
     try:
@@ -131,10 +131,10 @@ def evaluate_command(
 
 def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output: Path | None) -> Record:
     from analysis.measures.evaluation import evaluation_record, report_evaluation
+    from whitebox.cli.progress import image_progress
     from whitebox.data import build_dataset
     from whitebox.engine.distributed import evaluate_together
     from whitebox.engine.predict import ComparisonSaver
-    from whitebox.progress import image_progress
 
     model, config = run.model, run.config
     images = build_dataset(config.data, split, augment=False)
@@ -177,9 +177,9 @@ def predict(
     whitebox predict results/depict-sa-tiny-camvid drive.mp4 -o out/ --labels
     whitebox predict results/depict-sa-tiny-camvid frames/ -o out/ --video drive.mp4 --fps 30
     """
+    from whitebox.cli.progress import image_progress
     from whitebox.engine.predict import predict_files
     from whitebox.engine.video import is_video, predict_videos
-    from whitebox.progress import image_progress
     from whitebox.runs import open_run
 
     videos = inputs if video else [path for path in inputs if is_video(path)]

@@ -20,7 +20,8 @@ from whitebox.config import DataConfig
 from whitebox.data import build_dataset, dataset_info
 from whitebox.data.images import IGNORE, UInt8, orientation, read_image, read_label
 from whitebox.data.learnable import ONE_CLASS, hopeless
-from whitebox.data.prepare import RECIPES, Recipe, read_marker
+from whitebox.data.prepare import read_marker
+from whitebox.data.published import PUBLISHED, Published
 from whitebox.data.readers import GENERATED, READERS, Folder, Layout, Listing, label_table, unlike_sizes
 from whitebox.errors import DataError
 
@@ -230,22 +231,22 @@ def _count(report: SplitReport, image: UInt8, label: UInt8, table_256: UInt8) ->
     return counts_256
 
 
-def _recipe(config: DataConfig) -> Recipe | None:
-    return next((recipe for recipe in RECIPES.values() if config.kind in recipe.kinds), None)
+def _published(config: DataConfig) -> Published | None:
+    return next((published for published in PUBLISHED.values() if config.kind in published.kinds), None)
 
 
 def _judge_counts(report: DatasetReport, allow_partial: bool) -> None:
-    recipe = _recipe(report.config)
-    if recipe is None:
+    published = _published(report.config)
+    if published is None:
         return
     short = {
-        split.name: (split.images, recipe.counts[split.name])
+        split.name: (split.images, published.counts[split.name])
         for split in report.splits
-        if split.name in recipe.counts and split.images != recipe.counts[split.name]
+        if split.name in published.counts and split.images != published.counts[split.name]
     }
     if not short:
         return
-    marker = read_marker(Path(report.config.root, recipe.folder)) or {}
+    marker = read_marker(Path(report.config.root, published.folder)) or {}
     accepted: Mapping[str, int] = marker.get("images", {})
     line = "Not the complete dataset: " + ", ".join(
         f"{name} has {count} of {all_} images" for name, (count, all_) in short.items()

@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whitebox.models.cross_entropy import IGNORED, require_fit, summed_cross_entropy
 from whitebox.models.decoders.base import Prediction, class_scores
-from whitebox.models.tail import IGNORED, full_precision, require_fit, summed_cross_entropy
+from whitebox.models.precision import full_precision
 
 
 class Loss(ABC):

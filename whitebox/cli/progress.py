@@ -20,7 +20,7 @@ from whitebox.config import RunConfig
 from whitebox.terminal import Console, PlainColumn, print_line
 
 if TYPE_CHECKING:
-    from whitebox.engine.train import StepTimes
+    from whitebox.engine.log import StepTimes
 
 
 class TrainingProgress:
