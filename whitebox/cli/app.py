@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whitebox.errors import WhiteboxError
+from whitebox.errors import OutputError, WhiteboxError
 from whitebox.extras import opencv_explained
 from whitebox.text import require_text
 
@@ -97,6 +97,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding lacks letters
     try:
+        _require_working_folder()
         with opencv_explained():
             for argument in sys.argv[1:]:
                 require_text(argument, "The argument")
@@ -110,3 +111,10 @@ def main() -> None:
     else:
         return
     sys.exit(code)  # not above: the error would keep its frames, and so a data loader, whose end Python would wait for
+
+
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise OutputError("The folder this command was started in was deleted: change to another one.") from None
