@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import typer
 from rich import console as rich_console
 from rich.progress import Task, TextColumn
 from rich.text import Text
@@ -46,8 +45,3 @@ def plain(text: str) -> Text:
 def print_line(console: rich_console.Console, line: str, style: str | None = None) -> None:
     """One line, which the terminal may fold but we do not."""
     console.print(plain(line), style=style, soft_wrap=True)
-
-
-def say(line: object, *, err: bool = False) -> None:
-    """One line on standard output or, for errors, on standard error."""
-    typer.echo(shown(line), err=err)

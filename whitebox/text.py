@@ -8,6 +8,7 @@ mathtext is off in figures unless a label of ours asks for it (``analysis`` sets
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from pathlib import Path
@@ -18,7 +19,7 @@ from whitebox.errors import ConfigError
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-LONGEST_DRAWN = 60  # letters of a name in a picture; the middle of longer ones is left out
+LONGEST_DRAWN = 48  # letters of a name in a picture; the middle of longer ones is left out
 _DIRECTIONS = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # would turn what follows
 _INVISIBLE = {0xFEFF, *_DIRECTIONS}
 
@@ -60,21 +61,24 @@ def composed(text: str) -> str:
 
 
 def drawn(text: str, most: int = LONGEST_DRAWN) -> str:
-    """A name as a picture can show it: letters that DejaVu Sans lacks as codes, at most ``most`` of the name's own."""
-    text = composed(text)
-    if len(text) > most:
-        text = f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
-    return _with_glyphs(text)
-
-
-def drawn_line(text: str) -> str:
-    """As `drawn`, for a title or label of ours that holds names: words, not the whole, are shortened."""
-    return "".join(word if word.isspace() else drawn(word) for word in re.split(r"( +)", text))
-
-
-def _with_glyphs(text: str) -> str:
+    """A name as a picture can show it: letters that DejaVu Sans lacks as codes, no longer than ``most`` letters."""
     known = _letters()
-    return "".join(code(each) if _acts(each) or ord(each) not in known else each for each in text)
+    seen = [code(each) if _acts(each) or ord(each) not in known else each for each in composed(text)]
+    if sum(map(len, seen)) <= most:
+        return "".join(seen)
+    return f"{_fitting(seen, most // 2)}…{_fitting(seen[::-1], most - most // 2 - 1, backwards=True)}"
+
+
+def _fitting(parts: list[str], most: int, backwards: bool = False) -> str:
+    """As many of the first ``parts`` as have ``most`` letters together."""
+    lengths = itertools.accumulate(map(len, parts))
+    fitting = [part for part, length in zip(parts, lengths, strict=True) if length <= most]
+    return "".join(fitting[::-1] if backwards else fitting)
+
+
+def drawn_lines(text: str, most: int = LONGEST_DRAWN) -> str:
+    """As `drawn`, for a title or label of ours that holds names: words, not the whole, are shortened; lines stay."""
+    return "".join(word if word.isspace() else drawn(word, most) for word in re.split(r"([ \n]+)", text))
 
 
 @functools.cache
@@ -100,12 +104,13 @@ def font(size: float) -> FreeTypeFont:
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
-_MARKDOWN = str.maketrans({**{each: f"\\{each}" for each in "\\|*_`[]$~"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_MARKDOWN = str.maketrans({**{each: f"\\{each}" for each in "\\|*_`[]$~"}, "<": "&lt;", ">": "&gt;"})
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "[": "{[}",  # an optional argument, where it follows the end of a row
@@ -119,7 +124,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def markdown(text: str) -> str:
     """Text for a cell or paragraph of Markdown: no link, no HTML, no end of the cell."""
-    return shown(text).translate(_MARKDOWN)
+    return re.sub(r"&(?=#?\w+;)", "&amp;", shown(text)).translate(_MARKDOWN)
 
 
 def latex(text: str) -> str:
@@ -129,4 +134,5 @@ def latex(text: str) -> str:
 
 def csv_text(text: str) -> str:
     """Text for a cell of CSV; a spreadsheet computes what begins like a formula, so that gets an apostrophe."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    text = f"'{text}" if text.startswith(_FORMULA) else text
+    return shown(text)

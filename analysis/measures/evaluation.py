@@ -14,7 +14,7 @@ from analysis.show.tables import Cell, Column, Table, per_class_table, percent
 from whitebox.config import RunConfig
 from whitebox.engine.evaluate import Evaluation
 from whitebox.files import write_atomically
-from whitebox.terminal import table_console
+from whitebox.terminal import print_line, table_console
 
 RESAMPLES = 1000
 SEED = 0
@@ -79,7 +79,7 @@ def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> N
     per_class_bars([record], folder / "figures" / f"{path.stem}.png")
     console = table_console()
     console.print(table.to_rich())
-    console.print(f"Record: {path}", highlight=False, soft_wrap=True, markup=False)
+    print_line(console, f"Record: {path}")
 
 
 def store_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> Path:

@@ -395,7 +395,8 @@ def test_letters_of_pictures(root: Path, call: Call, tmp_path: Path) -> None:
     assert drawn("ñandú Straße céu Жук") == "ñandú Straße céu Жук"
     assert drawn("a中🦔\x1b") == "aU+4E2DU+1F994U+001B"
     assert drawn("e\u0301") == "é"
-    assert len(drawn("x" * 200)) == 60
+    assert drawn("x" * 200) == f"{24 * 'x'}…{23 * 'x'}"
+    assert len(drawn("中" * 200)) <= 48
     box = np.asarray(font(20).getmask("\U00013000"))
     for letter in "ñúßéЖ":
         shape = np.asarray(font(20).getmask(letter))

@@ -15,7 +15,7 @@ import typer
 
 from whitebox.errors import OutputError, WhiteboxError
 from whitebox.extras import opencv_explained
-from whitebox.text import require_text
+from whitebox.text import require_text, shown
 
 
 class App(typer.Typer):
@@ -87,10 +87,13 @@ def main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def say(line: object, *, err: bool = False) -> None:
+    """One line on standard output or, for errors, on standard error; text of others in it does nothing."""
+    typer.echo(shown(line), err=err)
+
+
 def main() -> None:
     """Entry point: one line and an exit code for what the user can mend, a traceback with --debug or for our bugs."""
-    from whitebox.terminal import say
-
     debug = "--debug" in sys.argv or bool(os.environ.get("WHITEBOX_DEBUG"))
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     for stream in (sys.stdout, sys.stderr):

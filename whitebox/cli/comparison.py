@@ -19,6 +19,7 @@ from whitebox.cli.app import (
     common_folder,
     main_process,
     runs_and_overrides,
+    say,
 )
 from whitebox.errors import ConfigError
 
@@ -84,7 +85,7 @@ def summary_command(
     whitebox summary results/camvid
     """
     from analysis.show.summary import find_records, render, summarise
-    from whitebox.terminal import table_console
+    from whitebox.terminal import print_line, table_console
 
     places = folders or [Path("results")]
     if missing := [str(place) for place in places if not place.is_dir()]:
@@ -96,8 +97,8 @@ def summary_command(
     console = table_console()
     console.print(table.to_rich())
     for line in summary.missing:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Figure and table: {folder}/*/summary*", highlight=False, soft_wrap=True, markup=False)
+        print_line(console, line)
+    print_line(console, f"Figure and table: {folder}/*/summary*")
 
 
 @app.command(name="intervene")
@@ -165,7 +166,7 @@ def intervene_command(
         record = compare(before, after, seed, [note])
         write_record(record, folder / "records")
         render([record], folder)
-        typer.echo(f"Run saved in {folder}. Next: whitebox orthogonality {folder}")
+        say(f"Run saved in {folder}. Next: whitebox orthogonality {folder}")
 
 
 def _evaluated(run: Run, name: str, split: str | None, limit: int | None, output: Path | None) -> Evaluated:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whitebox.cli.app import App, DataRoot, Overrides, app
+from whitebox.cli.app import App, DataRoot, Overrides, app, say
 
 data_app = App(help="Prepare, check and show datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -40,7 +40,6 @@ def prepare_command(
     """
     from whitebox.cli.progress import TransferProgress
     from whitebox.data.prepare import prepare
-    from whitebox.terminal import say
 
     root = data_root or Path(os.environ.get("WHITEBOX_DATA") or "data").expanduser()
     try:
@@ -103,7 +102,6 @@ def show_command(
     from whitebox.cli.progress import image_progress
     from whitebox.config import resolve
     from whitebox.data.show import show_dataset
-    from whitebox.terminal import say
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
     split = split or config.train_split or config.val_split

@@ -18,6 +18,7 @@ from whitebox.cli.app import (
     common_folder,
     main_process,
     runs_and_overrides,
+    say,
 )
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
@@ -75,7 +76,7 @@ def train(
             )
     except Interrupted as stopped:
         if main_process():
-            typer.echo(str(stopped), err=True)
+            say(str(stopped), err=True)
         raise typer.Exit(stopped.exit_code) from None
     except KeyboardInterrupt:
         typer.echo("Stopped at once; the same command with --resume goes on from the last saved state.", err=True)
@@ -92,7 +93,7 @@ def train(
         split=config.data.val_split,
     )
     report_evaluation(record, evaluation, folder)
-    typer.echo(f"Run saved in {folder}. Next: whitebox predict {folder} PHOTO -o out")
+    say(f"Run saved in {folder}. Next: whitebox predict {folder} PHOTO -o out")
 
 
 @app.command(name="eval")
@@ -154,7 +155,7 @@ def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output:
     if main_process():
         report_evaluation(record, evaluation, folder)
         if pictures.written:
-            typer.echo(f"Pictures: {pictures.folder}")
+            say(f"Pictures: {pictures.folder}")
     return record
 
 
@@ -203,7 +204,7 @@ def predict(
             result = predict_files(
                 model, photos, output, config.inference, config.data, probabilities=probabilities, on_file=on_file
             )
-        typer.echo(f"{counted - len(result.failed)} of {counted} images segmented into {output}")
+        say(f"{counted - len(result.failed)} of {counted} images segmented into {output}")
         failed += result.failed
     if videos:
         result = predict_videos(
@@ -218,10 +219,10 @@ def predict(
             progress=image_progress,
         )
         for path in result.written:
-            typer.echo(f"Video: {path}")
+            say(f"Video: {path}")
         failed += result.failed
     for _, reason in failed:
-        typer.echo(f"error: {reason}", err=True)
+        say(f"error: {reason}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -274,12 +275,12 @@ def convert(
     if target == "mmseg":
         from whitebox.interop.mmseg import to_mmseg
 
-        typer.echo(f"Saved {output} and its config {to_mmseg(model, config, output)}.")
+        say(f"Saved {output} and its config {to_mmseg(model, config, output)}.")
         return
     save_model(output / WEIGHTS, model, config)
     write_text(output / "config.yaml", to_yaml(config))
-    typer.echo(str(model.load_report))
-    typer.echo(f"Saved in {output}. Next: whitebox predict {output} PHOTO -o out")
+    say(str(model.load_report))
+    say(f"Saved in {output}. Next: whitebox predict {output} PHOTO -o out")
 
 
 @app.command()

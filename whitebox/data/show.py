@@ -20,7 +20,7 @@ from whitebox.data import build_dataset
 from whitebox.data.images import IGNORE, UInt8
 from whitebox.data.readers import Palette
 from whitebox.errors import ConfigError, DataError
-from whitebox.text import drawn, drawn_line, font
+from whitebox.text import drawn, drawn_lines, font
 
 _HEIGHT = 200  # px of each panel
 _GAP = 6
@@ -153,7 +153,7 @@ def _compose(title: str, rows: list[list[Image.Image]], names: list[str], legend
     total = max([total, *(_TEXT + 3 * _GAP + int(letters.getlength(text)) for text, _ in legend)])
     canvas = Image.new("RGB", (total, y + line + _GAP), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((_GAP, line / 2 + 2), drawn_line(title), fill=_INK, font=letters, anchor="lm")
+    draw.text((_GAP, line / 2 + 2), drawn_lines(title), fill=_INK, font=letters, anchor="lm")
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
         left = _GAP + (number // per_column) * (block + 3 * _GAP)
         top = 2 * line + (number % per_column) * cell
