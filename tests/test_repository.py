@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 # the command line, which is inside `whitebox`, stands above all of them, and only it knows itself.
 FOUNDATIONS = {
     f"whitebox.{name}"
-    for name in ("errors", "extras", "files", "lock", "memory", "pictures", "terminal", "text", "versions")
+    for name in ("errors", "extras", "files", "lock", "memory", "palette", "pictures", "terminal", "text", "versions")
 }
 ENGINE = FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.engine", "whitebox.interop", "whitebox.models"}
 BELOW_CLI = ENGINE | {"whitebox.api", "whitebox.runs"}
@@ -37,6 +37,7 @@ ARROWS = {
     "whitebox.files": {"whitebox.errors"},
     "whitebox.lock": {"whitebox.errors"},
     "whitebox.memory": set(),
+    "whitebox.palette": set(),
     "whitebox.pictures": set(),
     "whitebox.terminal": {"whitebox.text"},
     "whitebox.text": {"whitebox.errors"},

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,17 +276,28 @@ _NULLS = ("", "null", "Null", "NULL", "~")  # of YAML
 
 
 @functools.cache
-def _types() -> dict[str, str]:
-    """What each dotted key takes, as its dataclass says it; where decoders differ, that of the last."""
-    from whitebox.models.decoders import DECODERS
-    from whitebox.models.encoder import EncoderConfig
+def _types(section: str) -> dict[str, str]:
+    """What each dotted key of a section takes, as its dataclass says it; where decoders differ, that of the last."""
+    kinds: list[Any] = [kind for name, kind in _PLAIN.items() if name == section]
+    if section == "encoder":
+        from whitebox.models.encoder import EncoderConfig
 
-    sections: list[tuple[str, Any]] = [("encoder", EncoderConfig)]
-    sections += [("decoder", decoder.Config) for decoder in DECODERS.values()]
-    sections += [("data", DataConfig), ("loss", LossConfig), ("optim", OptimConfig)]
-    sections += [("train", TrainConfig), ("inference", InferenceConfig)]
-    types = {f"{section}.{each.name}": str(each.type) for section, kind in sections for each in fields(kind)}
+        kinds = [EncoderConfig]
+    elif section == "decoder":
+        from whitebox.models.decoders import DECODERS
+
+        kinds = [decoder.Config for decoder in DECODERS.values()]
+    types = {f"{section}.{each.name}": str(each.type) for kind in kinds for each in fields(kind)}
     return {**types, "model": "str"}
+
+
+_PLAIN = {  # sections that need no model
+    "data": DataConfig,
+    "inference": InferenceConfig,
+    "loss": LossConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+}
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -307,7 +318,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _read_value(key: str, text: str) -> Any:
-    kind = _types().get(key, "")
+    kind = _types(key.partition(".")[0]).get(key, "")
     if kind == "str":
         return text
     if kind == "str | None":
@@ -441,6 +452,14 @@ def resolve(
     return _to_run_config(config)
 
 
+@dataclass(kw_only=True)
+class Shown:
+    """What of a run's configuration can change after its training: the images, and how they are shown to the model."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+
 def change(
     config: RunConfig,
     dataset: str | None = None,
@@ -452,26 +471,44 @@ def change(
     Raises:
         ConfigError: see ``resolve``; or an override of what the weights were trained with.
     """
+    changed = change_shown(to_dict(config), dataset, overrides, data_root)
+    return replace(config, data=changed.data, inference=changed.inference)
+
+
+def change_shown(
+    saved: Mapping[str, Any],
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    data_root: str | os.PathLike[str] | None = None,
+) -> Shown:
+    """As ``change``, of a configuration as it is saved (``to_dict``); needs no model and no torch.
+
+    Raises:
+        ConfigError: see ``change``.
+    """
     chosen = parse_overrides(overrides)
     for key in chosen:
         if key.split(".")[0] in ("model", "encoder", "decoder", "loss", "optim", "train"):
             raise ConfigError(f"{key} was fixed by the training: only data.* and inference.* can change afterwards.")
-    saved = to_dict(config)
     layers: list[tuple[dict[str, Any], str]] = []
-    if dataset is not None:
-        saved = {**saved, "data": asdict(DataConfig()), "inference": asdict(InferenceConfig())}
+    if dataset is None:
+        there = {key: saved.get(key, {}) for key in ("data", "inference")}
+        layers.append((flatten(there), " in the saved configuration"))
+    else:
         recipe = flatten(_as_dict(_read_named("dataset", dataset, dataset_names())))
         wanted = {key: value for key, value in recipe.items() if key.startswith(("data.", "inference."))}
         layers.append((wanted, f" in configs/datasets/{dataset}.yaml"))
     layers += [(_root(data_root), ""), (chosen, "")]
-    changed = _structure(config.model, config.encoder.name, config.decoder.name)
-    _merge(changed, flatten(saved), " in the saved configuration")
+    changed = OmegaConf.structured(Shown())
     for differences, origin in layers:
         _merge(changed, differences, origin)
     _follow(changed, chosen, before={})
     given = data_root is not None or "data.root" in chosen
-    _find_folder(changed, [*([changed.data.root] if given else []), config.data.root, "", changed.data.root])
-    return _to_run_config(changed)
+    own = saved.get("data", {}).get("root", "")
+    _find_folder(changed, [*([changed.data.root] if given else []), own, "", changed.data.root])
+    shown = _to_object(changed)
+    assert isinstance(shown, Shown)
+    return shown
 
 
 def _follow(config: DictConfig, chosen: Mapping[str, Any], before: Mapping[str, Any]) -> None:
@@ -495,7 +532,7 @@ def _find_folder(config: DictConfig, roots: Sequence[str]) -> None:
     """
     for key in PATHS:
         section, name = key.split(".")
-        if isinstance(value := config[section][name], str):
+        if section in config and isinstance(value := config[section][name], str):
             config[section][name] = _literal(os.path.expanduser(value))
     if config.data.kind != "folder":
         return
@@ -533,12 +570,16 @@ def _as_dict(config: DictConfig) -> dict[str, Any]:
 
 
 def _to_run_config(config: DictConfig) -> RunConfig:
-    try:
-        resolved = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+    resolved = _to_object(config)
     assert isinstance(resolved, RunConfig)
     return resolved
+
+
+def _to_object(config: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

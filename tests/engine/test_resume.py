@@ -23,7 +23,8 @@ from whitebox import cli
 from whitebox.data.shapes import CLASSES
 from whitebox.engine import checkpoint
 from whitebox.engine import train as training
-from whitebox.engine.checkpoint import WEIGHTS, training_states
+from whitebox.engine.checkpoint import training_states
+from whitebox.engine.header import WEIGHTS
 from whitebox.engine.train import Interrupted, train
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.models import build

@@ -51,8 +51,8 @@ def compare_command(
     from analysis.measures.compare import compare, distinct_names
     from analysis.record import write_record
     from analysis.show.render import render
-    from whitebox.api import weights_file
     from whitebox.engine.distributed import leave
+    from whitebox.engine.header import weights_file
     from whitebox.runs import open_run
 
     paths, overrides = runs_and_overrides(runs)
@@ -127,8 +127,9 @@ def intervene_command(
     from analysis.record import describe_weights, write_record
     from analysis.show.render import render
     from whitebox.config import to_yaml
-    from whitebox.engine.checkpoint import WEIGHTS, save_model
+    from whitebox.engine.checkpoint import save_model
     from whitebox.engine.distributed import leave, on_main
+    from whitebox.engine.header import WEIGHTS
     from whitebox.files import write_text
     from whitebox.models import Segmentor, intervene
     from whitebox.runs import Run, open_run

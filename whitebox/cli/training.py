@@ -64,7 +64,7 @@ def train(
         return
     from analysis.measures.evaluation import evaluation_record, report_evaluation, report_training
     from whitebox.cli.progress import TrainingProgress
-    from whitebox.engine.checkpoint import WEIGHTS
+    from whitebox.engine.header import WEIGHTS
     from whitebox.engine.train import Interrupted
     from whitebox.engine.train import train as run_training
 
@@ -253,7 +253,8 @@ def convert(
     """
     from whitebox.api import load_run
     from whitebox.config import to_yaml
-    from whitebox.engine.checkpoint import WEIGHTS, save_model
+    from whitebox.engine.checkpoint import save_model
+    from whitebox.engine.header import WEIGHTS
     from whitebox.files import write_text
 
     for option, value, known in (("from", origin, ("official", "mmseg")), ("to", target, ("whitebox", "mmseg"))):

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from whitebox.config import DataConfig
+from whitebox.config import DataConfig, nearest
 from whitebox.data import open_shapes, shapes
 from whitebox.data.images import IGNORE, IMAGE_SUFFIXES, UInt8, orientation, read_image, read_label
 from whitebox.errors import ConfigError, DataError
-from whitebox.models.palette import distinct_palette
+from whitebox.palette import distinct_palette
 from whitebox.text import composed, require_text
 
 Classes = tuple[str, ...]
@@ -502,6 +502,30 @@ READERS: dict[str, Reader] = {
 }
 
 GENERATED = tuple(kind for kind, reader in READERS.items() if isinstance(reader, (Shapes, OpenShapes)))  # without files
+
+
+def reader_of(config: DataConfig) -> Reader:
+    """The reader of a dataset's kind.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if not config.kind:
+        raise ConfigError(f"Nothing is known of the dataset {config.name!r}: name one of ours with --dataset.")
+    if config.kind not in READERS:
+        hint = nearest(config.kind, list(READERS))
+        raise ConfigError(f"Unknown data.kind {config.kind!r}{hint} There are: {', '.join(READERS)}.")
+    return READERS[config.kind]
+
+
+def dataset_info(config: DataConfig) -> tuple[Classes, Palette]:
+    """Class names and RGB colours (0..255) of a dataset, without its files (``folder`` may have them in a file).
+
+    Raises:
+        ConfigError: unknown kind, or a palette that does not fit.
+        DataError: a ``folder`` without class names.
+    """
+    return reader_of(config).info(config)
 
 
 def label_table(
