@@ -21,7 +21,6 @@ from whitebox import load_model
 from whitebox.data import build_dataset
 from whitebox.engine import checkpoint, distributed
 from whitebox.engine import train as training
-from whitebox.engine import update as updating
 from whitebox.engine.checkpoint import training_states
 from whitebox.engine.distributed import evaluate_together, join, on_main
 from whitebox.engine.train import Interrupted, train
@@ -123,12 +122,12 @@ def test_an_evaluation_is_shared(images: int, one: Path, tmp_path: Path) -> None
 
 
 def broken_image(folder: Path) -> None:
-    original = training.collate
+    original = training._collate
 
     def collate(loaded: Any) -> Any:
         return original(([DataError("photo.jpg is cut short.")], 0.0) if os.environ["RANK"] == "1" else loaded)
 
-    training.collate = collate
+    training._collate = collate
     run(folder, {})
 
 
@@ -202,7 +201,7 @@ ALL_OPTIONS: Options = {**AVERAGED, "train__checkpointing": True, "train__compil
 
 def traced_alone(target: Any, *arguments: Any) -> None:
     """Without inductor, which writes C++ for a minute: what would be compiled is traced and run as it is."""
-    updating.COMPILER = "eager"
+    training.COMPILER = "eager"
     target(*arguments)
 
 
@@ -223,7 +222,7 @@ def test_all_options_compose(tmp_path: Path) -> None:
 
 def sharded(target: Any, *arguments: Any) -> None:
     """accelerate shards models on GPUs only; on CPUs (gloo) torch can, if accelerate's state says so."""
-    original = distributed.Accelerator
+    original = training.Accelerator
 
     def accelerator(**options: Any) -> Any:
         made = original(**options)
@@ -232,7 +231,7 @@ def sharded(target: Any, *arguments: Any) -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         return made
 
-    distributed.Accelerator = accelerator  # type: ignore[misc]
+    training.Accelerator = accelerator  # type: ignore[misc]
     target(*arguments)
 
 
@@ -274,7 +273,7 @@ def test_sharding_that_cannot_be(
             self.is_fsdp2 = version == "2"
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setattr(distributed, "Accelerator", Sharding)
+    monkeypatch.setattr(training, "Accelerator", Sharding)
     with pytest.raises(ConfigError, match=message):
         train(tiny(**options), tmp_path / "run", Quiet(), device="cpu")
 

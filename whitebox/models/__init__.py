@@ -5,28 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 from whitebox.errors import ModelError
+from whitebox.models.clip import PRESETS, CLIPConfig, CLIPEncoder
 from whitebox.models.decoders import DECODERS, Decoder
 from whitebox.models.encoder import Encoder, EncoderConfig
 from whitebox.models.interventions import intervene
+from whitebox.models.open_vocabulary import OpenSegmentor
 from whitebox.models.segmentor import Segmentor
 from whitebox.models.taps import Tap, record, tap_names
 
 __all__ = [
     "DECODERS",
+    "CLIPConfig",
+    "CLIPEncoder",
     "Decoder",
     "Encoder",
     "EncoderConfig",
+    "OpenSegmentor",
     "Segmentor",
     "Tap",
     "build",
+    "encoder_config",
     "intervene",
     "record",
     "tap_names",
 ]
 
 
+def encoder_config(name: str) -> EncoderConfig | CLIPConfig:
+    """The configuration of an encoder by name, otherwise as it is by default."""
+    return CLIPConfig(name=name) if name in PRESETS else EncoderConfig(name=name)
+
+
 def build(
-    encoder: EncoderConfig,
+    encoder: EncoderConfig | CLIPConfig,
     decoder: Any,
     num_classes: int,
     classes: tuple[str, ...] = (),
@@ -39,5 +50,6 @@ def build(
     """
     if num_classes < 1:
         raise ModelError(f"num_classes={num_classes} is impossible: a model needs at least one class.")
-    built = Encoder(encoder)
-    return Segmentor(built, DECODERS[decoder.name].beside(built, decoder, num_classes), classes, palette)
+    built: Any = CLIPEncoder(encoder) if isinstance(encoder, CLIPConfig) else Encoder(encoder)
+    made = DECODERS[decoder.name].beside(built, decoder, num_classes)
+    return (OpenSegmentor if made.open_vocabulary else Segmentor)(built, made, classes, palette)

@@ -219,6 +219,17 @@ class Encoder(nn.Module):
             tokens = [z_BND[:, self.prefix_tokens :] for z_BND in tokens]
         return tokens, [self.grid(x_B3HW, layer) for layer in layers]
 
+    def maps(self, x_B3HW: Tensor, strides: Sequence[int]) -> list[Tensor]:
+        """The last tokens as feature maps (B, D, h, w), one a stride; a plain ViT has them at its patch size alone.
+
+        Raises:
+            ModelError: another stride is asked for.
+        """
+        if set(strides) != {self.patch_size}:
+            raise ModelError(f"This encoder has maps at stride {self.patch_size} alone, not at {list(strides)}.")
+        z_BND, grid = self(x_B3HW)
+        return [z_BND.transpose(1, 2).unflatten(2, grid)] * len(strides)
+
     def grid(self, x_B3HW: Tensor, layer: int) -> Grid:
         """Patch grid of the tokens after a block."""
         h, w = (side // self.patch_size for side in x_B3HW.shape[-2:])

@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whitebox.models.cross_entropy import IGNORED, require_fit, summed_cross_entropy
+from whitebox.errors import ModelError
+from whitebox.models.binary_cross_entropy import summed_binary_cross_entropy
 from whitebox.models.decoders.base import Prediction, class_scores
-from whitebox.models.precision import full_precision
+from whitebox.models.tail import IGNORED, full_precision, require_fit, summed_cross_entropy
 
 
 class Loss(ABC):
@@ -38,7 +39,7 @@ class Loss(ABC):
 
     @abstractmethod
     def __call__(self, prediction: Prediction, labels_BHW: Tensor, patch: int) -> Tensor:
-        """Sums over some images.
+        """Sums over some images; ``patch``: pixels a side of a place of the masks, 0 where images were squashed.
 
         Raises:
             ModelError: the labels do not fit the masks.
@@ -194,6 +195,39 @@ class ATMLoss(Loss):
         overlap_n, sizes_n = (p_nHW * target_nHW).sum((1, 2)), p_nHW.sum((1, 2)) + target_nHW.sum((1, 2))
         dice_n = (1 - (2 * overlap_n + 1) / (sizes_n + 1))[present_BK[images_n, classes_n]]
         return torch.stack([classification, focal_n.sum(), dice_n.sum()])
+
+
+class BinaryCrossEntropy(Loss):
+    """Each class against all others: binary cross-entropy of each mask's sigmoid, mean over pixels and classes.
+
+    A pixel without a label is of no class, and counts. The loss is the plain sum over a decoder's masks, the auxiliary
+    ones of earlier stages too. Masks are upsampled bilinearly.
+
+    Source: SED (Xie et al. 2024, arXiv 2311.15537) and its released code.
+    """
+
+    def counts(self, labels_BHW: Tensor, num_classes: int) -> list[int]:
+        return [labels_BHW.numel() * num_classes]
+
+    def __call__(self, prediction: Prediction, labels_BHW: Tensor, patch: int) -> Tensor:
+        """(S,), the last stage first."""
+        require_classes(labels_BHW, prediction.masks_BKhw.shape[1])
+        H, W = labels_BHW.shape[1:]
+        size = padded_size(prediction.masks_BKhw, patch) if patch else (H, W)
+        if size[0] < H or size[1] < W:
+            raise ModelError(f"Labels of {H} x {W} px do not fit masks that show {size[0]} x {size[1]}.")
+        stages = (prediction, *prediction.earlier)
+        return torch.stack([summed_binary_cross_entropy(stage.masks_BKhw, labels_BHW, size) for stage in stages])
+
+    def mean(self, sums: Tensor, counts: Sequence[int]) -> Tensor:
+        return sums.sum() / max(1, counts[0])
+
+
+def require_classes(labels_BHW: Tensor, num_classes: int) -> None:
+    """Raise an ``IndexError`` where a label is neither a class nor 255."""
+    known_BHW = (labels_BHW >= 0) & ((labels_BHW < num_classes) | (labels_BHW == IGNORED))
+    if not bool(known_BHW.all()):
+        raise IndexError(f"Target {int(labels_BHW[~known_BHW][0])} is out of bounds: there are {num_classes} classes.")
 
 
 def present_classes(labels_BHW: Tensor, num_classes: int) -> Tensor:

@@ -20,10 +20,10 @@ from whitebox.models.decoders import Decoder
 from whitebox.models.decoders.base import Prediction, class_scores
 from whitebox.models.encoder import Encoder
 from whitebox.models.losses import CrossEntropy, Loss
-from whitebox.models.precision import full_precision
+from whitebox.models.palette import distinct_palette
+from whitebox.models.tail import full_precision
 from whitebox.models.unused import freeze_unused
 from whitebox.models.weights import LoadReport
-from whitebox.palette import distinct_palette
 
 
 class Segmentor(nn.Module):
@@ -62,7 +62,7 @@ class Segmentor(nn.Module):
 
     def _connect(self) -> None:
         """Let the encoder know what the decoder takes."""
-        layers, shrink = self.decoder.encoder_layers, self.encoder.config.shrink
+        layers, shrink = self.decoder.encoder_layers, getattr(self.encoder.config, "shrink", None)
         if layers is not None:
             self.encoder.serve(layers)
         if shrink is not None and (layers is None or layers[0] >= shrink):
@@ -122,6 +122,9 @@ class Segmentor(nn.Module):
     def encode(self, images: Tensor) -> tuple[Any, Any]:
         """What the decoder takes of images: their tokens and grid, see ``Decoder.forward``."""
         x_B3HW = self.pad(self.normalise(images))
+        if self.decoder.encoder_strides is not None:
+            maps = self.encoder.maps(x_B3HW, self.decoder.encoder_strides)
+            return maps, [(each.shape[-2], each.shape[-1]) for each in maps]
         if self.decoder.encoder_layers is None:
             return self.encoder(x_B3HW)
         return self.encoder.intermediate(x_B3HW, self.decoder.encoder_layers)

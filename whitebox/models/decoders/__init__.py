@@ -5,6 +5,7 @@ from whitebox.models.decoders.cbsa import CBSADecoder
 from whitebox.models.decoders.crate import CrateDecoder
 from whitebox.models.decoders.depict_ca import DepictCA
 from whitebox.models.decoders.depict_sa import DepictSA
+from whitebox.models.decoders.sed import SED
 from whitebox.models.decoders.segmenter_linear import SegmenterLinear
 from whitebox.models.decoders.segmenter_mask import SegmenterMask
 from whitebox.models.decoders.segvit import SegViT, SegViTShrunk
@@ -15,6 +16,7 @@ DECODERS: dict[str, type[Decoder]] = {
     "crate": CrateDecoder,
     "depict-ca": DepictCA,
     "depict-sa": DepictSA,
+    "sed": SED,
     "segmenter-linear": SegmenterLinear,
     "segmenter-mask": SegmenterMask,
     "segvit": SegViT,

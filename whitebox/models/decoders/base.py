@@ -68,11 +68,17 @@ class Decoder(nn.Module):
             not linear in the masks; else they are logits, the masks upsampled.
         encoder_layers: the encoder's blocks (from 0, in rising order) whose tokens it takes, as they are; None: the
             encoder's last tokens, through its final norm.
+        encoder_strides: pixels a side of a place of the encoder's feature maps it takes instead, finest first.
+        open_vocabulary: whether its classes are names, given when it is used (``OpenSegmentor``).
+        independent: whether the sigmoid of a mask is the probability of its class, whatever the other masks are.
     """
 
     Config: ClassVar[type[Any]]
     scores: ClassVar[bool] = False
+    open_vocabulary: ClassVar[bool] = False
+    independent: ClassVar[bool] = False
     encoder_layers: Sequence[int] | None = None
+    encoder_strides: Sequence[int] | None = None
 
     def __init__(self, config: Any, width: int, num_classes: int) -> None:
         super().__init__()
@@ -88,7 +94,8 @@ class Decoder(nn.Module):
     def forward(self, z_BND: Any, grid: Any) -> Tensor:
         """Tokens (B, h * w, D) on ``grid`` = (h, w) -> mask logits (B, K, h, w).
 
-        A decoder with ``encoder_layers`` takes a list of tokens and a list of grids.
+        A decoder with ``encoder_layers`` takes a list of tokens and a list of grids; one with ``encoder_strides`` a
+        list of maps (B, C, h, w) and a list of their grids.
         """
 
     def predict(self, z_BND: Any, grid: Any) -> Prediction:

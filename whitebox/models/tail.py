@@ -13,7 +13,8 @@ Shapes: B batch, K classes, H W pixels, h w patch grid, p patch size, C cells, N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -22,7 +23,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from whitebox.errors import ModelError
-from whitebox.models.precision import full_precision
 
 IGNORED = 255
 
@@ -58,10 +58,28 @@ def summed_cross_entropy(
 def require_fit(masks_BKhw: Tensor, labels_BHW: Tensor, patch: int) -> None:
     """Raise a ``ModelError`` unless the masks are those of the labels' images, padded to whole patches."""
     B, _, h, w = masks_BKhw.shape
+    if patch < 1:
+        raise ModelError(
+            f"Masks of {h} x {w} places show an image squashed by no whole number: take loss=binary-cross-entropy, or "
+            "crops of a whole multiple."
+        )
     if labels_BHW.shape != (B, *labels_BHW.shape[1:]) or [-(-side // patch) for side in labels_BHW.shape[1:]] != [h, w]:
         raise ModelError(
             f"Labels of shape {tuple(labels_BHW.shape)} do not fit {B} images of {h} x {w} patches of {patch} px."
         )
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32 inside the block: interpolation is a matrix product here, and must not be rounded."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    has_autocast = torch.amp.is_autocast_available(device.type)  # the meta device, on which costs are counted, has not
+    try:
+        with torch.autocast(device.type, enabled=False) if has_autocast else nullcontext():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

@@ -1,0 +1,134 @@
+"""A segmentor whose classes are names: any words, given when it is used.
+
+Shapes: B batch, T classes, P templates, D width of the embedding, H W pixels, h w a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from whitebox.errors import ModelError
+from whitebox.models.clip import CLIPEncoder
+from whitebox.models.decoders.base import Decoder, Prediction
+from whitebox.models.palette import distinct_palette
+from whitebox.models.segmentor import Segmentor
+from whitebox.models.text import Progress, cached_text_features, check_vocabulary
+
+
+class OpenSegmentor(Segmentor):
+    """A CLIP encoder and a decoder that compares its maps with names.
+
+    Masks are independent of each other: the sigmoid of one is the probability of its class. ``forward`` gives these
+    probabilities, (B, T, H, W), upsampled bilinearly as SED's evaluation does; they do not sum to 1.
+    """
+
+    encoder: CLIPEncoder  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        encoder: CLIPEncoder,
+        decoder: Decoder,
+        classes: tuple[str, ...] = (),
+        palette: tuple[tuple[int, int, int], ...] = (),
+    ) -> None:
+        super().__init__(cast(Any, encoder), decoder, classes, palette)
+        self.register_load_state_dict_post_hook(_forget)
+
+    def _freeze_unused(self) -> None:
+        """The two halves say themselves what of them is trained."""
+
+    def set_vocabulary(
+        self, classes: Sequence[str], palette: Sequence[tuple[int, int, int]] = (), features_TPD: Tensor | None = None
+    ) -> None:
+        """Choose the classes.
+
+        Args:
+            classes: names, synonyms separated by ", ". palette: a colour each; none: distinct ones.
+            features_TPD: their embeddings; None: of the text tower, when they are first needed (``prepare``).
+
+        Raises:
+            VocabularyError: no names, or one twice.
+            ModelError: colours or embeddings that are not theirs.
+        """
+        check_vocabulary(classes)
+        if palette and len(palette) != len(classes):
+            raise ModelError(f"{len(palette)} palette colours were given for {len(classes)} classes.")
+        T = len(classes)
+        wanted = (T, self.encoder.prompts, self.encoder.embed)
+        if features_TPD is not None and tuple(features_TPD.shape) != wanted:
+            raise ModelError(f"Embeddings of shape {tuple(features_TPD.shape)} were given, of {wanted} are needed.")
+        self.classes, self.palette = tuple(classes), tuple(palette) or distinct_palette(T)
+        self.decoder.num_classes = T
+        self._features = features_TPD
+
+    @property
+    def _features(self) -> Tensor | None:
+        return cast("Tensor | None", self.decoder.text_TPD)
+
+    @_features.setter
+    def _features(self, features_TPD: Tensor | None) -> None:
+        cast(Any, self.decoder).text_TPD = None if features_TPD is None else features_TPD.to(self.mean.device)
+
+    def prepare(self, progress: Progress | None = None) -> Tensor:
+        """The embeddings of the classes (T, P, D), computed or read from the disk unless they are there.
+
+        Raises:
+            VocabularyError: a name that the text tower cannot take. ModelError: open_clip is needed and not there.
+        """
+        if self._features is None:
+            encoder = self.encoder
+            self._features = cached_text_features(
+                encoder.text, encoder.tokenizer, self.classes, encoder.config.templates, progress
+            )
+        features = self._features
+        assert features is not None
+        return features
+
+    def encode(self, images: Tensor) -> tuple[list[Tensor], list[tuple[int, int]]]:
+        """The image's maps at the decoder's strides, finest first, the last one embedded; and their grids."""
+        self.prepare()
+        x_B3HW = self.normalise(images)
+        size = self.encoder.image_size
+        if size is None:
+            x_B3HW = self.pad(x_B3HW)
+        elif x_B3HW.shape[-2:] != (size, size):
+            x_B3HW = F.interpolate(x_B3HW, (size, size), mode="bilinear", align_corners=False)
+        maps = self.encoder.maps(x_B3HW, self.decoder.encoder_strides or self.encoder.strides)
+        maps[-1] = self.encoder.embedded(maps[-1])
+        return maps, [(each.shape[-2], each.shape[-1]) for each in maps]
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """RGB images (B, 3, H, W) -> probabilities (B, T, H, W); with labels the sums of ``loss``."""
+        prediction = self.predict(images)
+        if labels is not None:
+            return self.loss(prediction, labels, self.patch(prediction, labels))
+        return self.probabilities(prediction, (images.shape[-2], images.shape[-1]))
+
+    def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> Tensor:
+        """Sigmoid of the masks, then upsampled to the pixels of the image, (B, T, H, W) float32."""
+        maps_BThw = prediction.masks_BKhw.float().sigmoid()
+        whole = F.interpolate(maps_BThw, self.shown(size), mode="bilinear", align_corners=False)
+        return whole[..., : size[0], : size[1]]
+
+    def shown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What of an image of some size the masks show, in its pixels: all of it, or more where it is padded."""
+        if self.encoder.image_size is not None:
+            return size
+        patch = self.encoder.patch_size
+        return -(-size[0] // patch) * patch, -(-size[1] // patch) * patch
+
+    def patch(self, prediction: Prediction, labels_BHW: Tensor) -> int:
+        """Pixels a side of a place of the masks; 0: the image was squashed by no whole number."""
+        shown = self.shown((labels_BHW.shape[1], labels_BHW.shape[2]))
+        places = prediction.masks_BKhw.shape[-2:]
+        patches = {side // count if side % count == 0 else 0 for side, count in zip(shown, places, strict=True)}
+        return patches.pop() if len(patches) == 1 else 0
+
+
+def _forget(module: nn.Module, incompatible: object) -> None:
+    """Other weights of the text tower make other embeddings."""
+    cast(OpenSegmentor, module)._features = None

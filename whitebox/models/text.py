@@ -1,0 +1,294 @@
+"""Names as embeddings: prompt templates, token ids, and CLIP's text tower.
+
+A name becomes one prompt a template, "a photo of a {}.". Synonyms, separated by ", ", become a prompt each; their
+embeddings are averaged and brought back to length 1 (SED's rule). So a class is P unit vectors.
+
+CLIP's byte pairs and the 80 templates of OpenAI come from open_clip (the extra ``sed``), which is imported where a name
+is first turned into tokens; models are built and weights read without it.
+
+Shapes: N prompts, L tokens, P templates, T classes, D width of the embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from whitebox.errors import ConfigError, ModelError, OutputError
+from whitebox.files import write_atomically
+
+log = logging.getLogger("whitebox")
+
+SELECT = (  # of OpenAI's templates for ImageNet, as SED's `imagenet_select`
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+    "A photo of a {} in the scene",
+)
+PLAIN = ("{}", "a {}", "a photo of a {}", "the {} in the scene")
+TEMPLATE_COUNTS = {"imagenet": 80, "imagenet-select": len(SELECT), "single": 1, "plain": len(PLAIN)}
+SYNONYMS = ", "
+Progress = Callable[[int, int], None]  # prompts encoded, of how many
+
+_AT_ONCE = 512  # prompts in one pass
+
+
+class VocabularyError(ConfigError):
+    """Names that cannot be the classes of a model."""
+
+
+def templates(name: str) -> tuple[str, ...]:
+    """Prompt templates with ``{}`` for the name, in the order the cost volume has them as channels.
+
+    Raises:
+        ModelError: they come from open_clip, which is not installed.
+    """
+    if name == "imagenet":
+        return tuple(each("{}") for each in _open_clip().OPENAI_IMAGENET_TEMPLATES)
+    return {"imagenet-select": SELECT, "single": SELECT[-1:], "plain": PLAIN}[name]
+
+
+def prompts(name: str, of: Sequence[str]) -> list[str]:
+    """The prompts of one class: template by template, in each synonym by synonym."""
+    return [template.replace("{}", synonym) for template in of for synonym in name.split(SYNONYMS)]
+
+
+def _open_clip() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ModelError(
+            "Names become tokens by open_clip, which is not installed: pip install open_clip_torch."
+        ) from error
+    return open_clip
+
+
+@lru_cache(maxsize=1)
+def _byte_pairs() -> Any:
+    return _open_clip().SimpleTokenizer()
+
+
+class Tokenizer:
+    """Texts -> token ids: a start, the text's own, and an end, which is the largest id of all.
+
+    Attributes:
+        context: tokens a prompt may have. size: number of different ids. identity: tells tokenizers apart.
+    """
+
+    def __init__(self, context: int, size: int, identity: str) -> None:
+        self.context, self.size, self.identity = context, size, identity
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text, with start and end, however many."""
+        raise NotImplementedError
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Ids (N, context), filled up with 0.
+
+        Raises:
+            VocabularyError: a text has more tokens than the context.
+        """
+        ids_NL = torch.zeros(len(texts), self.context, dtype=torch.long)
+        for row, text in enumerate(texts):
+            ids = self.tokens(text)
+            if len(ids) > self.context:
+                raise VocabularyError(f"{_shown(text)} has {len(ids)} tokens, but a prompt has at most {self.context}.")
+            ids_NL[row, : len(ids)] = torch.tensor(ids)
+        return ids_NL
+
+
+class BytePairs(Tokenizer):
+    """CLIP's own."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__(context, 49408, "clip")
+
+    def tokens(self, text: str) -> list[int]:
+        byte_pairs = _byte_pairs()
+        return [byte_pairs.sot_token_id, *byte_pairs.encode(text), byte_pairs.eot_token_id]
+
+
+class Words(Tokenizer):
+    """A vocabulary of whole words, for text towers that are trained here."""
+
+    def __init__(self, words: Sequence[str], context: int) -> None:
+        super().__init__(context, len(words) + 3, "words " + " ".join(words))
+        self.ids = {word: index for index, word in enumerate(words, start=1)}
+
+    def tokens(self, text: str) -> list[int]:
+        words = re.findall(r"\w+", text.lower())
+        unknown = [word for word in words if word not in self.ids]
+        if unknown:
+            raise VocabularyError(
+                f"{_shown(text)} has a word that this text tower never saw, {unknown[0]!r}; "
+                f"it knows {len(self.ids)}: {', '.join(self.ids)}."
+            )
+        return [self.size - 2, *(self.ids[word] for word in words), self.size - 1]
+
+
+def make_tokenizer(words: Sequence[str], context: int) -> Tokenizer:
+    """CLIP's byte pairs, or whole words where there are any."""
+    return Words(words, context) if words else BytePairs(context)
+
+
+class TextTower(nn.Module):
+    """Causal pre-norm Transformer over tokens; the embedding is the last token's, projected. Never trained by SED.
+
+    Source: Radford et al. 2021, arXiv 2103.00020, section 2.4, with GELU, as open_clip has it.
+    """
+
+    def __init__(self, vocabulary: int, context: int, width: int, heads: int, layers: int, embed: int) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.positional_embedding = nn.Parameter(torch.empty(context, width))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Parameter(torch.empty(width, embed))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.projection, std=width**-0.5)
+
+    def forward(self, ids_NL: Tensor) -> Tensor:
+        """Token ids -> embeddings (N, D), not normalised.
+
+        What stands behind the end of a text cannot act on it, so it is cut off.
+        """
+        end_N = ids_NL.argmax(dim=1)
+        length = int(end_N.max()) + 1
+        z_NLD = self.token_embedding(ids_NL[:, :length]) + self.positional_embedding[:length]
+        later_LL = torch.ones(length, length, dtype=torch.bool, device=ids_NL.device).triu(1)
+        for layer in self.layers:
+            z_NLD = layer(z_NLD, src_mask=later_LL)
+        z_ND = self.norm(z_NLD[torch.arange(len(z_NLD), device=ids_NL.device), end_N])
+        return cast(Tensor, z_ND @ self.projection)
+
+
+def check_vocabulary(names: Sequence[str]) -> None:
+    """Raise a ``VocabularyError`` unless there are names, none of them empty or there twice."""
+    if not names:
+        raise VocabularyError("The vocabulary is empty: name at least one class.")
+    seen: dict[str, int] = {}
+    for place, name in enumerate(names, start=1):
+        known = re.sub(r"\s+", " ", name.strip().lower())
+        if not known or not all(part.strip() for part in name.split(SYNONYMS)):
+            raise VocabularyError(f"Class {place} of the vocabulary has no name, or an empty synonym.")
+        if known in seen:
+            raise VocabularyError(f"Class {place} of the vocabulary, {_shown(name)}, is class {seen[known]} already.")
+        seen[known] = place
+
+
+@torch.no_grad()
+def text_features(
+    tower: TextTower,
+    tokenizer: Tokenizer,
+    names: Sequence[str],
+    of: Sequence[str],
+    progress: Progress | None = None,
+) -> Tensor:
+    """Unit vectors of each class under each template, (T, P, D) float32 on the tower's device.
+
+    Args:
+        names: classes, synonyms separated by ", ". of: templates.
+        progress: called with the prompts encoded so far, and all of them.
+
+    Raises:
+        VocabularyError: no names, one twice, or one that is too long (which, and how long).
+    """
+    check_vocabulary(names)
+    own = [prompts(name, of) for name in names]
+    longest = max(range(len(own)), key=lambda index: max(len(tokenizer.tokens(text)) for text in own[index]))
+    length = max(len(tokenizer.tokens(text)) for text in own[longest])
+    if length > tokenizer.context:
+        raise VocabularyError(
+            f"The class {_shown(names[longest])} has {length} tokens in a prompt, but a prompt has at most "
+            f"{tokenizer.context}: shorten it."
+        )
+    device = tower.projection.device
+    texts = [text for of_class in own for text in of_class]
+    encoded = torch.empty(len(texts), tower.projection.shape[1], device=device)
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # texts of a length share a pass
+    for start in range(0, len(texts), _AT_ONCE):
+        part = order[start : start + _AT_ONCE]
+        ids_NL = tokenizer([texts[index] for index in part])
+        encoded[torch.tensor(part, device=device)] = F.normalize(tower(ids_NL.to(device)).float(), dim=-1)
+        if progress is not None:
+            progress(start + len(part), len(texts))
+    features, start = [], 0
+    for of_class in own:
+        vectors_PSD = encoded[start : start + len(of_class)].unflatten(0, (len(of), -1))
+        start += len(of_class)
+        features.append(vectors_PSD[:, 0] if vectors_PSD.shape[1] == 1 else F.normalize(vectors_PSD.mean(1), dim=-1))
+    return torch.stack(features)
+
+
+def cached_text_features(
+    tower: TextTower,
+    tokenizer: Tokenizer,
+    names: Sequence[str],
+    template_name: str,
+    progress: Progress | None = None,
+) -> Tensor:
+    """As ``text_features``, read from the disk where the same tower has encoded the same names before.
+
+    Files lie in ``$WHITEBOX_CACHE`` (else ``~/.cache/whitebox``) below ``text/``; one that cannot be read is made
+    again, and where none can be written the features are computed each time.
+    """
+    check_vocabulary(names)
+    path = cache_folder() / "text" / f"{_cache_key(tower, tokenizer, names, template_name)}.safetensors"
+    device = tower.projection.device
+    expected = (len(names), TEMPLATE_COUNTS[template_name], tower.projection.shape[1])
+    if path.is_file():
+        try:
+            features = load_file(path, device=str(device))["features"]
+            if tuple(features.shape) == expected:
+                return features
+        except (SafetensorError, OSError, ValueError, KeyError):
+            pass
+        log.warning("%s is damaged; its names are encoded again.", path)
+    features = text_features(tower, tokenizer, names, templates(template_name), progress)
+    try:
+        write_atomically(path, lambda target: save_file({"features": features.cpu().contiguous()}, target))
+    except OutputError as error:
+        log.warning("Text features are not kept: %s", error)
+    return features
+
+
+def cache_folder() -> Path:
+    """Where what can be computed again is kept."""
+    chosen = os.environ.get("WHITEBOX_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whitebox"
+
+
+def _cache_key(tower: TextTower, tokenizer: Tokenizer, names: Sequence[str], template_name: str) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tower.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B"))
+    digest.update(json.dumps([tokenizer.identity, tokenizer.context, list(names), template_name]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
