@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -24,6 +25,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,12 @@ import torch
 from numpy.typing import NDArray
 
 from whitebox.engine.metrics import bootstrap, scores
-from whitebox.errors import WhiteboxError
-from whitebox.files import write_text
+from whitebox.errors import OutputError, WhiteboxError
+from whitebox.files import from_the_start, write_text
 from whitebox.versions import versions
 
 SCHEMA = 1
+log = logging.getLogger("whitebox")
 
 
 class RecordError(WhiteboxError):
@@ -151,20 +154,31 @@ def new_record(
 def write_record(record: Record, folder: str | os.PathLike[str]) -> Path:
     """Store ``record`` in ``folder`` (made if need be) under its ``file_name``, atomically; returns the file's path.
 
-    The name carries the identity of the measurement, so only a repetition of the same measurement is replaced, and only
-    by one that is not older.
+    The name carries the identity of the measurement, so only a repetition of the same measurement is replaced. What was
+    measured last counts, whatever the clocks said.
+
+    A file of that name that is no record of it, as a damaged disk leaves one, is kept under another name.
 
     Raises:
-        RecordError: a newer measurement, or something else, stands in the way.
         OutputError: the folder cannot be written.
     """
-    path = Path(folder) / record.file_name
-    if path.exists():
-        present = read_record(path)
-        if present.identity != record.identity or present.created > record.created:
-            raise RecordError(f"{path} holds a newer or another measurement; move it away to write this one.")
+    path = from_the_start(Path(folder)) / record.file_name
+    if path.exists() and not _is_repetition(path, record):
+        aside = next(name for n in count(1) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
+        log.warning("%s is no record of this measurement: it is called %s now.", path, aside.name)
+        try:
+            path.rename(aside)
+        except OSError as error:
+            raise OutputError(f"Cannot write {path}: {error.strerror}; choose another folder with -o.") from error
     text = json.dumps(_plain(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_text(path, text)
+
+
+def _is_repetition(path: Path, record: Record) -> bool:
+    try:
+        return read_record(path).identity == record.identity
+    except RecordError:
+        return False
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
@@ -178,7 +192,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"The record {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # JSON and UTF-8 errors alike
+    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors alike
         raise RecordError(f"{path} is not a results record: it is not JSON ({error}). Measure again.") from error
     if not isinstance(loaded, dict) or "schema" not in loaded:
         raise RecordError(f"{path} is not a results record: it has no key 'schema'. Measure again.")
@@ -204,7 +218,12 @@ def read_records(folder: str | os.PathLike[str], kind: str | None = None) -> lis
 
 
 def measured_scores(
-    counts_N3K: NDArray[np.int64], classes: Sequence[str], *, resamples: int = 1000, seed: int = 0
+    counts_N3K: NDArray[np.int64],
+    classes: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    mean_over: str = "occurring",
 ) -> dict[str, Any]:
     """``measured`` of an evaluation, from the per-image counts of N images and K classes.
 
@@ -213,12 +232,14 @@ def measured_scores(
         classes: the K names.
         resamples: bootstrap draws of the 95 % intervals; note it as ``settings["resamples"]``.
         seed: of the draws; note it as ``seeds["bootstrap"]``.
+        mean_over: see `whitebox.engine.metrics.scores`; note it in ``settings`` where it is not ``occurring``.
 
     Raises:
         DataError: there are no images.
         ConfigError: ``resamples`` below 1.
     """
-    found, interval = scores(counts_N3K), bootstrap(counts_N3K, resamples, seed)
+    found = scores(counts_N3K, mean_over)
+    interval = bootstrap(counts_N3K, resamples, seed, mean_over=mean_over)
     labels_K = counts_N3K[:, 2].sum(0)
     share_K = labels_K / max(1, labels_K.sum())
 
@@ -292,7 +313,10 @@ def _portable(value: Any) -> Any:
     key, equals, path = value.rpartition("=")
     if not os.path.isabs(path):
         return value
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # deleted while this was measured
+        return f"{key}{equals}{Path(path).name}"
     near = Path(path).is_relative_to(here.parent)
     return f"{key}{equals}{os.path.relpath(path, here) if near else Path(path).name}"
 

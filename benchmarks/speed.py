@@ -41,10 +41,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import whitebox
 from whitebox.config import MULTISCALE, DataConfig, InferenceConfig, OptimConfig
-from whitebox.engine.inference import anchors, enlarge, predict_many, resize_image
-from whitebox.engine.train import build_optimizer, summed_loss
+from whitebox.engine.inference import predict_many
+from whitebox.engine.optimisation import build_optimizer
+from whitebox.engine.update import summed_loss
+from whitebox.engine.windows import anchors, enlarge, resize_image
 from whitebox.models import Segmentor
-from whitebox.models.tail import summed_cross_entropy
+from whitebox.models.cross_entropy import summed_cross_entropy
 from whitebox.versions import versions
 
 MODELS = ("depict-sa-tiny", "depict-ca-tiny", "depict-sa-base", "depict-ca-base")

@@ -29,7 +29,7 @@ from whitebox.errors import ConfigError
 from whitebox.files import write_text
 from whitebox.models import build
 from whitebox.runs import Run, saved_runs
-from whitebox.terminal import table_console
+from whitebox.terminal import print_line, table_console
 
 DONE = "measured.json"
 Bar = Callable[[str], AbstractContextManager[Progress]]
@@ -178,7 +178,8 @@ def reproduce(experiments: Sequence[Experiment], runs: Sequence[Run], setting: S
     console = table_console()
     for experiment in experiments:
         wanted = [run for run in runs if experiment.size(run.config.model) is not None]
-        console.print(f"\n{experiment.name}: {experiment.title} ({experiment.where})", highlight=False, markup=False)
+        console.print()
+        print_line(console, f"{experiment.name}: {experiment.title} ({experiment.where})")
         with bar(experiment.name) as advance:
             records = _measured(experiment, wanted, setting, folder, advance)
         render(records, folder, experiment.name)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from whitebox.config import RunConfig, resolve
-from whitebox.engine.checkpoint import WEIGHTS, load_weights
-from whitebox.errors import CheckpointError
-from whitebox.interop.official import load_official
+from whitebox.engine.checkpoint import load_weights
+from whitebox.engine.header import weights_file
+from whitebox.interop.segm import load_official
 from whitebox.interop.segvit import is_segvit, load_segvit
 from whitebox.models import Segmentor, build
 from whitebox.models.weights import read_pickle
@@ -57,22 +57,3 @@ def load_run(path: Path) -> tuple[Segmentor, RunConfig]:
         return load_weights(path)
     checkpoint = read_pickle(path)
     return load_segvit(checkpoint, str(path)) if is_segvit(checkpoint) else load_official(path)
-
-
-def weights_file(path: Path) -> Path:
-    """The file that holds the weights: ``path`` itself, or the one in the folder ``path``.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if path.is_dir():
-        for name in (WEIGHTS, "checkpoint.pth"):
-            if (path / name).is_file():
-                return path / name
-        begun = " (its training has saved none yet)" if (path / "config.yaml").is_file() else ""
-        raise CheckpointError(f"{path} holds neither {WEIGHTS} nor an official checkpoint.pth{begun}.")
-    if not path.exists():
-        raise CheckpointError(f"There is no file or folder {path}.")
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise CheckpointError(f"{path} is no weights file: give a run folder, a .safetensors, or an official .pth.")
-    return path

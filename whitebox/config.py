@@ -8,18 +8,21 @@ and metric conventions. The YAML files hold differences from the defaults below 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from whitebox.errors import ConfigError, require
+from whitebox.text import require_text
 
 
 @dataclass
@@ -32,10 +35,13 @@ class DataConfig:
     path: str = ""  # the dataset's folder below root ("folder" datasets may give any path)
     train_split: str = "train"  # empty: the dataset is for evaluation only
     val_split: str = "val"
+    mean_over: str = "occurring"  # mIoU: classes labelled or predicted | labelled (detectron2: those in the truth)
     reduce_zero_label: bool = False  # label 0 becomes ignored, k becomes k - 1; yours to choose only for kind=folder
     classes: list[str] = field(default_factory=list)  # only for kind=folder; else known from the dataset
     palette: list[list[int]] = field(default_factory=list)  # only for kind=folder, optional
+    label_map: dict[int, int] = field(default_factory=dict)  # only for kind=folder: stored value -> class, or 255
     image_suffix: str = ""  # only for kind=folder; empty: any of jpg, jpeg, png, bmp, tif, tiff, webp
+    label_suffix: str = ""  # only for kind=folder, as _mask.png; empty: any of png, bmp, tif, tiff, gif
     resize: int = 512  # px, short side
     max_ratio: float = 4.0  # long side is at most max_ratio * resize before scaling
     train_max_ratio: float | None = None  # in training; null: max_ratio
@@ -54,6 +60,8 @@ class DataConfig:
         require(safe, "data.name", self.name, "it names files, so it takes letters, digits, '.', '_' and '-'")
         for key in ("resize", "crop", "size", "train_length", "val_length"):
             require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
+        known = self.mean_over in ("occurring", "labelled")
+        require(known, "data.mean_over", self.mean_over, "choose occurring or labelled")
         require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "it cannot be negative")
         low_high = list(self.scale_range)
         require(
@@ -67,6 +75,18 @@ class DataConfig:
         for key in ("max_ratio", "train_max_ratio"):
             value = getattr(self, key)
             require(value is None or 1 <= value < math.inf, f"data.{key}", value, "it must be at least 1")
+        require(
+            all(0 <= stored <= 255 and (0 <= index <= 253 or index == 255) for stored, index in self.label_map.items()),
+            "data.label_map",
+            self.label_map,
+            "it takes {STORED:CLASS,...}, stored values 0..255 and classes from 0, or 255 for ignored",
+        )
+        require(
+            not self.label_map or self.kind == "folder",
+            "data.label_map",
+            self.label_map,
+            f"labels of data.kind={self.kind} are fixed; data.kind=folder reads them as you say",
+        )
 
 
 @dataclass
@@ -249,8 +269,41 @@ def _read_named(kind: str, name: str, known: Sequence[str]) -> DictConfig:
     return loaded
 
 
+PATHS = ("data.root", "data.path", "encoder.weights")  # ~ is the home directory
+_SECTIONS = ("encoder", "decoder", "loss", "optim")  # that have a name: loss=atm means loss.name=atm
+_LABEL_MAP = "data.label_map"
+_NULLS = ("", "null", "Null", "NULL", "~")  # of YAML
+
+
+@functools.cache
+def _types(section: str) -> dict[str, str]:
+    """What each dotted key of a section takes, as its dataclass says it; where decoders differ, that of the last."""
+    kinds: list[Any] = [kind for name, kind in _PLAIN.items() if name == section]
+    if section == "encoder":
+        from whitebox.models.encoder import EncoderConfig
+
+        kinds = [EncoderConfig]
+    elif section == "decoder":
+        from whitebox.models.decoders import DECODERS
+
+        kinds = [decoder.Config for decoder in DECODERS.values()]
+    types = {f"{section}.{each.name}": str(each.type) for kind in kinds for each in fields(kind)}
+    return {**types, "model": "str"}
+
+
+_PLAIN = {  # sections that need no model
+    "data": DataConfig,
+    "inference": InferenceConfig,
+    "loss": LossConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+}
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``["optim.lr=0.01", "data.flip=0"]`` -> ``{"optim.lr": 0.01, "data.flip": 0}``, values read as YAML.
+    """``["optim.lr=0.01", "data.path=007"]`` -> ``{"optim.lr": 0.01, "data.path": "007"}``.
+
+    Where a key takes text, the value is taken as it is written; other values are read as YAML.
 
     Raises:
         ConfigError: an item is not ``key=value``, or its value is not YAML.
@@ -260,18 +313,38 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"Override {item!r} is not of the form key=value (for example optim.lr=0.01).")
-        try:
-            parsed[key.strip()] = OmegaConf.from_dotlist([f"value={text}"]).value
-        except Exception as error:  # the YAML reader's own errors have several unrelated bases
-            raise ConfigError(f"The value of {key.strip()!r} cannot be read: {str(error).splitlines()[0]}.") from error
+        parsed[key.strip()] = _read_value(key.strip(), text)
     return parsed
+
+
+def _read_value(key: str, text: str) -> Any:
+    kind = _types(key.partition(".")[0]).get(key, "")
+    if kind == "str":
+        return text
+    if kind == "str | None":
+        return None if text in _NULLS else text
+    if key == _LABEL_MAP:
+        inside = re.fullmatch(r"\s*\{(.*)\}\s*", text, re.DOTALL)
+        pairs = (
+            [] if inside is None else [re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", each) for each in inside[1].split(",")]
+        )
+        if inside is not None and all(pairs):
+            return {int(pair[1]): int(pair[2]) for pair in pairs if pair is not None}
+        if inside is not None and not inside[1].strip():
+            return {}
+        raise ConfigError(f"{key}={text} cannot be read: write {{STORED:CLASS,...}}, for example {{0:0,255:1}}.")
+    try:
+        if kind == "list[str]":
+            return yaml.load(text, yaml.BaseLoader)  # nothing but texts, lists and mappings
+        return OmegaConf.from_dotlist([f"value={text}"]).value
+    except Exception as error:  # the YAML reader's own errors have several unrelated bases
+        raise ConfigError(f"The value of {key!r} cannot be read: {str(error).splitlines()[0]}.") from error
 
 
 def _named(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """``loss=atm`` means ``loss.name=atm``, and so for every section that has a name."""
-    sections = ("encoder", "decoder", "loss", "optim")
     return {
-        f"{key}.name" if key in sections and isinstance(value, str) else key: value for key, value in chosen.items()
+        f"{key}.name" if key in _SECTIONS and isinstance(value, str) else key: value for key, value in chosen.items()
     }
 
 
@@ -286,7 +359,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings -> one level with dotted keys; keys that are already dotted stay."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and f"{prefix}{key}" != _LABEL_MAP:
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
@@ -300,9 +373,21 @@ def _merge(config: DictConfig, differences: Mapping[str, Any], origin: str) -> N
         if key not in known:
             raise ConfigError(f"Unknown key {key!r}{origin}{nearest(key, known)} `--print-config` shows all keys.")
         try:
-            OmegaConf.update(config, key, value)
-        except OmegaConfBaseException as error:
+            if key == _LABEL_MAP:
+                value = {int(stored): index for stored, index in value.items()}  # JSON has no numbers as keys
+            OmegaConf.update(config, key, _literal(value), merge=False)
+        except (OmegaConfBaseException, AttributeError, ValueError) as error:
             raise ConfigError(f"{key}={value!r}{origin}: {str(error).splitlines()[0]}.") from error
+
+
+def _literal(value: Any) -> Any:
+    """``value`` so that OmegaConf takes the texts in it as they are, ``${...}`` too."""
+    if isinstance(value, str):
+        require_text(value, "The setting")
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, list | tuple):
+        return [_literal(item) for item in value]
+    return value
 
 
 def _structure(model: str, encoder_name: str, decoder_name: str) -> DictConfig:
@@ -315,7 +400,11 @@ def _structure(model: str, encoder_name: str, decoder_name: str) -> DictConfig:
             f"There are: {', '.join(sorted(DECODERS))}."
         )
     config = OmegaConf.structured(
-        RunConfig(model=model, encoder=encoder_config(encoder_name), decoder=DECODERS[decoder_name].Config())
+        RunConfig(
+            model=_literal(model),
+            encoder=encoder_config(_literal(encoder_name)),
+            decoder=DECODERS[decoder_name].Config(),
+        )
     )
     OmegaConf.set_readonly(config, False)
     for section in ("encoder", "decoder"):  # frozen dataclasses come read-only
@@ -349,8 +438,7 @@ def resolve(
                 f" in configs/datasets/{dataset}.yaml",
             )
         )
-    layers.append((_root(data_root), ""))
-    layers.append((chosen, ""))
+    layers += [(_root(data_root), ""), (chosen, "")]
 
     named = {key: value for differences, _ in layers for key, value in differences.items()}
     config = _structure(model, str(named["encoder.name"]), str(named["decoder.name"]))
@@ -358,7 +446,18 @@ def resolve(
         _merge(config, differences, origin)
     if config.encoder.image_size is None:
         config.encoder.image_size = config.data.crop
+    _follow(config, chosen, before={key: value for differences, _ in layers[:-1] for key, value in differences.items()})
+    given = data_root is not None or "data.root" in chosen
+    _find_folder(config, [config.data.root, ""] if given else ["", config.data.root])
     return _to_run_config(config)
+
+
+@dataclass(kw_only=True)
+class Shown:
+    """What of a run's configuration can change after its training: the images, and how they are shown to the model."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
 def change(
@@ -372,24 +471,75 @@ def change(
     Raises:
         ConfigError: see ``resolve``; or an override of what the weights were trained with.
     """
+    changed = change_shown(to_dict(config), dataset, overrides, data_root)
+    return replace(config, data=changed.data, inference=changed.inference)
+
+
+def change_shown(
+    saved: Mapping[str, Any],
+    dataset: str | None = None,
+    overrides: Sequence[str] = (),
+    data_root: str | os.PathLike[str] | None = None,
+) -> Shown:
+    """As ``change``, of a configuration as it is saved (``to_dict``); needs no model and no torch.
+
+    Raises:
+        ConfigError: see ``change``.
+    """
     chosen = parse_overrides(overrides)
     for key in chosen:
         if key.split(".")[0] in ("model", "encoder", "decoder", "loss", "optim", "train"):
             raise ConfigError(f"{key} was fixed by the training: only data.* and inference.* can change afterwards.")
-    saved = to_dict(config)
     layers: list[tuple[dict[str, Any], str]] = []
-    if dataset is not None:
-        saved = {**saved, "data": asdict(DataConfig()), "inference": asdict(InferenceConfig())}
+    if dataset is None:
+        there = {key: saved.get(key, {}) for key in ("data", "inference")}
+        layers.append((flatten(there), " in the saved configuration"))
+    else:
         recipe = flatten(_as_dict(_read_named("dataset", dataset, dataset_names())))
         wanted = {key: value for key, value in recipe.items() if key.startswith(("data.", "inference."))}
         layers.append((wanted, f" in configs/datasets/{dataset}.yaml"))
-    layers.append((_root(data_root), ""))
-    layers.append((chosen, ""))
-    changed = _structure(config.model, config.encoder.name, config.decoder.name)
-    _merge(changed, flatten(saved), " in the saved configuration")
+    layers += [(_root(data_root), ""), (chosen, "")]
+    changed = OmegaConf.structured(Shown())
     for differences, origin in layers:
         _merge(changed, differences, origin)
-    return _to_run_config(changed)
+    _follow(changed, chosen, before={})
+    given = data_root is not None or "data.root" in chosen
+    own = saved.get("data", {}).get("root", "")
+    _find_folder(changed, [*([changed.data.root] if given else []), own, "", changed.data.root])
+    shown = _to_object(changed)
+    assert isinstance(shown, Shown)
+    return shown
+
+
+def _follow(config: DictConfig, chosen: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Let window and stride follow a ``data.crop`` that was ``chosen``, and the stride a window, unless given."""
+    inference, crop = config.inference, before.get("data.crop", DataConfig().crop)
+    if "data.crop" in chosen and "inference.window" not in chosen and before and inference.window is not None:
+        inference.window = max(1, round(inference.window * config.data.crop / crop))
+        if "inference.stride" not in chosen and inference.stride is not None:
+            inference.stride = max(1, round(inference.stride * config.data.crop / crop))
+    elif (
+        chosen.get("inference.window") is not None and "inference.stride" not in chosen and inference.stride is not None
+    ):
+        inference.stride = min(inference.stride, inference.window)
+
+
+def _find_folder(config: DictConfig, roots: Sequence[str]) -> None:
+    """Expand ``~``, and let ``data.root`` of a ``folder`` be the first of ``roots`` ("": here) that holds its path.
+
+    It becomes absolute, so that the run finds its images from wherever it is used. Where none holds it, nothing
+    changes, and the reader says so.
+    """
+    for key in PATHS:
+        section, name = key.split(".")
+        if section in config and isinstance(value := config[section][name], str):
+            config[section][name] = _literal(os.path.expanduser(value))
+    if config.data.kind != "folder":
+        return
+    for root in roots:
+        if Path(root, config.data.path).is_dir():
+            config.data.root = _literal(os.path.abspath(os.path.expanduser(root)))
+            return
 
 
 def _root(data_root: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -416,16 +566,20 @@ def from_dict(saved: Mapping[str, Any]) -> RunConfig:
 
 
 def _as_dict(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
 
 
 def _to_run_config(config: DictConfig) -> RunConfig:
-    try:
-        resolved = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+    resolved = _to_object(config)
     assert isinstance(resolved, RunConfig)
     return resolved
+
+
+def _to_object(config: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from whitebox.errors import OutputError
+from whitebox.errors import DataError, OutputError
+
+try:
+    _STARTED_IN = Path.cwd()
+except FileNotFoundError:  # deleted already; the command line says so
+    _STARTED_IN = Path(os.sep)
 
 
 def write_atomically(path: Path, write: Callable[[Path], Path | None]) -> None:
@@ -26,8 +32,9 @@ def write_atomically(path: Path, write: Callable[[Path], Path | None]) -> None:
     """
     temporary = ""
     try:
+        path = from_the_start(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-")
         os.close(handle)
         final = write(Path(temporary)) or path
         with open(temporary, "rb+") as written:
@@ -57,10 +64,33 @@ def _flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def from_the_start(path: Path) -> Path:
+    """``path``, counted from the folder the command was started in, where that has been deleted since."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return _STARTED_IN / path
+    return path
+
+
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Delete what a killed process left of its attempt to write files named like ``name`` (a shell pattern)."""
+    """Delete what killed processes left of their attempts to write files named like ``name`` (a shell pattern)."""
     for path in folder.glob(f".{name}.*"):
-        path.unlink(missing_ok=True)
+        writer = re.fullmatch(r".*\.(\d+)-[^.]+", path.name)
+        if writer is None or not _is_another_live_process(int(writer[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_another_live_process(number: int) -> bool:
+    if number == os.getpid() or os.name != "posix":  # elsewhere os.kill would kill
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -75,3 +105,23 @@ def write_text(path: Path, text: str) -> Path:
 
     write_atomically(path, write)
     return path
+
+
+def make_folder(folder: Path) -> None:
+    """Make an output folder where missing, and see that it can be written.
+
+    Raises:
+        DataError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".whitebox-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> DataError:
+    """The one line for an output folder that cannot be written."""
+    return DataError(f"Folder {folder} cannot be written ({error.strerror or error}): choose another with -o.")

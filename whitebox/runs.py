@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from whitebox.api import load_run, weights_file
-from whitebox.config import MULTISCALE, RunConfig, change, from_dict
-from whitebox.engine.checkpoint import WEIGHTS, read_header
-from whitebox.engine.distributed import join
+from whitebox.config import (
+    MULTISCALE,
+    DataConfig,
+    InferenceConfig,
+    RunConfig,
+    change_shown,
+    from_dict,
+    to_dict,
+)
+from whitebox.engine.header import WEIGHTS, read_header, weights_file
 from whitebox.errors import ConfigError
-from whitebox.models import Segmentor
+
+if TYPE_CHECKING:
+    from whitebox.models import Segmentor
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,105 @@ class Run:
     def folder(self) -> Path:
         return self.weights.parent
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.model.classes
+
+    @property
+    def data(self) -> DataConfig:
+        return self.config.data
+
+    @property
+    def inference(self) -> InferenceConfig:
+        return self.config.inference
+
+    @property
+    def seed(self) -> int:
+        return self.config.train.seed
+
+    @property
+    def opened(self) -> Run:
+        return self
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run on disk, whose model is loaded when it is asked for; what it is made of and shown is known before.
+
+    Attributes:
+        name, weights: see `Run`.
+        classes: their names.
+        data, inference: of the training, changed as the user asked.
+        seed: of the training.
+        load: loads it.
+    """
+
+    name: str
+    weights: Path
+    classes: tuple[str, ...]
+    data: DataConfig
+    inference: InferenceConfig
+    seed: int
+    load: Callable[[], Run] = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        return self.weights.parent
+
+    @cached_property
+    def opened(self) -> Run:
+        """With its model.
+
+        Raises:
+            CheckpointError: missing, cut short, unsafe, or made for another model.
+            ConfigError: an unknown device.
+        """
+        return self.load()
+
+
+def find_run(
+    path: Path,
+    dataset: str | None = None,
+    data_root: Path | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+    multiscale: bool = False,
+) -> SavedRun:
+    """Find a run folder, a ``.safetensors`` or an official checkpoint; of the latter all is read at once.
+
+    Args:
+        dataset, data_root, overrides: see `whitebox.config.change`.
+        device: None: the best there is.
+        multiscale: average the official six scales and flips at inference.
+
+    Raises:
+        CheckpointError: missing, or not what whitebox or its authors write.
+        ConfigError: an unknown dataset or key.
+    """
+    weights = weights_file(path)
+    if weights.suffix == ".safetensors":
+        header = read_header(weights)
+        saved, classes = header["config"], tuple(header["classes"])
+        load: Callable[[], tuple[Segmentor, RunConfig]] = partial(_load, weights)
+    else:
+        loaded = _load(weights)
+        saved, classes, load = to_dict(loaded[1]), loaded[0].classes, lambda: loaded
+
+    shown = change_shown(saved, dataset, overrides, data_root)
+    if multiscale:
+        shown.inference = replace(shown.inference, scales=list(MULTISCALE), flip=True)
+    name = weights.resolve().parent.name
+
+    def opened() -> Run:
+        from whitebox.engine.distributed import join
+
+        model, config = load()
+        config = replace(config, data=shown.data, inference=shown.inference)
+        return Run(name, weights, model.to(join(device).device), config)
+
+    seed = int(saved.get("train", {}).get("seed", 0))
+    return SavedRun(name, weights, classes, shown.data, shown.inference, seed, opened)
+
 
 def open_run(
     path: Path,
@@ -42,23 +151,19 @@ def open_run(
     device: str | None = None,
     multiscale: bool = False,
 ) -> Run:
-    """Load a run folder, a ``.safetensors`` or an official checkpoint.
-
-    Args:
-        dataset, data_root, overrides: see `whitebox.config.change`.
-        device: None: the best there is.
-        multiscale: average the official six scales and flips at inference.
+    """As `find_run`, with its model.
 
     Raises:
         CheckpointError: missing, cut short, unsafe, or made for another model.
         ConfigError: an unknown dataset, key or device.
     """
-    weights = weights_file(path)
-    model, config = load_run(weights)
-    config = change(config, dataset, overrides, data_root)
-    if multiscale:
-        config.inference = replace(config.inference, scales=list(MULTISCALE), flip=True)
-    return Run(weights.resolve().parent.name, weights, model.to(join(device).device), config)
+    return find_run(path, dataset, data_root, overrides, device, multiscale).opened
+
+
+def _load(weights: Path) -> tuple[Segmentor, RunConfig]:
+    from whitebox.api import load_run
+
+    return load_run(weights)
 
 
 def class_names(path: Path) -> tuple[str, ...]:
@@ -68,7 +173,30 @@ def class_names(path: Path) -> tuple[str, ...]:
         CheckpointError: see `open_run`.
     """
     weights = weights_file(path)
-    return tuple(read_header(weights)["classes"]) if weights.suffix == ".safetensors" else load_run(weights)[0].classes
+    return tuple(read_header(weights)["classes"]) if weights.suffix == ".safetensors" else _load(weights)[0].classes
+
+
+def require_same_classes(paths: Sequence[Path]) -> None:
+    """See, before anything is measured, that models can share a figure.
+
+    Raises:
+        ConfigError: one has other classes.
+    """
+    first = class_names(paths[0])
+    for path in paths[1:]:
+        names = class_names(path)
+        if names != first and not (_unnamed(first, names) and len(names) == len(first)):
+            raise ConfigError(
+                f"{path} has other classes ({len(names)}: {', '.join(names[:3])}, ...) than {paths[0]} ({len(first)}: "
+                f"{', '.join(first[:3])}, ...): name runs of one dataset."
+            )
+
+
+def _unnamed(*lists: tuple[str, ...]) -> bool:
+    """Whether some classes have no names: some official checkpoints do not say theirs."""
+    from whitebox.models.segmentor import unnamed_classes
+
+    return any(names == unnamed_classes(len(names)) for names in lists)
 
 
 def saved_runs(root: Path) -> list[tuple[Path, RunConfig]]:

@@ -545,7 +545,7 @@ def _convention(first: Record) -> str:
 
 def _shown_on(first: Record) -> str:
     return (
-        f"{first.data.name} {first.data.split}, n = {first.n} images, 95 % intervals; R$^c$ of "
+        f"{first.data.name} {first.data.split}, n = {first.n} images, 95 % intervals; Rᶜ of "
         f"{first.settings['at']}, eps = {first.settings['eps']:g}."
     )
 
@@ -588,7 +588,7 @@ def _draw_directions(records: Sequence[Record], stem: Path) -> None:
         left.set_xlabel("cosine with the steepest improvement")
         right.set_xscale("symlog", linthresh=1)
         right.xaxis.set_major_formatter("{x:g}")
-        right.set_xlabel("improvement: R$^c$ (%), inside (points)")
+        right.set_xlabel("improvement: Rᶜ (%), inside (points)")
         handles: dict[str, Any] = {}  # each label once
         for axes in (right, left):
             known, names = axes.get_legend_handles_labels()
@@ -634,6 +634,6 @@ def _draw_steps(records: Sequence[Record], stem: Path) -> None:
             axes.set_yscale("symlog", linthresh=1)
             axes.yaxis.set_major_formatter("{x:g}")
         figure.supxlabel(f"1: the learned step. {_shown_on(records[0])}", fontsize=6.5)
-        figure.supylabel("improvement: R$^c$ (%), inside (points)", fontsize=8)
+        figure.supylabel("improvement: Rᶜ (%), inside (points)", fontsize=8)
         figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=6)
         save_figure(figure, stem)

@@ -129,7 +129,7 @@ def read_counts(path: Path, record: Record) -> Evaluation:
         raise RecordError(f"The counts {path} cannot be read; delete them and their record, and repeat.") from error
     if labelled != record.data.fingerprint:
         raise RecordError(f"The counts {path} are not those of their record; delete both, and repeat.")
-    return Evaluation(names, counts_N3K)
+    return Evaluation(names, counts_N3K, record.settings.get("mean_over", "occurring"))
 
 
 def distinct_names(weights: Sequence[Path]) -> list[str]:
@@ -172,7 +172,9 @@ def compare(reference: Evaluated, model: Evaluated, seed: int = 0, notes: Sequen
                 f"{model.name} and {reference.name} were evaluated on different {what}; only the same images with the "
                 "same classes can be compared (--dataset, --split, --limit)."
             )
-    interval = paired_bootstrap(second.counts_N3K, first.counts_N3K, RESAMPLES, seed)
+    interval = paired_bootstrap(
+        second.counts_N3K, first.counts_N3K, RESAMPLES, seed, mean_over=model.evaluation.mean_over
+    )
     scores, base = second.scores, first.scores
 
     def difference(ours: float, theirs: float, low_high: Sequence[float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from analysis.show.tables import Cell, Column, Table, per_class_table, percent
 from whitebox.config import RunConfig
 from whitebox.engine.evaluate import Evaluation
 from whitebox.files import write_atomically
-from whitebox.terminal import table_console
+from whitebox.terminal import print_line, table_console
 
 RESAMPLES = 1000
 SEED = 0
@@ -44,7 +44,9 @@ def evaluation_record(
             images=len(evaluation.names),
             fingerprint=fingerprint(zip(evaluation.names, map(str, labels_NK), strict=True)),
         ),
-        measured=measured_scores(evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED),
+        measured=measured_scores(
+            evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED, mean_over=evaluation.mean_over
+        ),
         n=len(evaluation.names),
         weights=describe_weights(weights),
         variant="multiscale" if multiscale else "",
@@ -65,6 +67,7 @@ def evaluation_settings(config: RunConfig) -> dict[str, Any]:
         "scales": list(inference.scales),
         "flip": inference.flip,
         **({} if inference.scores == "shares" else {"scores": inference.scores}),  # records before it have no such key
+        **({} if config.data.mean_over == "occurring" else {"mean_over": config.data.mean_over}),
     }
 
 
@@ -76,7 +79,7 @@ def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> N
     per_class_bars([record], folder / "figures" / f"{path.stem}.png")
     console = table_console()
     console.print(table.to_rich())
-    console.print(f"Record: {path}", highlight=False, soft_wrap=True, markup=False)
+    print_line(console, f"Record: {path}")
 
 
 def store_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> Path:

@@ -21,7 +21,8 @@ from analysis.record import Data, fingerprint
 from whitebox.data import build_dataset
 from whitebox.data.images import IGNORE, read_image
 from whitebox.engine.evaluate import read_images
-from whitebox.engine.inference import device_of, evaluating, resize_image, windows
+from whitebox.engine.inference import device_of, evaluating, windows
+from whitebox.engine.windows import resize_image
 from whitebox.errors import ConfigError, DataError, ModelError
 from whitebox.runs import Run
 

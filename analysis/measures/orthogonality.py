@@ -316,7 +316,7 @@ def _draw_subspaces(records: Sequence[Record], stem: Path) -> None:
                 )
                 _heads(axes, layer["heads"], layer["dim"])
         bar = figure.colorbar(image, ax=panels, shrink=0.6, aspect=30, extend="both")
-        bar.set_label("U U$^T$ of all heads, in units of the mean of its diagonal")
+        bar.set_label("U Uᵀ of all heads, in units of the mean of its diagonal")
         save_figure(figure, stem, dpi=150)  # what looks like noise does not compress
 
 

@@ -59,7 +59,7 @@ from analysis.show.tables import Column, Estimate, Table
 from whitebox.data.images import IGNORE
 from whitebox.errors import ConfigError, ModelError
 from whitebox.models import record, tap_names
-from whitebox.models.palette import distinct_palette
+from whitebox.palette import distinct_palette
 from whitebox.runs import Run
 
 _Row = tuple[str, str, str, Mapping[str, Any]]  # model, photo, segmentation, numbers

@@ -10,7 +10,8 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,13 @@ import numpy as np
 from analysis.record import Record, RecordError
 from analysis.show.tables import Estimate, evaluation, percent
 from whitebox.files import write_atomically
+from whitebox.text import drawn_lines
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 COLUMN, PAGE = 3.5, 7.2  # inches, the width of one column and of a page
 DPI = 220  # of the PNG
@@ -214,6 +217,7 @@ def figure_style(colours: int = 10) -> Iterator[list[tuple[float, float, float]]
         "grid.color": "0.9",
         "pdf.fonttype": 42,  # text stays text
         "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
+        "text.parse_math": False,  # a $ in a name is a $
     }
     with mpl.rc_context(look):
         yield [(float(r), float(g), float(b)) for r, g, b in _palette(colours)]
@@ -232,7 +236,18 @@ def new_figure(height: float, width: float = COLUMN) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    class OwnFigure(Figure):
+        """A figure whose legends also show names that begin with _, which matplotlib takes for its own."""
+
+        def legend(self, *given: Any, **settings: Any) -> Legend:
+            handles = [*settings.get("handles", ()), *(each for axes in self.axes for each in axes.get_children())]
+            for handle in [*handles, *(each for axes in self.axes for each in axes.containers)]:
+                label = str(handle.get_label())
+                if label.startswith("_") and not re.fullmatch(r"_(child|container)\d+|_nolegend_", label):
+                    handle.set_label(f" {label}")
+            return super().legend(*given, **settings)
+
+    figure = OwnFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -246,8 +261,23 @@ def legend_columns(names: Sequence[str], width: float) -> int:
     return 1
 
 
+def _drawn_tick(shown: Callable[..., str]) -> Callable[..., str]:
+    return lambda *given: drawn_lines(shown(*given), 40)
+
+
 def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) -> list[Path]:
-    """Write OUTPUT as PNG of ``dpi``, and the PDF beside it."""
+    """Write OUTPUT as PNG of ``dpi``, and the PDF beside it; letters that the font lacks are shown as their codes."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FuncFormatter):  # names at ticks
+                formatter.func = _drawn_tick(formatter.func)
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text.get_text():
+            text.set_text(drawn_lines(text.get_text()))
     stem = os.fspath(output)
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem
     options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}

@@ -28,9 +28,9 @@ from analysis.record import Data, Record, RecordError, fingerprint
 from whitebox.data.images import IGNORE, read_image, read_label
 from whitebox.data.readers import READERS, Layout, label_table
 from whitebox.engine.inference import evaluating
-from whitebox.engine.predict import blend
 from whitebox.errors import DataError
 from whitebox.models.decoders.base import class_scores
+from whitebox.pictures import blend
 from whitebox.runs import Run
 
 if TYPE_CHECKING:

@@ -315,7 +315,7 @@ def _draw_projected(records: Sequence[Record], tokens: str, stem: Path) -> None:
     if not drawn:
         return
     kind = "layer" if tokens == "Z" else "cross-attention"
-    labels = (f"R($P_l^T${tokens}) (nats)", f"R($P_l^T${tokens}) / R({tokens}) (%)")
+    labels = (f"R(Pₗᵀ{tokens}) (nats)", f"R(Pₗᵀ{tokens}) / R({tokens}) (%)")
     with figure_style() as colours:
         figure, panels = _panels(len(drawn), 1.5, rows=2)
         for number, (record, projection) in enumerate(drawn):
@@ -339,13 +339,18 @@ def _draw_projected(records: Sequence[Record], tokens: str, stem: Path) -> None:
                 axes.set_ylabel(label)
         most = max(len(projection["subspaces"]) for _, projection in drawn)
         handles = [
-            Line2D([], [], color=colours[index % len(colours)], marker="o", markersize=3, label=f"$P_{{{index + 1}}}$")
+            Line2D([], [], color=colours[index % len(colours)], marker="o", markersize=3, label=f"P{_small(index + 1)}")
             for index in range(most)
         ]
         handles.append(Line2D([], [], color="0.5", linewidth=0.8, linestyle="--", label="own layer"))
         rule = rule_of(records[0])
         tokens_are = _tokens(rule) if tokens == "Z" else "Class embeddings as they are"
         _finish(figure, handles, _caption(records, _rates(rule, tokens_are)), stem)
+
+
+def _small(number: int) -> str:
+    """A number as a subscript."""
+    return str(number).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def _draw_spectra(records: Sequence[Record], stem: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from analysis.record import Record, RecordError
 from analysis.show.tables import Table
-from whitebox.terminal import table_console
+from whitebox.terminal import print_line, table_console
 
 Renderer = Callable[[Sequence[Record], Path], Mapping[str, Table]]
 
@@ -68,9 +68,9 @@ def render(records: Sequence[Record], folder: Path, name: str | None = None) -> 
             table.write(folder / "tables" / f"{stem}{suffix}")
             console.print(table.to_rich())
         for note in notes(group):
-            console.print(note, highlight=False, soft_wrap=True, markup=False)
+            print_line(console, note)
         if tables:
-            console.print(f"Figures and tables: {folder}/*/{stem}*", highlight=False, soft_wrap=True, markup=False)
+            print_line(console, f"Figures and tables: {folder}/*/{stem}*")
 
 
 def joint_name(records: Sequence[Record]) -> str:

@@ -11,13 +11,14 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.record import Record, RecordError
 from whitebox.files import write_text
+from whitebox.text import csv_text, latex, markdown
 
 if TYPE_CHECKING:
     import rich.table
@@ -63,6 +64,13 @@ class Table:
         """The rows as text, as a reader sees them."""
         return [[_shown(cell, column) for cell, column in zip(row, self.columns, strict=True)] for row in self.rows]
 
+    def _escaped(self, escape: Callable[[str], str]) -> list[list[str]]:
+        """As ``shown``, where cells that are text, and may be anybody's, are escaped."""
+        return [
+            [escape(text) if isinstance(cell, str) else text for cell, text in zip(row, texts, strict=True)]
+            for row, texts in zip(self.rows, self.shown(), strict=True)
+        ]
+
     def numeric(self) -> list[bool]:
         """Which columns hold numbers, and so are set flush right."""
         return [all(not isinstance(row[index], str) for row in self.rows) for index in range(len(self.columns))]
@@ -72,7 +80,8 @@ class Table:
         wide = [any(isinstance(row[index], Estimate) for row in self.rows) for index in range(len(self.columns))]
         heading: list[str] = []
         for column, is_wide in zip(self.columns, wide, strict=True):
-            heading += [column.name, f"{column.name} low", f"{column.name} high"] if is_wide else [column.name]
+            name = csv_text(column.name)
+            heading += [name, f"{name} low", f"{name} high"] if is_wide else [name]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(heading)
@@ -82,32 +91,33 @@ class Table:
                 if isinstance(cell, Estimate):
                     values += [cell.value, cell.low, cell.high]
                 else:
-                    values += [cell, None, None] if is_wide else [cell]
+                    value = csv_text(cell) if isinstance(cell, str) else cell
+                    values += [value, None, None] if is_wide else [value]
             writer.writerow(["" if value is None or value != value else value for value in values])
         return text.getvalue()
 
     def to_markdown(self) -> str:
         """A pipe table with the caption below; summary rows are bold."""
-        lines = [[_escape(column.name, _MARKDOWN) for column in self.columns]]
+        lines = [[markdown(column.name) for column in self.columns]]
         lines.append(["---:" if numeric else "---" for numeric in self.numeric()])
-        for index, row in enumerate(self.shown()):
+        for index, row in enumerate(self._escaped(markdown)):
             bold = "**" if index >= len(self.rows) - self.summary_rows else ""
-            lines.append([f"{bold}{_escape(text, _MARKDOWN)}{bold}" if text else "" for text in row])
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{_escape(self.caption, _MARKDOWN)}\n"
+            lines.append([f"{bold}{text}{bold}" if text else "" for text in row])
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{markdown(self.caption)}\n"
 
     def to_latex(self) -> str:
         r"""A ``table`` environment for the package booktabs, text escaped; ``\input`` takes it as it is."""
         alignment = "".join("r" if numeric else "l" for numeric in self.numeric())
-        body = [" & ".join(_escape(text, _LATEX) for text in row) + r" \\" for row in self.shown()]
+        body = [" & ".join(row).replace(DASH, "--") + r" \\" for row in self._escaped(latex)]
         if 0 < self.summary_rows < len(body):
             body.insert(len(body) - self.summary_rows, r"\midrule")
         lines = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escape(self.caption, _LATEX)}}}",
+            rf"\caption{{{latex(self.caption)}}}",
             rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
-            " & ".join(_escape(column.name, _LATEX) for column in self.columns) + r" \\",
+            " & ".join(latex(column.name) for column in self.columns) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -119,16 +129,17 @@ class Table:
     def to_rich(self) -> rich.table.Table:
         """For the terminal."""
         from rich.table import Table as RichTable
-        from rich.text import Text
 
-        table = RichTable(caption=Text(self.caption), caption_justify="left")
+        from whitebox.terminal import plain
+
+        table = RichTable(caption=plain(self.caption), caption_justify="left")
         for column, numeric in zip(self.columns, self.numeric(), strict=True):
-            table.add_column(Text(column.name), justify="right" if numeric else "left")
+            table.add_column(plain(column.name), justify="right" if numeric else "left")
         for index, row in enumerate(self.shown()):
             left = len(self.rows) - index
             summary = left <= self.summary_rows
             table.add_row(
-                *(Text(text) for text in row),
+                *(plain(text) for text in row),
                 style="bold" if summary else None,
                 end_section=left == self.summary_rows + 1,
             )
@@ -166,6 +177,8 @@ def per_class_table(record: Record) -> Table:
     caption = f"{record.model}{variant} on {record.data.name} {record.data.split}, n = {record.n} images."
     if resamples is not None:
         caption += f" Brackets: 95 % interval over images, {resamples} bootstrap resamples, seed {seed}."
+    if record.settings.get("mean_over") == "labelled":
+        caption += " mIoU over the classes that are in the truth."
     columns = (Column("Class"), Column("IoU (%)"), Column("Acc (%)"), Column("Label pixels (%)"))
     return Table(columns, tuple(rows), caption, summary_rows=3)
 
@@ -230,19 +243,3 @@ def _shown(cell: Cell, column: Column) -> str:
     if isinstance(cell, int):
         return str(cell)
     return DASH if math.isnan(cell) else f"{cell:.{column.decimals}f}"
-
-
-_MARKDOWN = str.maketrans({"|": r"\|", "*": r"\*", "_": r"\_", "`": r"\`"})
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        DASH: "--",
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-    }
-)
-
-
-def _escape(text: str, table: dict[int, str]) -> str:
-    return text.translate(table)

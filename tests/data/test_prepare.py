@@ -23,7 +23,8 @@ from PIL import Image
 from whitebox.config import dataset_names, resolve
 from whitebox.data import build_dataset, unpack
 from whitebox.data.images import read_label
-from whitebox.data.prepare import MARKER, RECIPES, Archive, Prepared, find_recipe, prepare
+from whitebox.data.prepare import MARKER, Prepared, prepare
+from whitebox.data.published import PUBLISHED, Archive, find_published
 from whitebox.data.readers import READERS, class_list
 from whitebox.errors import ConfigError, DataError, InUseError
 from whitebox.lock import Lock
@@ -60,10 +61,10 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes a recipe expect the given counts, and other changes."""
+    """Makes a published expect the given counts, and other changes."""
 
     def change(name: str, **changes: Any) -> None:
-        monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], **changes))
+        monkeypatch.setitem(PUBLISHED, name, replace(PUBLISHED[name], **changes))
 
     return change
 
@@ -76,7 +77,7 @@ def fails(name: str, root: Path, *sources: object, **changes: Any) -> str:
     with pytest.raises(DataError) as caught:
         make(name, root, *sources, **changes)
     assert "\n" not in str(caught.value)
-    assert not (root / RECIPES[name].folder).exists()
+    assert not (root / PUBLISHED[name].folder).exists()
     return str(caught.value)
 
 
@@ -107,31 +108,31 @@ def ade(folder: Path, train: int = 3, val: int = 2, side: int = 16) -> Path:
     return folder
 
 
-# --- recipes ---------------------------------------------------------------------------------------------------------
+# --- what is published -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_fit_the_configurations(name: str) -> None:
-    recipe = RECIPES[name]
-    assert recipe.dataset in dataset_names()
-    config = resolve("segmenter-linear-tiny", recipe.dataset, (), "root").data
-    made = recipe.config(Path("root"))
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_datasets_fit_the_configurations(name: str) -> None:
+    published = PUBLISHED[name]
+    assert published.dataset in dataset_names()
+    config = resolve("segmenter-linear-tiny", published.dataset, (), "root").data
+    made = published.config(Path("root"))
     assert (made.name, made.kind, made.root, made.path) == (config.name, config.kind, config.root, config.path)
     assert made.reduce_zero_label == config.reduce_zero_label
-    assert {config.train_split, config.val_split} <= set(recipe.counts)
-    for kind in recipe.kinds:
-        assert set(recipe.counts) <= set(READERS[kind].splits)  # type: ignore[attr-defined]
-    assert all(bool(archive.url) != bool(recipe.get_it) for archive in recipe.archives)
+    assert {config.train_split, config.val_split} <= set(published.counts)
+    for kind in published.kinds:
+        assert set(published.counts) <= set(READERS[kind].splits)  # type: ignore[attr-defined]
+    assert all(bool(archive.url) != bool(published.get_it) for archive in published.archives)
     algorithms = {
-        archive.checksum.partition(":")[0]: archive.checksum for archive in recipe.archives if archive.checksum
+        archive.checksum.partition(":")[0]: archive.checksum for archive in published.archives if archive.checksum
     }
     assert all(len(text) == len(f"{key}:{hashlib.new(key).hexdigest()}") for key, text in algorithms.items())
 
 
 def test_names() -> None:
-    assert find_recipe("coco-stuff").name == "coco-stuff164k"
+    assert find_published("coco-stuff").name == "coco-stuff164k"
     with pytest.raises(ConfigError, match=r"Nothing prepares 'ade20'; did you mean 'ade20k'\? There are: ade20k, "):
-        find_recipe("ade20")
+        find_published("ade20")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_names() -> None:
     ],
 )
 def test_places(name: str, path: str, place: str | None) -> None:
-    assert RECIPES[name].place(path) == place
+    assert PUBLISHED[name].place(path) == place
 
 
 # --- the samples -----------------------------------------------------------------------------------------------------
@@ -177,17 +178,17 @@ def test_samples(shared: Path, tmp_path: Path, name: str, form: str) -> None:
             archive.add(source, "x")
         source = tmp_path / "own.tar.gz"
     message = fails(name, tmp_path, source)
-    published = RECIPES[name].counts
+    published = PUBLISHED[name].counts
     assert f"{name} is incomplete: " + ", ".join(f"{s} {counts[s]} of {published[s]}" for s in counts) in message
     assert "--allow-partial" in message
 
     listener = Listener()
     prepared = make(name, tmp_path, source, reporter=listener, allow_partial=True)
     assert prepared.counts == counts and not prepared.complete
-    assert RECIPES[name].licence in listener.lines[0]
+    assert PUBLISHED[name].licence in listener.lines[0]
     assert listener.lines[-1].startswith(f"{name} is ready in {tmp_path}")
     assert not (tmp_path / ".prepare").exists()
-    config = resolve("segmenter-linear-tiny", RECIPES[name].dataset, (), tmp_path).data
+    config = resolve("segmenter-linear-tiny", PUBLISHED[name].dataset, (), tmp_path).data
     for split, count in counts.items():
         dataset = build_dataset(config, split, augment=False)
         assert len(dataset) == count
@@ -537,7 +538,7 @@ def test_progress_is_drawn(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     from rich.console import Console
 
-    from whitebox import progress
+    from whitebox.cli import progress
 
     screen = io.StringIO()
     monkeypatch.setattr(progress, "Console", lambda: Console(file=screen, force_terminal=True, width=100))

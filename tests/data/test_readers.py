@@ -15,7 +15,7 @@ from whitebox.config import DataConfig, configs_folder, dataset_names
 from whitebox.data import GENERATED, READERS, build_dataset, dataset_info, readers, shapes
 from whitebox.data.readers import FileSource, Layout, class_list, label_table
 from whitebox.errors import ConfigError, DataError, WhiteboxError
-from whitebox.models.palette import distinct_palette
+from whitebox.palette import distinct_palette
 
 MakeFolder = Callable[..., DataConfig]
 

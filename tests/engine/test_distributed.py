@@ -21,6 +21,7 @@ from whitebox import load_model
 from whitebox.data import build_dataset
 from whitebox.engine import checkpoint, distributed
 from whitebox.engine import train as training
+from whitebox.engine import update as updating
 from whitebox.engine.checkpoint import training_states
 from whitebox.engine.distributed import evaluate_together, join, on_main
 from whitebox.engine.train import Interrupted, train
@@ -122,12 +123,12 @@ def test_an_evaluation_is_shared(images: int, one: Path, tmp_path: Path) -> None
 
 
 def broken_image(folder: Path) -> None:
-    original = training._collate
+    original = training.collate
 
     def collate(loaded: Any) -> Any:
         return original(([DataError("photo.jpg is cut short.")], 0.0) if os.environ["RANK"] == "1" else loaded)
 
-    training._collate = collate
+    training.collate = collate
     run(folder, {})
 
 
@@ -201,7 +202,7 @@ ALL_OPTIONS: Options = {**AVERAGED, "train__checkpointing": True, "train__compil
 
 def traced_alone(target: Any, *arguments: Any) -> None:
     """Without inductor, which writes C++ for a minute: what would be compiled is traced and run as it is."""
-    training.COMPILER = "eager"
+    updating.COMPILER = "eager"
     target(*arguments)
 
 
@@ -222,7 +223,7 @@ def test_all_options_compose(tmp_path: Path) -> None:
 
 def sharded(target: Any, *arguments: Any) -> None:
     """accelerate shards models on GPUs only; on CPUs (gloo) torch can, if accelerate's state says so."""
-    original = training.Accelerator
+    original = distributed.Accelerator
 
     def accelerator(**options: Any) -> Any:
         made = original(**options)
@@ -231,7 +232,7 @@ def sharded(target: Any, *arguments: Any) -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
         return made
 
-    training.Accelerator = accelerator  # type: ignore[misc]
+    distributed.Accelerator = accelerator  # type: ignore[misc]
     target(*arguments)
 
 
@@ -273,7 +274,7 @@ def test_sharding_that_cannot_be(
             self.is_fsdp2 = version == "2"
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setattr(training, "Accelerator", Sharding)
+    monkeypatch.setattr(distributed, "Accelerator", Sharding)
     with pytest.raises(ConfigError, match=message):
         train(tiny(**options), tmp_path / "run", Quiet(), device="cpu")
 

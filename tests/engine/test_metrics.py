@@ -1,7 +1,9 @@
 """Scores against the official implementation's vectors, mmsegmentation, and counting by hand."""
 
 import json
+import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,3 +237,48 @@ def test_counts_on_a_gpu():
     prediction, label = random_pair(0)
     counts = image_counts(prediction.cuda(), label.cuda(), 7)
     assert counts.is_cuda and torch.equal(counts.cpu(), image_counts(prediction, label, 7))
+
+
+# --- the mean over labelled classes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plain_absent", "ade847_like", "pc459_like", "voc20b_like"])
+def test_labelled_classes_are_detectron2s(shared: Path, name: str) -> None:
+    folder = shared / "golden" / "sed_steps"
+    expected = json.loads((folder / "sed_eval_data.json").read_text("utf-8"))["evaluator"][name]
+    with np.load(folder / "sed_eval_data.npz") as arrays:
+        pairs = [
+            (torch.from_numpy(arrays[f"eval.{name}.pred{index}"].astype(np.int64)), arrays[f"eval.{name}.gt{index}"])
+            for index in range(3)
+        ]
+    counts = torch.stack(
+        [
+            image_counts(
+                prediction.clamp(max=expected["num_classes"] - 1),  # of PAS-20b's names the last are background
+                torch.from_numpy(label),
+                expected["num_classes"],
+                expected["ignore"],
+            )
+            for prediction, label in pairs
+        ]
+    )
+    found = scores(counts, "labelled")
+    assert 100 * found.miou == pytest.approx(expected["mIoU"], abs=1e-9)
+    assert 100 * found.macc == pytest.approx(expected["mACC"], abs=1e-9)
+    assert 100 * found.aacc == pytest.approx(expected["pACC"], abs=1e-9)
+    iou_K = [math.nan if value is None else value for value in expected["IoU"]]
+    np.testing.assert_allclose(100 * found.iou_K, iou_K, atol=1e-9)
+    ours = scores(counts).miou
+    assert 100 * ours == pytest.approx(expected["mIoU_if_absent_but_predicted_count_as_zero"], abs=1e-9)
+
+
+def test_a_class_that_is_predicted_alone_is_left_out_of_the_labelled() -> None:
+    counts_N3K = np.array([[[4, 0, 0], [4, 1, 0], [5, 0, 0]], [[2, 0, 0], [2, 0, 0], [2, 0, 0]]])
+    occurring, labelled = scores(counts_N3K), scores(counts_N3K, "labelled")
+    assert occurring.iou_K[1] == 0
+    assert np.isnan(labelled.iou_K[1:]).all()
+    assert labelled.miou == labelled.iou_K[0] == occurring.iou_K[0] == 2 * occurring.miou
+    assert labelled.macc == occurring.macc
+    ends = bootstrap(counts_N3K, 50, mean_over="labelled").miou
+    assert ends[0] >= 0.8  # of single draws: 4 / 5 or 1, never halved by the class that is not there
+    assert paired_bootstrap(counts_N3K, counts_N3K, 50, mean_over="labelled").miou == (0, 0)

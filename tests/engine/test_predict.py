@@ -11,8 +11,9 @@ from torch import nn
 
 from whitebox.config import DataConfig, InferenceConfig
 from whitebox.engine.inference import predict_labels, segment
-from whitebox.engine.predict import ComparisonSaver, colourise, overlay, predict_files, save_label, side_by_side
+from whitebox.engine.predict import ComparisonSaver, predict_files
 from whitebox.errors import ConfigError, DataError
+from whitebox.pictures import colourise, overlay, save_label, side_by_side
 
 INFERENCE = InferenceConfig(window=16, stride=16)
 CLASSES = ("red thing", "green thing", "blue thing")

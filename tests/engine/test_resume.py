@@ -23,7 +23,8 @@ from whitebox import cli
 from whitebox.data.shapes import CLASSES
 from whitebox.engine import checkpoint
 from whitebox.engine import train as training
-from whitebox.engine.checkpoint import WEIGHTS, training_states
+from whitebox.engine.checkpoint import training_states
+from whitebox.engine.header import WEIGHTS
 from whitebox.engine.train import Interrupted, train
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.models import build
@@ -230,7 +231,7 @@ def command(folder: Path, *more: str) -> list[str]:
 
 def signalled(folder: Path, number: int, when: str, more: tuple[str, ...]) -> None:
     """The command, which sends itself a signal after step 4, or in the first evaluation."""
-    from whitebox import progress
+    from whitebox.cli import progress
 
     def stepped(self: Any, step: int) -> None:
         if step == 4 and when == "step":

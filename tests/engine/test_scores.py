@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 import whitebox
 from whitebox.config import InferenceConfig
-from whitebox.engine import inference as engine
-from whitebox.engine.inference import anchors, predict_labels, probabilities, segment
+from whitebox.engine import assembly
+from whitebox.engine.inference import predict_labels, probabilities, segment
+from whitebox.engine.windows import anchors
 from whitebox.models import EncoderConfig, Segmentor, build
 from whitebox.models.decoders.segvit import SegViTConfig
 
@@ -85,7 +86,7 @@ def test_equals_the_plain_reference(
     how: str,
     tile: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(engine, "_ON_CPU", tile)
+    monkeypatch.setattr(assembly, "_ON_CPU", tile)
     views = [(photo(*size), False), (photo(*size), True), (photo(size[0] + 9, size[1] + 5), False)]
     expected = reference(model, views, shape, window, stride, NORMALISE[how])
     found = probabilities(model, views, shape, window, stride, batch=3, scores=how)
@@ -135,7 +136,7 @@ def test_released_model_whole_and_sliding(shared: Path, tmp_path: Path) -> None:
             assert_near(z_BND, vectors[f"mid.feat{index}"].flatten(2).transpose(1, 2))
         assert_near(model(as_pixels(model, vectors["in.whole"])), vectors["out.whole"])
 
-        view = engine._ScoreView((80, 112), False, 64, 43)
+        view = assembly._ScoreView((80, 112), False, 64, 43)
         for number, (top, left) in enumerate((top, left) for top in view.tops for left in view.lefts):
             said = model.predict(as_pixels(model, vectors["in.slide"][..., top : top + 64, left : left + 64]))
             assert said.shares_BKK is not None

@@ -16,9 +16,12 @@ import whitebox
 from whitebox.config import RunConfig, from_dict, resolve
 from whitebox.data import build_dataset
 from whitebox.engine import train as training
+from whitebox.engine import update as updating
 from whitebox.engine.checkpoint import training_states
 from whitebox.engine.evaluate import evaluate
-from whitebox.engine.train import MetricsLog, StepTimes, learning_rate, train
+from whitebox.engine.log import MetricsLog, StepTimes
+from whitebox.engine.optimisation import learning_rate
+from whitebox.engine.train import train
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
 
 TINY = {**child_runs.TINY, "encoder.depth": 1, "train.save_every_steps": None}
@@ -165,7 +168,7 @@ def test_the_moving_average_is_what_is_evaluated_and_saved(tmp_path: Path) -> No
     """EMA after n steps from the weights of every step; the first update starts it."""
     seen: list[dict[str, torch.Tensor]] = []
     learners: list[Any] = []
-    original = training._Learner.update
+    original = training.Learner.update
 
     def update(self: Any, *arguments: Any) -> Any:
         found = original(self, *arguments)
@@ -174,7 +177,7 @@ def test_the_moving_average_is_what_is_evaluated_and_saved(tmp_path: Path) -> No
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Learner, "update", update)
+        patch.setattr(training.Learner, "update", update)
         train(config(train__ema=0.75), tmp_path / "run", Quiet())
     average = seen[0]
     for state in seen[1:]:
@@ -190,7 +193,7 @@ def test_the_moving_average_is_what_is_evaluated_and_saved(tmp_path: Path) -> No
 def test_options_that_change_no_number(
     option: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "COMPILER", "eager")  # traced, not translated to C++
+    monkeypatch.setattr(updating, "COMPILER", "eager")  # traced, not translated to C++
     train(config(**{option: True}), tmp_path / "run", Quiet())
     assert losses(tmp_path / "run") == losses(finished)
     assert same(weights(tmp_path / "run"), weights(finished))
@@ -235,8 +238,8 @@ class TestWhatStopsIt:
             calls += 1
             return original(model, images, labels) * (float("nan") if calls == 5 else 1)
 
-        original = training.summed_loss
-        monkeypatch.setattr(training, "summed_loss", spoiled)
+        original = updating.summed_loss
+        monkeypatch.setattr(updating, "summed_loss", spoiled)
         with pytest.raises(
             TrainingError,
             match=r"^The loss is nan at step 4 \(epoch 1, learning rate .*, images train_.*not updated. Lower optim.lr",
@@ -246,14 +249,14 @@ class TestWhatStopsIt:
 
     def test_a_gradient_that_is_not_finite(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """With and without clipping: the loss alone may still look right."""
-        original = training.summed_loss
+        original = updating.summed_loss
 
         def spoiled(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             loss = original(model, images, labels)
             loss.register_hook(lambda gradient: gradient * float("inf"))
             return loss
 
-        monkeypatch.setattr(training, "summed_loss", spoiled)
+        monkeypatch.setattr(updating, "summed_loss", spoiled)
         for name, clip in (("clipped", 1.0), ("plain", None)):
             with pytest.raises(TrainingError, match=r"^The gradient is (nan|inf) at step 0 .*weights were not updated"):
                 train(config(optim__clip_grad=clip), tmp_path / name, Quiet())

@@ -19,10 +19,11 @@ from whitebox.config import DataConfig, InferenceConfig, resolve
 from whitebox.data import Sample
 from whitebox.engine.encoded import EncodedImages
 from whitebox.engine.evaluate import evaluate
-from whitebox.engine.inference import predict_labels, predict_many, probabilities, resize_image, segment, windows
+from whitebox.engine.inference import predict_labels, predict_many, probabilities, segment, windows
 from whitebox.engine.metrics import image_counts
 from whitebox.engine.predict import predict_files
 from whitebox.engine.video import predict_videos
+from whitebox.engine.windows import resize_image
 from whitebox.models import DECODERS, Segmentor, build
 
 WHOLE = InferenceConfig(window=None)

@@ -16,7 +16,8 @@ import whitebox
 from whitebox.api import load_run
 from whitebox.config import resolve
 from whitebox.data import dataset_info
-from whitebox.engine.checkpoint import WEIGHTS, save_model
+from whitebox.engine.checkpoint import save_model
+from whitebox.engine.header import WEIGHTS
 from whitebox.errors import CheckpointError
 from whitebox.interop.segvit import _config, _released, is_segvit, load_segvit
 from whitebox.models import Encoder, EncoderConfig, build

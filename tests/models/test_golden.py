@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 import whitebox
 from whitebox.config import OptimConfig
-from whitebox.engine.train import build_optimizer, learning_rate, summed_loss
+from whitebox.engine.optimisation import build_optimizer, learning_rate
+from whitebox.engine.update import summed_loss
 from whitebox.models import Segmentor, intervene, record
 from whitebox.models.attention import CBSA, TSSA, SubspaceAttention, UntiedSubspaces
 from whitebox.models.decoders.crate import CrateLayer, ista

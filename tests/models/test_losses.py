@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whitebox.models.cross_entropy import summed_cross_entropy
 from whitebox.models.decoders.base import Prediction
 from whitebox.models.losses import ATMLoss, CrossEntropy, DiceCrossEntropy, Loss, present_classes, sigmoid_focal
-from whitebox.models.tail import summed_cross_entropy
 
 
 def case(B: int = 3, K: int = 4, stages: int = 2) -> tuple[Prediction, Tensor]:

@@ -11,7 +11,7 @@ from whitebox.models import EncoderConfig, Segmentor, build, intervene, record
 from whitebox.models.decoders.depict_sa import DepictSAConfig
 from whitebox.models.decoders.segmenter_linear import SegmenterLinearConfig
 from whitebox.models.interventions import OPERATIONS
-from whitebox.models.palette import distinct_palette
+from whitebox.palette import distinct_palette
 
 
 def small(decoder: object = DepictSAConfig(head_dim=16), **encoder: object) -> Segmentor:

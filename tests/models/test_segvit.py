@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import whitebox
 from whitebox.config import OptimConfig
-from whitebox.engine.recipe import build_optimizer, learning_rate
+from whitebox.engine.optimisation import build_optimizer, learning_rate
 from whitebox.errors import ConfigError, ModelError
 from whitebox.interop.segvit import head_tensors
 from whitebox.models import Encoder, EncoderConfig, Segmentor, build, record

@@ -307,9 +307,9 @@ def profile_command(
     from analysis.measures.profile import Setting, measure, open_subject
     from analysis.record import write_record
     from analysis.show.render import render
+    from whitebox.cli.progress import image_progress
     from whitebox.config import resolve
     from whitebox.errors import ConfigError
-    from whitebox.progress import image_progress
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -384,8 +384,8 @@ def measure_runs(
     """
     from analysis.record import write_record
     from analysis.show.render import render
+    from whitebox.cli.progress import image_progress
     from whitebox.engine.distributed import leave
-    from whitebox.progress import image_progress
     from whitebox.runs import open_run
 
     paths, overrides = runs_and_overrides(runs)

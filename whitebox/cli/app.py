@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from whitebox.errors import WhiteboxError
+from whitebox.errors import OutputError, WhiteboxError
 from whitebox.extras import opencv_explained
+from whitebox.text import require_text, shown
 
-app = typer.Typer(
+
+class App(typer.Typer):
+    """A Typer app in whose paths ``~`` is the home directory; of ``-o=~/x`` a shell does not make it."""
+
+    def command(self, *names: Any, **settings: Any) -> Callable[[Any], Any]:
+        register = super().command(*names, **settings)
+
+        def decorate(function: Any) -> Any:
+            @functools.wraps(function)
+            def expanded(**given: Any) -> Any:
+                return function(**{key: _expanded(value) for key, value in given.items()})
+
+            register(expanded)
+            return function
+
+        return decorate
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_expanded(each) for each in value]
+    return value.expanduser() if isinstance(value, Path) else value
+
+
+app = App(
     name="whitebox",
     help="Train, evaluate and dissect white-box decoders for semantic segmentation.",
     epilog="Any command with --debug shows the traceback of an error.",
@@ -45,8 +72,8 @@ def runs_and_overrides(items: list[str] | None) -> tuple[list[Path], list[str]]:
     """Runs are what has no ``=`` (or is there as a file); without any, all finished runs below results/."""
     from whitebox.runs import finished_runs
 
-    overrides = [item for item in items or () if "=" in item and not Path(item).exists()]
-    runs = [Path(item) for item in items or () if item not in overrides]
+    overrides = [item for item in items or () if "=" in item and not os.path.exists(item)]
+    runs = [Path(item).expanduser() for item in items or () if item not in overrides]
     return runs or finished_runs(), overrides
 
 
@@ -60,19 +87,37 @@ def main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def say(line: object, *, err: bool = False) -> None:
+    """One line on standard output or, for errors, on standard error; text of others in it does nothing."""
+    typer.echo(shown(line), err=err)
+
+
 def main() -> None:
     """Entry point: one line and an exit code for what the user can mend, a traceback with --debug or for our bugs."""
     debug = "--debug" in sys.argv or bool(os.environ.get("WHITEBOX_DEBUG"))
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding lacks letters
     try:
+        _require_working_folder()
         with opencv_explained():
+            for argument in sys.argv[1:]:
+                require_text(argument, "The argument")
             app()
     except WhiteboxError as error:
         if debug:
             traceback.print_exc()
         elif os.environ.get("LOCAL_RANK", "0") == "0":  # one line a machine: what is missing may be missing on one
-            typer.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
         code = error.exit_code
     else:
         return
     sys.exit(code)  # not above: the error would keep its frames, and so a data loader, whose end Python would wait for
+
+
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise OutputError("The folder this command was started in was deleted: change to another one.") from None

@@ -19,6 +19,7 @@ from whitebox.cli.app import (
     common_folder,
     main_process,
     runs_and_overrides,
+    say,
 )
 from whitebox.errors import ConfigError
 
@@ -50,8 +51,8 @@ def compare_command(
     from analysis.measures.compare import compare, distinct_names
     from analysis.record import write_record
     from analysis.show.render import render
-    from whitebox.api import weights_file
     from whitebox.engine.distributed import leave
+    from whitebox.engine.header import weights_file
     from whitebox.runs import open_run
 
     paths, overrides = runs_and_overrides(runs)
@@ -84,7 +85,7 @@ def summary_command(
     whitebox summary results/camvid
     """
     from analysis.show.summary import find_records, render, summarise
-    from whitebox.terminal import table_console
+    from whitebox.terminal import print_line, table_console
 
     places = folders or [Path("results")]
     if missing := [str(place) for place in places if not place.is_dir()]:
@@ -96,8 +97,8 @@ def summary_command(
     console = table_console()
     console.print(table.to_rich())
     for line in summary.missing:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"Figure and table: {folder}/*/summary*", highlight=False, soft_wrap=True, markup=False)
+        print_line(console, line)
+    print_line(console, f"Figure and table: {folder}/*/summary*")
 
 
 @app.command(name="intervene")
@@ -126,8 +127,9 @@ def intervene_command(
     from analysis.record import describe_weights, write_record
     from analysis.show.render import render
     from whitebox.config import to_yaml
-    from whitebox.engine.checkpoint import WEIGHTS, save_model
+    from whitebox.engine.checkpoint import save_model
     from whitebox.engine.distributed import leave, on_main
+    from whitebox.engine.header import WEIGHTS
     from whitebox.files import write_text
     from whitebox.models import Segmentor, intervene
     from whitebox.runs import Run, open_run
@@ -165,13 +167,13 @@ def intervene_command(
         record = compare(before, after, seed, [note])
         write_record(record, folder / "records")
         render([record], folder)
-        typer.echo(f"Run saved in {folder}. Next: whitebox orthogonality {folder}")
+        say(f"Run saved in {folder}. Next: whitebox orthogonality {folder}")
 
 
 def _evaluated(run: Run, name: str, split: str | None, limit: int | None, output: Path | None) -> Evaluated:
     """With a bar where the images have to be predicted."""
     from analysis.measures.compare import evaluated
-    from whitebox.progress import image_progress
+    from whitebox.cli.progress import image_progress
 
     with image_progress(f"evaluating {name}", None) as advance:
         return evaluated(run, name, split, limit, output, advance)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from whitebox.cli.app import DataRoot, Overrides, app
+from whitebox.cli.app import App, DataRoot, Overrides, app, say
 
-data_app = typer.Typer(help="Prepare, check and show datasets.", no_args_is_help=True)
+data_app = App(help="Prepare, check and show datasets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="A name of `whitebox datasets`.")]
 
@@ -38,10 +38,10 @@ def prepare_command(
     whitebox data prepare ade20k --from ~/Downloads/ADEChallengeData2016.zip
     whitebox data prepare cityscapes --from leftImg8bit_trainvaltest.zip --from gtFine_trainvaltest.zip
     """
+    from whitebox.cli.progress import TransferProgress
     from whitebox.data.prepare import prepare
-    from whitebox.progress import TransferProgress
 
-    root = data_root or Path(os.environ.get("WHITEBOX_DATA") or "data")
+    root = data_root or Path(os.environ.get("WHITEBOX_DATA") or "data").expanduser()
     try:
         with TransferProgress() as progress:
             prepared = prepare(
@@ -50,9 +50,9 @@ def prepare_command(
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
-    dataset = prepared.recipe.dataset
+    dataset = prepared.published.dataset
     where = "" if data_root is None else f" --data-root {data_root}"
-    typer.echo(f"Next: whitebox data check {dataset}{where}, whitebox data show {dataset}{where}")
+    say(f"Next: whitebox data check {dataset}{where}, whitebox data show {dataset}{where}")
 
 
 @data_app.command(name="check")
@@ -70,9 +70,9 @@ def check_command(
     whitebox data check camvid
     whitebox data check folder data.path=photos data.reduce_zero_label=true
     """
+    from whitebox.cli.progress import image_progress
     from whitebox.config import resolve
     from whitebox.data.check import check_dataset, print_report
-    from whitebox.progress import image_progress
     from whitebox.terminal import table_console
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
@@ -99,20 +99,20 @@ def show_command(
     \b
     whitebox data show camvid -n 8 -o camvid.png
     """
+    from whitebox.cli.progress import image_progress
     from whitebox.config import resolve
     from whitebox.data.show import show_dataset
-    from whitebox.progress import image_progress
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
     split = split or config.train_split or config.val_split
     path = output or Path(f"{config.name}-{Path(split).name or 'all'}.png")
     with image_progress(f"drawing {config.name}", None) as advance:
         show_dataset(config, split, count, path, (127.5, 127.5, 127.5), seed, advance)
-    typer.echo(f"Picture: {path}")
+    say(f"Picture: {path}")
 
 
 def _config_name(name: str) -> str:
     """The configuration of a dataset that `data prepare` calls otherwise."""
-    from whitebox.data.prepare import RECIPES
+    from whitebox.data.published import PUBLISHED
 
-    return RECIPES[name].dataset if name in RECIPES else name
+    return PUBLISHED[name].dataset if name in PUBLISHED else name

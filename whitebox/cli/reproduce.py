@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from whitebox.cli.analysis import Limit, Seed, Split
-from whitebox.cli.app import DataRoot, Device, app
+from whitebox.cli.app import DataRoot, Device, app, say
 from whitebox.errors import ConfigError
 
 
@@ -48,8 +48,8 @@ def reproduce_command(
         raise ConfigError("Name a paper or a figure; `whitebox reproduce --list` lists them.")
     from experiments.experiment import Setting
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
+    from whitebox.cli.progress import image_progress
     from whitebox.cli.training import train
-    from whitebox.progress import image_progress
     from whitebox.runs import open_run
     from whitebox.terminal import table_console
 
@@ -61,9 +61,9 @@ def reproduce_command(
         return
     for each in needed:
         if each.differs:
-            typer.echo(f"{each.model} is shown by {each.folder}, which has {', '.join(each.differs)}.")
+            say(f"{each.model} is shown by {each.folder}, which has {', '.join(each.differs)}.")
         if each.folder is None:
-            typer.echo(f"{each.model} has no run on {dataset} below {runs}/: it is trained now.")
+            say(f"{each.model} has no run on {dataset} below {runs}/: it is trained now.")
             train(each.model, overrides, dataset=dataset, data_root=data_root, output=runs, resume=True, device=device)
     opened = [open_run(each.folder or runs / f"{each.model}-{dataset}", None, data_root, (), device) for each in needed]
     setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)

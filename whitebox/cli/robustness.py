@@ -75,7 +75,7 @@ def robustness_command(
     from analysis.maths.perturbation import parse_levels
     from analysis.measures.corruptions import Corrupted, corruption_record, measure_corruptions
     from analysis.measures.noise import Noise, measure_noise
-    from whitebox.runs import open_run
+    from whitebox.runs import open_run, require_same_classes
 
     paths, overrides = runs_and_overrides(runs)
     if noise is not None:
@@ -114,19 +114,3 @@ def robustness_command(
 
     require_same_classes([*paths, *([reference] if reference else [])])
     measure_runs("robustness", runs, measure, dataset=dataset, data_root=data_root, device=device, output=output)
-
-
-def require_same_classes(paths: list[Path]) -> None:
-    """Raise a ConfigError, before anything is measured, where models could not share a figure."""
-    from whitebox.models.segmentor import unnamed_classes
-    from whitebox.runs import class_names
-
-    first = class_names(paths[0])
-    for path in paths[1:]:
-        names = class_names(path)
-        unnamed = unnamed_classes(len(first)) in (first, names)  # some official checkpoints do not say their classes
-        if names != first and not (unnamed and len(names) == len(first)):
-            raise ConfigError(
-                f"{path} has other classes ({len(names)}: {', '.join(names[:3])}, ...) than {paths[0]} ({len(first)}: "
-                f"{', '.join(first[:3])}, ...): name runs of one dataset."
-            )

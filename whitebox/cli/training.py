@@ -18,6 +18,7 @@ from whitebox.cli.app import (
     common_folder,
     main_process,
     runs_and_overrides,
+    say,
 )
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
@@ -62,10 +63,10 @@ def train(
         typer.echo(to_yaml(config), nl=False)
         return
     from analysis.measures.evaluation import evaluation_record, report_evaluation, report_training
-    from whitebox.engine.checkpoint import WEIGHTS
+    from whitebox.cli.progress import TrainingProgress
+    from whitebox.engine.header import WEIGHTS
     from whitebox.engine.train import Interrupted
     from whitebox.engine.train import train as run_training
-    from whitebox.progress import TrainingProgress
 
     folder = output / (name or f"{model}-{dataset}")
     try:
@@ -75,7 +76,7 @@ def train(
             )
     except Interrupted as stopped:
         if main_process():
-            typer.echo(str(stopped), err=True)
+            say(str(stopped), err=True)
         raise typer.Exit(stopped.exit_code) from None
     except KeyboardInterrupt:
         typer.echo("Stopped at once; the same command with --resume goes on from the last saved state.", err=True)
@@ -92,7 +93,7 @@ def train(
         split=config.data.val_split,
     )
     report_evaluation(record, evaluation, folder)
-    typer.echo(f"Run saved in {folder}. Next: whitebox predict {folder} PHOTO -o out")
+    say(f"Run saved in {folder}. Next: whitebox predict {folder} PHOTO -o out")
 
 
 @app.command(name="eval")
@@ -131,10 +132,10 @@ def evaluate_command(
 
 def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output: Path | None) -> Record:
     from analysis.measures.evaluation import evaluation_record, report_evaluation
+    from whitebox.cli.progress import image_progress
     from whitebox.data import build_dataset
     from whitebox.engine.distributed import evaluate_together
     from whitebox.engine.predict import ComparisonSaver
-    from whitebox.progress import image_progress
 
     model, config = run.model, run.config
     images = build_dataset(config.data, split, augment=False)
@@ -154,7 +155,7 @@ def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output:
     if main_process():
         report_evaluation(record, evaluation, folder)
         if pictures.written:
-            typer.echo(f"Pictures: {pictures.folder}")
+            say(f"Pictures: {pictures.folder}")
     return record
 
 
@@ -177,9 +178,9 @@ def predict(
     whitebox predict results/depict-sa-tiny-camvid drive.mp4 -o out/ --labels
     whitebox predict results/depict-sa-tiny-camvid frames/ -o out/ --video drive.mp4 --fps 30
     """
+    from whitebox.cli.progress import image_progress
     from whitebox.engine.predict import predict_files
     from whitebox.engine.video import is_video, predict_videos
-    from whitebox.progress import image_progress
     from whitebox.runs import open_run
 
     videos = inputs if video else [path for path in inputs if is_video(path)]
@@ -203,7 +204,7 @@ def predict(
             result = predict_files(
                 model, photos, output, config.inference, config.data, probabilities=probabilities, on_file=on_file
             )
-        typer.echo(f"{counted - len(result.failed)} of {counted} images segmented into {output}")
+        say(f"{counted - len(result.failed)} of {counted} images segmented into {output}")
         failed += result.failed
     if videos:
         result = predict_videos(
@@ -218,10 +219,10 @@ def predict(
             progress=image_progress,
         )
         for path in result.written:
-            typer.echo(f"Video: {path}")
+            say(f"Video: {path}")
         failed += result.failed
     for _, reason in failed:
-        typer.echo(f"error: {reason}", err=True)
+        say(f"error: {reason}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -252,7 +253,8 @@ def convert(
     """
     from whitebox.api import load_run
     from whitebox.config import to_yaml
-    from whitebox.engine.checkpoint import WEIGHTS, save_model
+    from whitebox.engine.checkpoint import save_model
+    from whitebox.engine.header import WEIGHTS
     from whitebox.files import write_text
 
     for option, value, known in (("from", origin, ("official", "mmseg")), ("to", target, ("whitebox", "mmseg"))):
@@ -274,12 +276,12 @@ def convert(
     if target == "mmseg":
         from whitebox.interop.mmseg import to_mmseg
 
-        typer.echo(f"Saved {output} and its config {to_mmseg(model, config, output)}.")
+        say(f"Saved {output} and its config {to_mmseg(model, config, output)}.")
         return
     save_model(output / WEIGHTS, model, config)
     write_text(output / "config.yaml", to_yaml(config))
-    typer.echo(str(model.load_report))
-    typer.echo(f"Saved in {output}. Next: whitebox predict {output} PHOTO -o out")
+    say(str(model.load_report))
+    say(f"Saved in {output}. Next: whitebox predict {output} PHOTO -o out")
 
 
 @app.command()

@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from whitebox.config import DataConfig
 from whitebox.data import build_dataset, dataset_info
-from whitebox.data.images import IGNORE, UInt8, read_image, read_label
-from whitebox.data.prepare import RECIPES, Recipe, read_marker
-from whitebox.data.readers import GENERATED, READERS, Folder, Layout, Listing, label_table
+from whitebox.data.images import IGNORE, UInt8, orientation, read_image, read_label
+from whitebox.data.learnable import ONE_CLASS, hopeless
+from whitebox.data.prepare import read_marker
+from whitebox.data.published import PUBLISHED, Published
+from whitebox.data.readers import GENERATED, READERS, Folder, Layout, Listing, label_table, unlike_sizes
 from whitebox.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class SplitReport:
     pixels_256: Int64 = field(default_factory=lambda: np.zeros(256, np.int64))  # by stored value
     occurs_256: Int64 = field(default_factory=lambda: np.zeros(256, np.int64))  # labels a stored value occurs in
     unlabelled: int = 0  # labels without a pixel that counts
+    turned_images: int = 0  # good pairs whose image, or label, has an EXIF orientation
+    turned_labels: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height) of images
     problems: list[str] = field(default_factory=list)
 
@@ -55,7 +59,10 @@ class SplitReport:
 
 @dataclass
 class DatasetReport:
-    """What ``check_dataset`` found. ``problems`` are what training would fail on or silently suffer from."""
+    """What ``check_dataset`` found.
+
+    ``problems`` are what training would fail on or silently suffer from, ``doubts`` what only its owner can judge.
+    """
 
     config: DataConfig
     classes: Sequence[str]
@@ -63,6 +70,7 @@ class DatasetReport:
     splits: list[SplitReport]
     problems: list[str]
     notes: list[str]
+    doubts: list[str] = field(default_factory=list)  # what may be right, and should be looked at
 
     def ignored(self, split: SplitReport) -> float:
         """Share of pixels that do not count, 0..1."""
@@ -106,7 +114,7 @@ def check_dataset(
     optional = () if splits else ("test",)
     splits = list(dict.fromkeys(splits or filter(None, (config.train_split, config.val_split))))
     reader = READERS[config.kind]
-    if not isinstance(reader, (Layout, Folder)):
+    if not isinstance(reader, Layout | Folder):
         return _check_drawn(config, classes, splits, on_image)
 
     reports, listings = [], []
@@ -166,9 +174,8 @@ def _read_split(report: SplitReport, listing: Listing, workers: int) -> Iterator
     report.images, report.labels = len(listing.names), len(listing.labels)
     if listing.listed:
         report.labels = sum(name in listing.labels for name in listing.names)
-    else:
-        orphans = sorted(set(listing.labels) - set(listing.names))
-        report.problems += [f"Label {listing.labels[name]} has no image." for name in orphans]
+    report.problems += listing.doubled
+    report.problems += [lack.finding() for lack in listing.unpaired()]
     if not listing.names:
         report.problems.append(f"{listing.image_folder} holds no images.")
 
@@ -196,20 +203,14 @@ def _add(
     report: SplitReport, listing: Listing, name: str, image: UInt8 | DataError | None, label: UInt8 | DataError | None
 ) -> None:
     """Count one pair, or note what is wrong with it."""
-    if image is None:
-        report.problems.append(f"Image {name} of the dataset's list is not in {listing.image_folder}.")
-    if label is None:
-        where = listing.images.get(name, name)
-        report.problems.append(f"Image {where} has no label in {listing.label_folder}.")
     report.problems += [str(each) for each in (image, label) if isinstance(each, DataError)]
     if not isinstance(image, np.ndarray) or not isinstance(label, np.ndarray):
         return
     if image.shape[:2] != label.shape:
-        report.problems.append(
-            f"Label {listing.labels[name]} is {label.shape[1]} x {label.shape[0]} px but its image "
-            f"{listing.images[name]} is {image.shape[1]} x {image.shape[0]} px."
-        )
+        report.problems.append(unlike_sizes(listing.images[name], image, listing.labels[name], label))
         return
+    report.turned_images += orientation(listing.images[name]) > 1
+    report.turned_labels += orientation(listing.labels[name]) > 1
     counts_256 = _count(report, image, label, listing.table_256)
     unknown = np.flatnonzero((listing.table_256 == _UNKNOWN) & (counts_256 > 0))
     if unknown.size:
@@ -230,22 +231,22 @@ def _count(report: SplitReport, image: UInt8, label: UInt8, table_256: UInt8) ->
     return counts_256
 
 
-def _recipe(config: DataConfig) -> Recipe | None:
-    return next((recipe for recipe in RECIPES.values() if config.kind in recipe.kinds), None)
+def _published(config: DataConfig) -> Published | None:
+    return next((published for published in PUBLISHED.values() if config.kind in published.kinds), None)
 
 
 def _judge_counts(report: DatasetReport, allow_partial: bool) -> None:
-    recipe = _recipe(report.config)
-    if recipe is None:
+    published = _published(report.config)
+    if published is None:
         return
     short = {
-        split.name: (split.images, recipe.counts[split.name])
+        split.name: (split.images, published.counts[split.name])
         for split in report.splits
-        if split.name in recipe.counts and split.images != recipe.counts[split.name]
+        if split.name in published.counts and split.images != published.counts[split.name]
     }
     if not short:
         return
-    marker = read_marker(Path(report.config.root, recipe.folder)) or {}
+    marker = read_marker(Path(report.config.root, published.folder)) or {}
     accepted: Mapping[str, int] = marker.get("images", {})
     line = "Not the complete dataset: " + ", ".join(
         f"{name} has {count} of {all_} images" for name, (count, all_) in short.items()
@@ -257,16 +258,39 @@ def _judge_counts(report: DatasetReport, allow_partial: bool) -> None:
 
 
 def _judge_labels(report: DatasetReport) -> None:
+    if len(report.classes) == 1:
+        report.problems.append(f"{report.config.name}: {ONE_CLASS}.")
+    if doubled := [name for name, count in Counter(report.classes).items() if count > 1]:
+        report.doubts.append(f"{len(doubled)} names are those of several classes: {_listed(doubled)}.")
     for split in report.splits:
         if split.unlabelled:
             report.notes.append(f"{split.name}: {split.unlabelled} labels have no pixel that counts.")
-        if split.checked:
-            absent = [report.classes[k] for k in np.flatnonzero(report.class_pixels(split) == 0).tolist()]
-            if absent:
-                names = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if len(absent) > 6 else "")
-                report.notes.append(f"{split.name}: {len(absent)} classes never occur: {names}.")
-            if len(absent) == len(report.classes):
-                report.problems.append(f"{split.name}: no label has a pixel of any class.")
+        if not split.checked:
+            continue
+        absent = [report.classes[k] for k in np.flatnonzero(report.class_pixels(split) == 0).tolist()]
+        if problem := hopeless(split.name, report.classes, report.table_256, split.pixels_256):
+            report.problems.append(problem)
+        elif absent and split.pixels_256[IGNORE] and report.config.kind == "folder":
+            report.doubts.append(
+                f"{split.name}: {len(absent)} classes never occur: {_listed(absent)}; and 255, which is ignored, "
+                f"covers {report.ignored(split):.1%}: data.label_map={{255:CLASS}} gives it a class."
+            )
+        elif absent:
+            report.notes.append(f"{split.name}: {len(absent)} classes never occur: {_listed(absent)}.")
+        if split.turned_images:
+            report.doubts.append(
+                f"{split.name}: {split.turned_images} images have an EXIF orientation, their labels are read as "
+                "stored; `data show` shows whether they fit."
+            )
+        if split.turned_labels:
+            report.doubts.append(
+                f"{split.name}: {split.turned_labels} labels have an EXIF orientation, which is not applied to labels; "
+                "`data show` shows whether they fit."
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _about_zero(report: DatasetReport, reader: Layout | Folder) -> list[str]:
@@ -298,14 +322,16 @@ def print_report(report: DatasetReport, console: Console, most: int | None = 50)
     """Tables, notes, and problems (the first ``most`` of a split; None: all)."""
     from rich.table import Table
 
+    from whitebox.terminal import plain, print_line
+
     folder = Path(report.config.root, report.config.path)
     where = "drawn, no files" if report.config.kind in GENERATED else str(folder)
-    console.print(f"{report.config.name} ({where}): {len(report.classes)} classes", highlight=False, soft_wrap=True)
+    print_line(console, f"{report.config.name} ({where}): {len(report.classes)} classes")
     table = Table("split", "images", "labels", "good pairs", "stored values", "ignored", "sizes (px)", box=None)
     for split in report.splits:
         stored = split.stored()
         table.add_row(
-            split.name,
+            plain(split.name),
             str(split.images),
             str(split.labels),
             str(split.checked),
@@ -318,7 +344,7 @@ def print_report(report: DatasetReport, console: Console, most: int | None = 50)
     if shown:
         table = Table("", "class", box=None)
         for split in shown:
-            table.add_column(f"{split.name} % of labelled px", justify="right")
+            table.add_column(plain(f"{split.name} % of labelled px"), justify="right")
             table.add_column("images", justify="right")
         pixels, images = [report.class_pixels(s) for s in shown], [report.class_images(s) for s in shown]
         for k, name in enumerate(report.classes):
@@ -327,19 +353,23 @@ def print_report(report: DatasetReport, console: Console, most: int | None = 50)
             cells = []
             for pixels_K, images_K in zip(pixels, images, strict=True):
                 cells += [f"{100 * pixels_K[k] / max(pixels_K.sum(), 1):.3f}", str(images_K[k])]
-            table.add_row(str(k), name, *cells)
+            table.add_row(str(k), plain(name), *cells)
         console.print(table)
     for note in report.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        print_line(console, f"note: {note}")
+    for doubt in report.doubts:
+        print_line(console, f"look: {doubt}")
     shown_problems = report.problems if most is None else report.problems[:most]
     for problem in shown_problems:
-        console.print(f"problem: {problem}", style="red", highlight=False, soft_wrap=True, markup=False)
+        print_line(console, f"problem: {problem}", style="red")
     if len(shown_problems) < len(report.problems):
         hidden = len(report.problems) - len(shown_problems)
-        console.print(f"... and {hidden} more problems; --all shows them", highlight=False, soft_wrap=True)
-    count = len(report.problems)
+        print_line(console, f"... and {hidden} more problems; --all shows them")
+    count, doubts = len(report.problems), len(report.doubts)
     verdict = f"{count} problem{'s' if count > 1 else ''}" if count else "nothing is wrong"
-    console.print(f"{report.config.name}: {verdict}", highlight=False, soft_wrap=True)
+    if doubts and not count:
+        verdict = f"no problem, and {doubts} thing{'s' if doubts > 1 else ''} to look at"
+    print_line(console, f"{report.config.name}: {verdict}")
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:

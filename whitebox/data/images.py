@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from whitebox.errors import DataError
+from whitebox.memory import free_bytes, readable
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -32,6 +35,8 @@ cv2.setNumThreads(0)
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_MOST_PIXELS = 2**30  # OpenCV's own limit
+_ORIENTATION = 0x0112  # the tag of EXIF
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
@@ -58,6 +63,36 @@ def _read_bytes(path: Path, what: str) -> bytes:
     return content
 
 
+_pillow = threading.Lock()
+
+
+def _opened(content: bytes) -> Image.Image:
+    """A file opened by Pillow and not decoded yet, without Pillow's limit: we have our own."""
+    with _pillow:  # the limit is global
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(content))
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _require_room(path: Path, what: str, content: bytes, bytes_a_pixel: int) -> None:
+    """Refuse a file by the size it says, before it is decoded."""
+    try:
+        with silent_decoders(), _opened(content) as image:
+            width, height = image.size
+    except _PILLOW_ERRORS:
+        return  # a format that only OpenCV knows, or no image, which is said later
+    if width * height > _MOST_PIXELS:
+        raise DataError(f"{what} {path} has {width} x {height} px, more than 2^30 in all: make it smaller, or cut it.")
+    needed, free = width * height * bytes_a_pixel, free_bytes()
+    if needed > free:
+        raise DataError(
+            f"{what} {path} has {width} x {height} px, which need {readable(needed)} of memory, and {readable(free)} "
+            "are free: make it smaller, or cut it."
+        )
+
+
 def _is_complete(content: bytes) -> bool:
     """Whether the file holds all it promises; OpenCV fills what is missing with grey and says nothing."""
     if content.startswith(_JPEG_START) and content.rstrip(b"\0").endswith(_JPEG_END):
@@ -66,7 +101,7 @@ def _is_complete(content: bytes) -> bool:
         return True
     # Data may follow the end of an image (motion photos), and other formats have no end mark: decode to know.
     try:
-        with silent_decoders(), Image.open(io.BytesIO(content)) as image:
+        with silent_decoders(), _opened(content) as image:
             image.load()
     except UnidentifiedImageError:
         return True  # a format that only OpenCV knows, and OpenCV refuses what it cannot decode
@@ -82,38 +117,106 @@ def read_image(path: str | os.PathLike[str]) -> UInt8:
     transparency is dropped (the colours below it stay).
 
     Raises:
-        DataError: the file is missing, empty, cut short, or not an image.
+        DataError: the file is missing, empty, cut short, not an image, of floating point, or too large for the memory.
     """
     path = Path(path)
     content = _read_bytes(path, "Image")
+    _require_room(path, "Image", content, bytes_a_pixel=6)  # as decoded, and as RGB
     if not _is_complete(content):
         raise DataError(f"Image {path} is damaged or cut short: replace or remove it.")
-    try:
-        with silent_decoders():
-            image_HW3 = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # more pixels than OpenCV allows
-        image_HW3 = None
+    image_HW3 = _decoded(content, cv2.IMREAD_COLOR)
     if image_HW3 is None:
-        raise DataError(f"Image {path} is damaged, no image, or of a kind that is not known: replace or remove it.")
+        raise DataError(f"Image {path} {_why_not_read(content)}")
     return cv2.cvtColor(image_HW3, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 
+def _decoded(content: bytes, how: int) -> npt.NDArray[Any] | None:
+    try:
+        with silent_decoders():
+            return cv2.imdecode(np.frombuffer(content, np.uint8), how)
+    except cv2.error:  # more pixels, or more channels, than OpenCV allows
+        return None
+
+
+def _why_not_read(content: bytes) -> str:
+    """The end of the line about a file that cannot become 8-bit RGB."""
+    stored = _decoded(content, cv2.IMREAD_UNCHANGED)
+    if stored is None:
+        return "is damaged, no image, or of a kind that is not known: replace or remove it."
+    if stored.dtype.kind == "f":
+        return f"holds floating point numbers ({stored.dtype}): save it with integers of 8 or 16 bits."
+    channels = 1 if stored.ndim == 2 else stored.shape[2]
+    return f"holds {channels} channels of {stored.dtype}: save it with 3 channels (or 1) of 8 or 16 bits."
+
+
 def read_label(path: str | os.PathLike[str]) -> UInt8:
-    """A label file as the class indices it stores, shape (H, W), uint8. Palette PNGs give their indices.
+    """A label file as the class indices it stores, shape (H, W), uint8.
+
+    Palette images give their indices. A GIF has no other way to be grey: there a grey palette gives its grey values.
+    Floating point is read where all numbers are whole. An EXIF orientation is not applied.
 
     Raises:
-        DataError: the file is missing, empty, cut short, no image, in colour, or holds values above 255.
+        DataError: the file is missing, empty, cut short, no image, in colour, too large for the memory, or holds values
+            above 255, or fractions.
     """
     path = Path(path)
     content = _read_bytes(path, "Label")
+    _require_room(path, "Label", content, bytes_a_pixel=2)
     try:
-        with silent_decoders(), Image.open(io.BytesIO(content)) as image:
+        with silent_decoders(), _opened(content) as image:
             mode, label = image.mode, np.asarray(image)
+            if image.format == "GIF" and mode == "P":
+                label = _grey_values(image, label)
+            frames = getattr(image, "n_frames", 1) if image.format == "GIF" else 1
+    except UnidentifiedImageError:
+        stored = _decoded(content, cv2.IMREAD_UNCHANGED)  # TIFF of 64-bit numbers, for one
+        if stored is None:
+            raise DataError(f"Label {path} is damaged, cut short, or no image: replace or remove it.") from None
+        mode, label, frames = f"{stored.dtype}", stored, 1
     except _PILLOW_ERRORS:
         raise DataError(f"Label {path} is damaged, cut short, or no image: replace or remove it.") from None
-    if label.ndim != 2 or label.dtype.kind == "f":
-        raise DataError(f"Label {path} is a colour image (mode {mode}): labels hold one class index a pixel.")
+    if frames > 1:
+        raise DataError(f"Label {path} is an animation of {frames} frames: labels are one image.")
+    if label.ndim != 2:
+        raise DataError(f"Label {path} {_why_no_label(mode, label)}")
+    if label.dtype.kind == "f" and not (np.isfinite(label).all() and (label == np.rint(label)).all()):
+        raise DataError(
+            f"Label {path} holds floating point numbers with fractions (mode {mode}): labels hold one class index a "
+            "pixel, as integers of 8 or 16 bits."
+        )
     if label.size and (label.min() < 0 or label.max() > 255):
         value = int(label.max() if label.max() > 255 else label.min())
         raise DataError(f"Label {path} holds the value {value}: class indices lie in 0..253, and 255 is ignored.")
     return label.astype(np.uint8)
+
+
+def _grey_values(image: Image.Image, label: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The grey values behind the indices of a palette, where all that are used are grey; else the indices."""
+    palette = np.zeros((256, 3), np.uint8)
+    stored = np.array(image.getpalette() or [], np.uint8).reshape(-1, 3)
+    palette[: len(stored)] = stored
+    used = palette[np.unique(label)]
+    return palette[label, 0] if (used == used[:, :1]).all() else label
+
+
+def _why_no_label(mode: str, label: npt.NDArray[Any]) -> str:
+    """The end of the line about a label of several channels."""
+    needed = "labels hold one class index a pixel"
+    if mode in ("LA", "La", "PA"):
+        return f"has transparency (mode {mode}): {needed}, so save it without."
+    if label.shape[2] >= 3 and (label[..., :3] == label[..., :1]).all():
+        return f"is a colour image (mode {mode}) of equal channels: {needed}, so save one channel of it."
+    return f"is a colour image (mode {mode}): {needed}."
+
+
+def orientation(path: str | os.PathLike[str]) -> int:
+    """The EXIF orientation of an image file, 1 (upright) to 8; 1 where it has none, or cannot be opened."""
+    try:
+        content = Path(path).read_bytes()
+        if content.startswith(_PNG_START) and b"eXIf" not in content:
+            return 1  # Pillow would decode all of it to look behind the pixels
+        with silent_decoders(), _opened(content) as image:
+            found = image.getexif().get(_ORIENTATION, 1)
+    except _PILLOW_ERRORS:
+        return 1
+    return found if found in range(1, 9) else 1

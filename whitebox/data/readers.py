@@ -5,10 +5,12 @@ Folder layouts are those of the datasets' owners; class names and colours lie in
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,18 +18,19 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from whitebox.config import DataConfig
+from whitebox.config import DataConfig, nearest
 from whitebox.data import open_shapes, shapes
-from whitebox.data.images import IGNORE, IMAGE_SUFFIXES, UInt8, read_image, read_label
+from whitebox.data.images import IGNORE, IMAGE_SUFFIXES, UInt8, orientation, read_image, read_label
 from whitebox.errors import ConfigError, DataError
-from whitebox.models.palette import distinct_palette
+from whitebox.palette import distinct_palette
+from whitebox.text import composed, require_text
 
 Classes = tuple[str, ...]
 Palette = tuple[tuple[int, int, int], ...]
 
 _UNKNOWN = 254  # in label tables: a stored value that means nothing
 MAX_CLASSES = 254
-_LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # without loss, unlike JPEG
+_LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # without loss, unlike JPEG
 _HELP = "give the folder that holds it with --data-root or WHITEBOX_DATA; `whitebox datasets` shows each folder"
 
 # The 19 evaluated classes in the order of their train ids (cityscapesscripts/helpers/labels.py).
@@ -124,10 +127,12 @@ class FileSource:
         pair = self.pairs[index]
         image, stored = read_image(pair.image), read_label(pair.label)
         if image.shape[:2] != stored.shape:
-            raise DataError(
-                f"Label {pair.label} is {stored.shape[1]} x {stored.shape[0]} px but its image {pair.image} is "
-                f"{image.shape[1]} x {image.shape[0]} px: give both the same size."
-            )
+            raise DataError(unlike_sizes(pair.image, image, pair.label, stored))
+        return image, self.classes_of(index, stored)
+
+    def classes_of(self, index: int, stored: UInt8) -> UInt8:
+        """Class indices (H, W) of the stored values of a label; ``DataError`` names one without a class."""
+        pair = self.pairs[index]
         label = np.asarray(cv2.LUT(stored, self.table_256), np.uint8)
         if (label == _UNKNOWN).any():
             value = int(stored[label == _UNKNOWN].max())
@@ -136,7 +141,20 @@ class FileSource:
                 f"Label {pair.label} holds the value {value}, but {self.title} has {len(self.classes)} classes, stored "
                 f"as {known[0]}..{known[-1]} (255 is ignored): {self.hint}."
             )
-        return image, label
+        return label
+
+
+def unlike_sizes(image_path: str, image: UInt8, label_path: str, label: UInt8) -> str:
+    """The one line about an image and a label of different sizes."""
+    turned = [orientation(path) for path in (image_path, label_path)]
+    cure = "give both the same size"
+    if turned[0] != turned[1] and image.shape[:2] == label.shape[::-1]:
+        which, other, value = ("image", "label", turned[0]) if turned[0] > 1 else ("label", "image", turned[1])
+        cure = f"the {which} is turned by its EXIF orientation ({value}) and the {other} is not; save both upright"
+    return (
+        f"Label {label_path} is {label.shape[1]} x {label.shape[0]} px but its image {image_path} is "
+        f"{image.shape[1]} x {image.shape[0]} px: {cure}."
+    )
 
 
 @dataclass(frozen=True)
@@ -154,11 +172,103 @@ class Listing:
     image_folder: Path
     label_folder: Path
     listed: bool  # files that the list does not name are none of this split's business
+    doubled: Sequence[str] = ()  # a line for each file whose name another file has too
 
     def source(self) -> FileSource:
         """The pairs; ``DataError`` names the first file that lacks its partner."""
-        pairs = _paired(self.names, self.images, self.labels, self.image_folder, self.label_folder, self.listed)
+        if not self.names:
+            raise DataError(f"Dataset folder {self.image_folder} holds no images: put them there, or {_HELP}.")
+        for line in self.doubled:
+            raise DataError(line)
+        for lack in self.unpaired():
+            raise DataError(lack.advice())
+        pairs = [Pair(name, self.images[name], self.labels[name]) for name in self.names]
         return FileSource(self.title, self.classes, self.palette, pairs, self.table_256, self.hint)
+
+    def unpaired(self) -> Iterator[Lack]:
+        """What each file lacks that has no partner, with the reason where one can be seen."""
+        without_image = [name for name in self.names if name not in self.images]
+        without_label = [name for name in self.names if name not in self.labels]
+        orphans = [] if self.listed else sorted(set(self.labels) - set(self.names))
+        images, labels = _Beside(self.image_folder, "image"), _Beside(self.label_folder, "label")
+        explained = set()
+        for name in without_image:
+            owner, cure = f"Image {name} of the dataset's list is not", "add it, or take it off the list"
+            yield Lack(owner, self.image_folder, images.meant(name)[1], cure)
+        for name in without_label:
+            path, why = labels.meant(name)
+            explained.add(path)
+            owner = f"Image {self.images.get(name, name)} has no label"
+            yield Lack(owner, self.label_folder, why, "add it or remove the image")
+        for name in orphans:
+            if self.labels[name] not in explained:
+                owner = f"Label {self.labels[name]} has no image"
+                yield Lack(owner, self.image_folder, images.meant(name)[1], "add it or remove the label")
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A file without its partner.
+
+    Attributes:
+        owner: the file that is there, and what it lacks.
+        folder: where that was looked for.
+        why: a file there that may be meant, and why it is not taken; empty where there is none.
+        cure: what to do then.
+    """
+
+    owner: str
+    folder: Path
+    why: str
+    cure: str
+
+    def finding(self) -> str:
+        """What is missing."""
+        return f"{self.owner} in {self.folder}{self.why}."
+
+    def advice(self) -> str:
+        """What is missing, and what to do."""
+        of_that_name = "" if self.owner.endswith(" not") else " of that name"
+        return f"{self.owner}{of_that_name} in {self.folder}{self.why or f': {self.cure}'}."
+
+
+class _Beside:
+    """What lies in a folder of images or labels, to find what was meant where a name is missing."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self.folder, self.what = folder, what
+
+    @functools.cached_property
+    def files(self) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Files of other kinds by their stem; and all by their stem without what is before, or after, a _ or -."""
+        kinds = {"label": _LABEL_SUFFIXES, "image": IMAGE_SUFFIXES}[self.what]
+        same: dict[str, Path] = {}
+        alike: dict[str, Path] = {}
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name[0] != "."):
+            stem = composed(path.relative_to(self.folder).with_suffix("").as_posix())
+            if path.suffix.lower() not in kinds:
+                same.setdefault(stem, path)
+            above, slash, own = stem.rpartition("/")
+            for found in re.finditer("[_-]", own):
+                for part in (own[: found.start()], own[found.end() :]):
+                    alike.setdefault(f"{above}{slash}{part}", path)
+        return same, alike
+
+    def meant(self, name: str) -> tuple[str, str]:
+        """A file that may be meant by ``name``, and why it is not taken; empty where there is none."""
+        same, alike = self.files
+        if name in same:
+            path = same[name]
+            lossy = self.what == "label" and path.suffix.lower() in (".jpg", ".jpeg")
+            why = "JPEG changes label values" if lossy else f"that is no kind of {self.what} that is read"
+            return str(path), f", only {path}: {why}, save it as {'PNG' if self.what == 'label' else 'PNG or JPEG'}"
+        if name in alike:
+            path, last = alike[name], name.rpartition("/")[2]
+            cure = "give both the same stem"
+            if self.what == "label" and composed(path.name).startswith(last):
+                cure += f", or set data.label_suffix={composed(path.name)[len(last) :]}"
+            return str(path), f", only {path}, whose stem differs: {cure}"
+        return "", ""
 
 
 @dataclass(frozen=True)
@@ -203,10 +313,11 @@ class Layout:
             _require_folder(root / folder, config.name)
         if list_file and not (root / list_file).is_file():
             raise DataError(f"The list {root / list_file} of dataset {config.name} is missing: {_HELP}.")
-        have_images = _files(root / images, (self.image_suffix,))
+        have_images, doubled_images = _files(root / images, (self.image_suffix,))
+        have_labels, doubled_labels = _files(root / labels, (self.label_suffix,), self.other_labels)
         if list_file:
             lines = (line.strip() for line in _read_text(root / list_file).splitlines())
-            names = [Path(line).as_posix() for line in lines if line]
+            names = [composed(Path(line).as_posix()) for line in lines if line]
         else:
             names = sorted(have_images, key=lambda name: name + self.image_suffix)  # as mmsegmentation orders them
         return Listing(
@@ -217,10 +328,11 @@ class Layout:
             hint="the file is not as the dataset's owners made it, replace it",
             names=names,
             images=have_images,
-            labels=_files(root / labels, (self.label_suffix,), self.other_labels),
+            labels=have_labels,
             image_folder=root / images,
             label_folder=root / labels,
             listed=bool(list_file),
+            doubled=[*doubled_images, *doubled_labels],
         )
 
 
@@ -238,9 +350,9 @@ class Folder:
         meta: dict[str, Any] = {}
         names: Sequence[str] = list(config.classes)
         if not names:
-            _require_folder(root, config.name)
+            _require_own(config)
             if (root / "classes.txt").is_file():
-                lines = _read_text(root / "classes.txt").splitlines()
+                lines = re.split(r"\r\n|\r|\n", _read_text(root / "classes.txt"))
                 names = [line.strip() for line in lines if line.strip()]
             elif (root / "meta.json").is_file():
                 meta = _read_meta(root / "meta.json")
@@ -250,15 +362,16 @@ class Folder:
                 f"Dataset folder {root} has {len(names) or 'no'} class names: give 1 to {MAX_CLASSES} as data.classes="
                 "[road,car,...], or one name a line in classes.txt there."
             )
+        classes = _checked(names, "data.classes" if config.classes else str(root))
         colours = config.palette or meta.get("palette")
         if not colours:
-            return tuple(names), distinct_palette(len(names))
+            return classes, distinct_palette(len(names))
         palette = _as_palette(colours)
         if len(palette) != len(names):
             raise ConfigError(
                 f"data.palette has {len(palette)} colours for {len(names)} classes: give one each or none."
             )
-        return tuple(names), palette
+        return classes, palette
 
     def source(self, config: DataConfig, split: str) -> FileSource:
         """The pairs of a split, complete and checked by name; no image is opened yet."""
@@ -266,8 +379,7 @@ class Folder:
 
     def listing(self, config: DataConfig, split: str) -> Listing:
         """The files of a split, whether or not they are complete."""
-        root = Path(config.root, config.path)
-        _require_folder(root, config.name)
+        root = _require_own(config)
         classes, palette = self.info(config)
         candidates = [root / name for name in ("masks", "annotations", "labels")]
         labels = next((folder for folder in candidates if folder.is_dir()), None)
@@ -280,13 +392,15 @@ class Folder:
                     "data.val_split=. to use all images in both."
                 )
         suffixes = (config.image_suffix,) if config.image_suffix else IMAGE_SUFFIXES
-        have_images = _files(root / "images" / split, suffixes)
+        have_images, doubled_images = _files(root / "images" / split, suffixes)
+        label_suffixes = (config.label_suffix,) if config.label_suffix else _LABEL_SUFFIXES
+        have_labels, doubled_labels = _files(labels / split, label_suffixes)
         return Listing(
             title=str(root),
             classes=classes,
             palette=palette,
-            table_256=label_table(len(classes), reduce_zero_label=config.reduce_zero_label),
-            hint="correct the file or the class list; "
+            table_256=_mapped(label_table(len(classes), reduce_zero_label=config.reduce_zero_label), config, classes),
+            hint="correct the file or the class list, or say with data.label_map which class a value means; "
             + (
                 "0 is ignored because of data.reduce_zero_label=true"
                 if config.reduce_zero_label
@@ -294,10 +408,11 @@ class Folder:
             ),
             names=sorted(have_images),
             images=have_images,
-            labels=_files(labels / split, _LABEL_SUFFIXES),
+            labels=have_labels,
             image_folder=root / "images" / split,
             label_folder=labels / split,
             listed=False,
+            doubled=[*doubled_images, *doubled_labels],
         )
 
 
@@ -389,6 +504,30 @@ READERS: dict[str, Reader] = {
 GENERATED = tuple(kind for kind, reader in READERS.items() if isinstance(reader, (Shapes, OpenShapes)))  # without files
 
 
+def reader_of(config: DataConfig) -> Reader:
+    """The reader of a dataset's kind.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if not config.kind:
+        raise ConfigError(f"Nothing is known of the dataset {config.name!r}: name one of ours with --dataset.")
+    if config.kind not in READERS:
+        hint = nearest(config.kind, list(READERS))
+        raise ConfigError(f"Unknown data.kind {config.kind!r}{hint} There are: {', '.join(READERS)}.")
+    return READERS[config.kind]
+
+
+def dataset_info(config: DataConfig) -> tuple[Classes, Palette]:
+    """Class names and RGB colours (0..255) of a dataset, without its files (``folder`` may have them in a file).
+
+    Raises:
+        ConfigError: unknown kind, or a palette that does not fit.
+        DataError: a ``folder`` without class names.
+    """
+    return reader_of(config).info(config)
+
+
 def label_table(
     num_classes: int, ids: Sequence[int] = (), stored_values: int = 0, reduce_zero_label: bool = False
 ) -> UInt8:
@@ -411,6 +550,18 @@ def label_table(
     return table_256
 
 
+def _mapped(table_256: UInt8, config: DataConfig, classes: Classes) -> UInt8:
+    """``table_256`` with the classes that ``data.label_map`` gives to stored values."""
+    for stored, index in config.label_map.items():
+        if index != IGNORE and index >= len(classes):
+            raise ConfigError(
+                f"data.label_map makes {stored} class {index}, and there are {len(classes)} classes: 0 to "
+                f"{len(classes) - 1}, or {IGNORE} for ignored."
+            )
+        table_256[stored] = index
+    return table_256
+
+
 def _as_palette(colours: Iterable[Sequence[int]]) -> Palette:
     try:
         palette = tuple((int(red), int(green), int(blue)) for red, green, blue in colours)
@@ -422,8 +573,11 @@ def _as_palette(colours: Iterable[Sequence[int]]) -> Palette:
 
 
 def _read_text(path: Path) -> str:
+    """A text file as an editor has saved it: UTF-8, or what its byte order mark says."""
     try:
-        return path.read_text("utf-8")
+        content = path.read_bytes()
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if marked else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}): it must be readable UTF-8 text.") from None
 
@@ -431,11 +585,23 @@ def _read_text(path: Path) -> str:
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(_read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}): correct it or use classes.txt.") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("classes"), list):
         raise DataError(f'{path} lacks "classes": [...]: add it, or put classes.txt in its place.')
-    return meta
+    for name in meta["classes"]:
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise DataError(f'"classes" in {path} holds {name!r:.60}, which is no name: write names in quotes.')
+    return {**meta, "classes": [str(name).strip() for name in meta["classes"]]}
+
+
+def _checked(names: Sequence[str], origin: str) -> Classes:
+    """Class names that can be saved and shown."""
+    for number, name in enumerate(names):
+        if not name.strip():
+            raise DataError(f"Class {number} of {origin} has no name: give it one.")
+        require_text(name, f"Class {number} of {origin},")
+    return tuple(names)
 
 
 def _unknown_split(title: str, split: str, splits: Iterable[str]) -> ConfigError:
@@ -444,45 +610,38 @@ def _unknown_split(title: str, split: str, splits: Iterable[str]) -> ConfigError
     return ConfigError(f"Dataset {title} has no split {split!r}: choose from {', '.join(splits)}.")
 
 
+def _require_own(config: DataConfig) -> Path:
+    """The folder of a ``folder`` dataset."""
+    root = Path(config.root, config.path)
+    if not root.is_dir():
+        here = "" if os.path.abspath(root) == os.path.abspath(config.path) else f" (and for {config.path} here)"
+        raise DataError(
+            f"Dataset {config.name} is not there, looked for the folder {root}{here}: give it as data.path=DIR, a path "
+            "here or below --data-root."
+        )
+    return root
+
+
 def _require_folder(folder: Path, title: str) -> None:
     if not folder.is_dir():
         raise DataError(f"Dataset {title} is not there, looked for the folder {folder}: {_HELP}.")
 
 
-def _files(folder: Path, suffixes: tuple[str, ...], others: tuple[str, ...] = ()) -> dict[str, str]:
-    """Names (path below ``folder`` without suffix) to paths. Hidden files are no data."""
+def _files(folder: Path, suffixes: tuple[str, ...], others: tuple[str, ...] = ()) -> tuple[dict[str, str], list[str]]:
+    """Names (path below ``folder`` without suffix, é as one character) to paths, and a line for each name twice there.
+
+    Hidden files are no data.
+    """
     found: dict[str, str] = {}
+    doubled: list[str] = []
     for parent, _, files in os.walk(folder, followlinks=True):
-        for file in files:
+        for file in sorted(files):
             suffix = next((end for end in suffixes if file.lower().endswith(end.lower())), None)
             if suffix is None or file.startswith(".") or (others and file.endswith(others)):
                 continue
             path = os.path.join(parent, file)
-            name = Path(path[: -len(suffix)]).relative_to(folder).as_posix()
+            name = composed(Path(path[: -len(suffix)]).relative_to(folder).as_posix())
             if name in found:
-                raise DataError(f"{found[name]} and {path} have the same stem: keep one of them.")
-            found[name] = path
-    return found
-
-
-def _paired(
-    names: Sequence[str],
-    have_images: Mapping[str, str],
-    have_labels: Mapping[str, str],
-    images: Path,
-    labels: Path,
-    listed: bool,
-) -> list[Pair]:
-    if not names:
-        raise DataError(f"Dataset folder {images} holds no images: put them there, or {_HELP}.")
-    for name in names:
-        if name not in have_images:
-            raise DataError(f"Image {name} of the dataset's list is not in {images}: add it, or take it off the list.")
-        if name not in have_labels:
-            raise DataError(
-                f"Image {have_images[name]} has no label of that name in {labels}: add it or remove the image."
-            )
-    extra = [] if listed else sorted(set(have_labels) - set(names))
-    if extra:
-        raise DataError(f"Label {have_labels[extra[0]]} has no image of that name in {images}: add it or remove it.")
-    return [Pair(name, have_images[name], have_labels[name]) for name in names]
+                doubled.append(f"{found[name]} and {path} have the same stem: keep one of them.")
+            found.setdefault(name, path)
+    return found, doubled

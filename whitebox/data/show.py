@@ -13,13 +13,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from whitebox.config import DataConfig
 from whitebox.data import build_dataset
 from whitebox.data.images import IGNORE, UInt8
 from whitebox.data.readers import Palette
 from whitebox.errors import ConfigError, DataError
+from whitebox.text import drawn, drawn_lines, font
 
 _HEIGHT = 200  # px of each panel
 _GAP = 6
@@ -109,17 +110,17 @@ def _label_panel(label_HW: UInt8, classes: Sequence[str], palette: Palette) -> I
     """Colours, and in the larger regions the class's name: palettes of many classes repeat themselves."""
     small_HW = np.asarray(_panel(label_HW, Image.Resampling.NEAREST))
     panel = Image.fromarray(_colours(palette)[small_HW])
-    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(_TEXT - 3)
+    draw, letters = ImageDraw.Draw(panel), font(_TEXT - 3)
     for k in np.unique(small_HW[small_HW < len(classes)]).tolist():
         inside = np.pad((small_HW == k).astype(np.uint8), 1)  # the border is an edge too
         depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
         y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        half = font.getlength(classes[k]) / 2 + 1
+        name = drawn(classes[k])
+        half = letters.getlength(name) / 2 + 1
         if depth[y, x] >= _TEXT and half < panel.width / 2:
             middle = min(max(float(x), half), panel.width - half)
-            draw.text(
-                (middle, int(y)), classes[k], fill="white", font=font, anchor="mm", stroke_width=1, stroke_fill=_INK
-            )
+            place = (middle, int(y))
+            draw.text(place, name, fill="white", font=letters, anchor="mm", stroke_width=1, stroke_fill=_INK)
     return panel
 
 
@@ -129,12 +130,12 @@ Entry = tuple[str, tuple[int, ...]]  # text, colour
 def _legend(pixels_256: npt.NDArray[np.int64], classes: Sequence[str], palette: Palette) -> list[Entry]:
     """Classes that occur, largest share first, and what is ignored."""
     order = np.argsort(-pixels_256[: len(classes)], kind="stable")
-    entries: list[Entry] = [(classes[k], tuple(palette[k])) for k in order if pixels_256[k]]
+    entries: list[Entry] = [(drawn(classes[k]), tuple(palette[k])) for k in order if pixels_256[k]]
     return [*entries, ("ignored", _IGNORED)] if pixels_256[IGNORE] else entries
 
 
 def _compose(title: str, rows: list[list[Image.Image]], names: list[str], legend: list[Entry]) -> Image.Image:
-    font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 2)
+    letters, small = font(_TEXT), font(_TEXT - 2)
     widths = [max(row[column].width for row in rows) for column in range(len(_HEADS))]
     block, columns = sum(widths) + _GAP * len(widths), 2 if len(rows) > 2 else 1
     per_column = math.ceil(len(rows) / columns)
@@ -144,18 +145,19 @@ def _compose(title: str, rows: list[list[Image.Image]], names: list[str], legend
     places: list[tuple[int, int, Entry]] = []
     x, y = _GAP, 2 * line + per_column * cell + _GAP
     for entry in legend:
-        needed = _TEXT + 3 * _GAP + int(font.getlength(entry[0]))
+        needed = _TEXT + 3 * _GAP + int(letters.getlength(entry[0]))
         if x > _GAP and x + needed > total:
             x, y = _GAP, y + line
         places.append((x, y, entry))
         x += needed
+    total = max([total, *(_TEXT + 3 * _GAP + int(letters.getlength(text)) for text, _ in legend)])
     canvas = Image.new("RGB", (total, y + line + _GAP), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((_GAP, line / 2 + 2), title, fill=_INK, font=font, anchor="lm")
+    draw.text((_GAP, line / 2 + 2), drawn_lines(title), fill=_INK, font=letters, anchor="lm")
     for number, (row, name) in enumerate(zip(rows, names, strict=True)):
         left = _GAP + (number // per_column) * (block + 3 * _GAP)
         top = 2 * line + (number % per_column) * cell
-        draw.text((left, top + _HEIGHT + _GAP + _TEXT / 2), name, fill=_INK, font=small, anchor="lm")
+        draw.text((left, top + _HEIGHT + _GAP + _TEXT / 2), drawn(name), fill=_INK, font=small, anchor="lm")
         for panel, width, head in zip(row, widths, _HEADS, strict=True):
             if number % per_column == 0:
                 draw.text((left, line * 1.5 + 2), head, fill=_INK, font=small, anchor="lm")
@@ -163,5 +165,5 @@ def _compose(title: str, rows: list[list[Image.Image]], names: list[str], legend
             left += width + _GAP
     for x, y, (text, colour) in places:
         draw.rectangle((x, y, x + _TEXT - 1, y + _TEXT - 1), fill=tuple(colour), outline="#404040")
-        draw.text((x + _TEXT + _GAP, y + _TEXT / 2), text, fill=_INK, font=font, anchor="lm")
+        draw.text((x + _TEXT + _GAP, y + _TEXT / 2), text, fill=_INK, font=letters, anchor="lm")
     return canvas

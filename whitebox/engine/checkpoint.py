@@ -1,8 +1,8 @@
 """Weights and training states on disk.
 
-``model.safetensors`` holds the weights; its header holds a JSON text under ``whitebox``: config, classes, palette,
-versions and git commit, so the file alone is enough to rebuild the model. ``checkpoints/step-STEP-SHA256.pt`` holds
-what resume needs; its checksum is in the name, so file and checksum appear in one rename (see whitebox/files.py).
+``model.safetensors`` holds the weights, and in its header what is needed to rebuild the model
+(``whitebox.engine.header``). ``checkpoints/step-STEP-SHA256.pt`` holds what resume needs; its checksum is in the name,
+so file and checksum appear in one rename (see whitebox/files.py).
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from whitebox import config as configuration
 from whitebox.config import RunConfig
+from whitebox.engine.header import HEADER, read_header
+from whitebox.engine.header import WEIGHTS as WEIGHTS
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.files import write_atomically
 from whitebox.models import Segmentor, build
 from whitebox.models.weights import load_strictly, read_pickle, read_tensors
 from whitebox.versions import versions
 
-WEIGHTS = "model.safetensors"
-HEADER = "whitebox"
 log = logging.getLogger("whitebox")
 
 KEPT = 2  # training states
@@ -58,37 +57,6 @@ def save_model(
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
     write_atomically(path, lambda target: save_file(tensors, target, metadata={HEADER: json.dumps(header)}))
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a ``model.safetensors``.
-
-    Raises:
-        CheckpointError: the file is missing, cut short, or was not written by whitebox.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as opened:
-            header = json.loads((opened.metadata() or {})[HEADER])
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is cut short or not a safetensors file; copy it again.") from error
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path} has no whitebox header, so its model is unknown; load it as encoder.weights=FILE."
-        ) from error
-    if not isinstance(header, dict) or not {"config", "classes", "palette"} <= header.keys():
-        raise CheckpointError(f"The header of {path} is incomplete; it was not written by whitebox.")
-    classes, palette = header["classes"], header["palette"]
-    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    coloured = isinstance(palette, list) and all(_is_colour(colour) for colour in palette)
-    if not (named and coloured and len(classes) == len(palette)):
-        raise CheckpointError(f"The header of {path} does not name and colour its classes; it is damaged.")
-    return header
-
-
-def _is_colour(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(part in range(256) for part in value)
 
 
 def load_weights(path: Path) -> tuple[Segmentor, RunConfig]:

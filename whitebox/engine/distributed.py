@@ -11,16 +11,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 
-from whitebox.config import DataConfig, InferenceConfig
+from whitebox.config import DataConfig, InferenceConfig, RunConfig
 from whitebox.engine.evaluate import Evaluation, LabelledImage, LabelledImages, evaluate
 from whitebox.errors import ConfigError, WhiteboxError
 
@@ -53,6 +54,33 @@ def join(device: str | None) -> PartialState:
         raise ConfigError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from error
     finally:
         os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+
+
+def accelerator_for(config: RunConfig, folder: Path, device: str | None) -> Accelerator:
+    """What runs a training on this device, at its precision, with the other processes.
+
+    Raises:
+        ConfigError: see ``join``; or the configuration is not possible there.
+    """
+    joined = join(device)
+    if config.train.precision == "fp16" and joined.device.type == "cpu":
+        raise ConfigError("train.precision=fp16 needs a GPU: choose fp32 or bf16.")
+    precision = {"fp32": "no"}.get(config.train.precision, config.train.precision)
+    AcceleratorState._reset_state()  # several runs in one process may differ in precision; accelerate keeps a singleton
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=joined.device.type == "cpu",
+        log_with=list(config.train.trackers) or None,
+        project_dir=folder,
+    )
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        if accelerator.distributed_type != DistributedType.FSDP:
+            raise ConfigError("FSDP needs GPUs: leave --use_fsdp out, and the processes train with DDP.")
+        if not accelerator.is_fsdp2:
+            raise ConfigError("Of FSDP only version 2 is known here: add --fsdp_version 2.")
+        if config.train.ema is not None:
+            raise ConfigError("train.ema keeps a whole model, which FSDP shards: use DDP, or train.ema=null.")
+    return accelerator
 
 
 def leave() -> None:
@@ -122,7 +150,7 @@ def evaluate_together(
     for index, part in enumerate(parts):
         names[index::processes] = part.names
         counts_N3K[index::processes] = part.counts_N3K
-    return Evaluation(tuple(names), counts_N3K)
+    return Evaluation(tuple(names), counts_N3K, parts[0].mean_over)
 
 
 class StopRequested(WhiteboxError):

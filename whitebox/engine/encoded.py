@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from whitebox.config import DataConfig, InferenceConfig
+from whitebox.engine.assembly import WindowedPhoto
 from whitebox.engine.evaluate import Evaluation, LabelledImages, images_to_evaluate, read_images
-from whitebox.engine.inference import Photo, Place, deliver, device_of, evaluating, photo_for, through
+from whitebox.engine.inference import device_of, evaluating, photo_for
 from whitebox.engine.metrics import counts_in_rows, label_rows
+from whitebox.engine.queue import Place, deliver, through
 from whitebox.errors import DataError, OutputError
 from whitebox.models import Segmentor
 
@@ -59,7 +61,7 @@ class EncodedImages:
         self._labels: list[Callable[[], Tensor]] = []  # as `label_rows` gives them
         self._batches: list[tuple[list[Place], Callable[[], Any], Any]] = []  # windows, tokens, grid
 
-        def photos() -> Iterator[Photo]:
+        def photos() -> Iterator[WindowedPhoto]:
             for sample in read_images(dataset, range(total), workers):
                 image_HW3 = sample.image.permute(1, 2, 0).numpy()
                 if sample.label.shape != image_HW3.shape[:2]:

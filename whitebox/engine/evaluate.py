@@ -50,19 +50,23 @@ class LabelledImages(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found: names of the N images and their counts (intersection, prediction, label)."""
+    """What an evaluation found: names of the N images and their counts (intersection, prediction, label).
+
+    ``mean_over``: which classes the mean IoU is over, see :func:`whitebox.engine.metrics.scores`.
+    """
 
     names: tuple[str, ...]
     counts_N3K: NDArray[np.int64]
+    mean_over: str = "occurring"
 
     @property
     def scores(self) -> Scores:
         """mIoU, mAcc, aAcc and per-class scores over all images."""
-        return scores(self.counts_N3K)
+        return scores(self.counts_N3K, self.mean_over)
 
     def bootstrap(self, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Intervals:
         """Percentile intervals over images, see :func:`whitebox.engine.metrics.bootstrap`."""
-        return bootstrap(self.counts_N3K, resamples, seed, level)
+        return bootstrap(self.counts_N3K, resamples, seed, level, self.mean_over)
 
 
 def evaluate(
@@ -118,7 +122,7 @@ def evaluate(
             if on_image is not None:
                 on_image(index, sample, prediction_HW)
     counts_N3K = torch.stack(counts).numpy() if counts else np.zeros((0, 3, known), np.int64)
-    return Evaluation(tuple(names), counts_N3K)
+    return Evaluation(tuple(names), counts_N3K, "occurring" if data is None else data.mean_over)
 
 
 def images_to_evaluate(model: nn.Module, dataset: LabelledImages, limit: int | None) -> int:

@@ -2,66 +2,36 @@
 
 For each scale and flip: resize the uint8 image, enlarge it when its short side is below the window, forward windows,
 average logits where windows overlap, resize the logits to the original image, undo the flip, softmax. The result is
-the mean of these probabilities.
-
-Everything between a model's masks and the softmax is linear and acts on rows and columns separately: upsampling from
-patches, the average over windows (which form a grid), resizing, mirroring. So it is two matrices, one for rows and one
-for columns, made once a view; they are applied tile by tile, classes last, and nothing of full size is held but the
-result. Windows of one photo after another share batches.
+the mean of these probabilities. Where the windows are is said in ``whitebox.engine.windows``, how what a model says of
+them is put together in ``whitebox.engine.assembly``; windows of one photo after another share batches
+(``whitebox.engine.queue``).
 
 Without windows (``inference.window=null``) a view is shown whole, in one pass: it is its only window, of its own size,
 never enlarged. Views of the same size that follow each other share batches. This equals ``mode='whole'`` of
 mmsegmentation where that pads to whole patches.
 
-A model that gives scores (SegViT) makes them of its upsampled masks, which is not linear; their average over windows
-and what follows is. So its scores are made row by row, where a tile needs them, and from there it is as above. Scores
-are no logits: the probabilities of a view are each score's share of their sum. The released code takes their softmax
-instead (``inference.scores=softmax``); as scores lie between 0 and about 1 that is nearly flat, and a view that is sure
-counts little more than one that is not. The labels of a single view are the same either way.
-
 Deviations that change nothing beyond float32 rounding: the above; flipping and enlarging act on pixels in [0, 1], as
-the model normalises (both commute with it). Deviations where the official code fails: an image so narrow that
-enlarging it would give more than ``_LARGEST`` pixels (an aspect ratio above 16 for window 512) is stretched less along
-its long side instead of running out of memory; a side that rounds to 0 pixels becomes 1; the model is always in eval
-mode.
+the model normalises (both commute with it). Deviation from the official code: the model is always in eval mode.
 
-Shapes: B windows, C colours, K classes, H W pixels of the original image, h w of the resized one, v u of a window and
-a b its mask logits, m n mask logits along rows and columns (those of all windows side by side), R S rows and columns of
-a tile.
+Shapes: B windows, C colours, K classes, H W pixels of the original image, h w of the resized one, v u of a window.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from whitebox.config import DataConfig, InferenceConfig
-from whitebox.errors import DataError
-from whitebox.models import Segmentor
-from whitebox.models.decoders.base import Prediction, class_scores
-from whitebox.models.tail import full_precision
-
-Image = NDArray[np.uint8]
-
-_LARGEST = 2**22  # pixels an image may be enlarged to; at least 8 windows in a row
-
-# Logits of a tile, and its columns. A processor wants it in its cache (1 MB a thread) and few columns, so that few
-# patches matter to it; a GPU wants large kernels (256 MB).
-_ON_CPU, _ELSEWHERE = (2**18, 64), (2**26, 512)
-
-_MANY_CLASSES = 32  # from here on a processor finds the largest logit faster along classes than class after class
+from whitebox.engine.assembly import WindowedPhoto, kind_of
+from whitebox.engine.queue import predict, through
+from whitebox.engine.windows import Image, views_of
 
 
 def segment(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data: DataConfig | None = None) -> Tensor:
@@ -78,7 +48,7 @@ def segment(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data
     Raises:
         DataError: the image is not (H, W, 3) uint8.
     """
-    views, shape = _views(image_HW3, inference, data), image_HW3.shape[:2]
+    views, shape = views_of(image_HW3, inference, data), image_HW3.shape[:2]
     return probabilities(model, views, shape, inference.window, inference.stride, inference.batch, inference.scores)
 
 
@@ -104,14 +74,14 @@ def predict_many(
     """
     photos = (photo_for(model, image_HW3, inference, data) for image_HW3 in images)
     with evaluating(model):
-        take = partial(_predict, model)
+        take = partial(predict, model)
         for photo in through(photos, device_of(model), inference.window, inference.stride, inference.batch, take):
             yield photo.labels()
 
 
-def photo_for(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data: DataConfig | None) -> Photo:
+def photo_for(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data: DataConfig | None) -> WindowedPhoto:
     """A photo whose windows are to go :func:`through` a model."""
-    return Photo(_views(image_HW3, inference, data), image_HW3.shape[:2], _kind(model, inference.scores))
+    return WindowedPhoto(views_of(image_HW3, inference, data), image_HW3.shape[:2], kind_of(model, inference.scores))
 
 
 class Window(NamedTuple):
@@ -128,7 +98,7 @@ def windows(
 ) -> Iterator[Window]:
     """The windows that :func:`predict_labels` shows a model at scale 1, unmirrored."""
     single = replace(inference, scales=[1.0], flip=False)
-    photo = Photo(_views(image_HW3, single, data), image_HW3.shape[:2])
+    photo = WindowedPhoto(views_of(image_HW3, single, data), image_HW3.shape[:2])
     for view, number, pixels_13vu in photo.windows(device, inference.window, inference.stride):
         y, x = divmod(number, len(view.lefts))
         yield Window(pixels_13vu, view.size, view.tops[y], view.lefts[x])
@@ -157,37 +127,9 @@ def probabilities(
         (K, H, W) float32 on the model's device.
     """
     with evaluating(model):
-        photos = [Photo(iter(views), shape, _kind(model, scores))]
-        (photo,) = through(photos, device_of(model), window, stride, batch, partial(_predict, model))
+        photos = [WindowedPhoto(iter(views), shape, kind_of(model, scores))]
+        (photo,) = through(photos, device_of(model), window, stride, batch, partial(predict, model))
         return photo.probabilities()
-
-
-def resize_image(image_HW3: Image, short: int, ratio: float = 1.0, max_ratio: float = 4.0) -> Image:
-    """Resize the short side to ``short * ratio`` px, or less where the long side would exceed ``max_ratio`` times that.
-
-    The rule and the bilinear filter (OpenCV, on uint8) are those of mmsegmentation's test pipeline.
-    """
-    height, width = image_HW3.shape[:2]
-    edges = int(max_ratio * short * ratio), int(short * ratio)
-    return _scaled(image_HW3, min(max(edges) / max(height, width), min(edges) / min(height, width)))
-
-
-def enlarge(image_1CHW: Tensor, window: int) -> Tensor:
-    """Enlarge, bilinearly, an image whose short side is below ``window`` px; others are returned as they are."""
-    height, width = image_1CHW.shape[2:]
-    if min(height, width) >= window:
-        return image_1CHW
-    # In this order, as floats: the official code truncates (w / h) * window, sometimes a pixel below the exact value.
-    long = int((width / height) * window) if height < width else int((height / width) * window)
-    long = max(min(long, max(_LARGEST // window, 8 * window)), height, width)
-    size = (window, long) if height < width else (long, window)
-    return F.interpolate(image_1CHW, size, mode="bilinear")
-
-
-def anchors(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows that cover ``length`` >= ``window`` px; the last one ends at the border."""
-    last = length - window
-    return [start for start in range(0, length, stride) if start < last] + [last]
 
 
 @contextmanager
@@ -206,325 +148,3 @@ def device_of(model: nn.Module) -> torch.device:
     """Device of the model's parameters."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
-
-
-def _views(image_HW3: Image, inference: InferenceConfig, data: DataConfig | None) -> Iterator[tuple[Image, bool]]:
-    if image_HW3.ndim != 3 or image_HW3.shape[2] != 3 or image_HW3.dtype != np.uint8 or image_HW3.size == 0:
-        raise DataError(
-            f"An image must be RGB uint8 of shape (H, W, 3), not {image_HW3.dtype} of shape {image_HW3.shape}."
-        )
-    for ratio in inference.scales:
-        resized_hw3 = (
-            _scaled(image_HW3, ratio) if data is None else resize_image(image_HW3, data.resize, ratio, data.max_ratio)
-        )
-        for flipped in (False, True) if inference.flip else (False,):
-            yield resized_hw3, flipped
-
-
-def _scaled(image_HW3: Image, scale: float) -> Image:
-    height, width = (max(1, int(side * scale + 0.5)) for side in image_HW3.shape[:2])
-    if (height, width) == image_HW3.shape[:2]:
-        return image_HW3
-    return cv2.resize(np.ascontiguousarray(image_HW3), (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
-
-
-class _Axis:
-    """What each pixel along one side of the photo takes from the mask logits along that side of a view.
-
-    The logits of several windows are in order of the first pixel that takes from them, also where windows overlap: a
-    few pixels side by side take from a few logits side by side.
-
-    Attributes:
-        place_n: where each logit is among them, in order of windows.
-    """
-
-    def __init__(self, starts: list[int], window: int, patch: int, length: int, pixels: int, flipped: bool) -> None:
-        """Windows at ``starts`` of a view ``length`` px long, of a photo that is ``pixels`` px long."""
-        window_nw = _upsampling(window, patch)
-        count = len(window_nw)
-        view_nl = torch.zeros(len(starts) * count, length)
-        covered_l = torch.zeros(length)
-        for number, start in enumerate(starts):
-            view_nl[number * count : (number + 1) * count, start : start + window] = window_nw
-            covered_l[start : start + window] += 1
-        photo_nP = F.interpolate((view_nl / covered_l)[None], pixels, mode="linear")[0]
-        photo_nP = photo_nP.flip(1) if flipped else photo_nP
-        order_n = torch.arange(len(photo_nP))  # of one window side by side as they are, also mirrored
-        if len(starts) > 1:
-            order_n = (photo_nP != 0).int().argmax(1).argsort(stable=True)
-        self.place_n = order_n.argsort()
-        self.matrix_Pn = photo_nP[order_n].T.contiguous()
-        used_Pn = self.matrix_Pn.numpy() != 0  # few: neighbours, in each of the windows that overlap here
-        self.first = used_Pn.argmax(1)
-        self.last = used_Pn.shape[1] - used_Pn[:, ::-1].argmax(1)
-
-    def part(self, pixels: slice) -> tuple[Tensor, slice]:
-        """The rows of the matrix for these pixels, without outer columns of zeros; which logits the columns are."""
-        used = slice(int(self.first[pixels].min()), int(self.last[pixels].max()))
-        return self.matrix_Pn[pixels, used], used
-
-
-@lru_cache(maxsize=16)
-def _axis(starts: tuple[int, ...], window: int, patch: int, length: int, pixels: int, flipped: bool) -> _Axis:
-    """An `_Axis`; many photos of a dataset have the same size."""
-    return _Axis(list(starts), window, patch, length, pixels, flipped)
-
-
-def _upsampling(window: int, patch: int) -> Tensor:
-    """Shares of the patches along one side of a window in its pixels, (patches, pixels)."""
-    count = -(-window // patch)  # a window is padded to whole patches
-    return F.interpolate(torch.eye(count)[None], count * patch, mode="linear")[0, :, :window]
-
-
-class View:
-    """One resized, maybe mirrored version of a photo: where its windows are, and their mask logits side by side."""
-
-    def __init__(self, size: tuple[int, ...], flipped: bool, window: int | None, stride: int | None) -> None:
-        """``window``, ``stride``: px; None: one window of the view's own size."""
-        self.size, self.flipped = size, flipped
-        self.window = size if window is None else (window, window)
-        self.tops, self.lefts = (
-            anchors(length, side, stride or side) for length, side in zip(size, self.window, strict=True)
-        )
-        self.masks_mnK = torch.empty(0)
-
-    def receive(
-        self, number: int, masks_Kab: Tensor, shares_KK: Tensor | None, patch: int, shape: tuple[int, ...]
-    ) -> None:
-        """What a model says of one window, see ``Prediction``; ``shape`` is that of the photo."""
-        K, a, b = masks_Kab.shape
-        if self.masks_mnK.numel() == 0:
-            places = (len(self.tops) * a, len(self.lefts) * b, K)
-            self.masks_mnK = torch.empty(places, dtype=torch.float32, device=masks_Kab.device)
-            self.prepare(patch, shape)
-        y, x = divmod(number, len(self.lefts))
-        rows_a, columns_b = self.places[0][y * a : (y + 1) * a], self.places[1][x * b : (x + 1) * b]
-        self.masks_mnK[rows_a[:, None], columns_b] = masks_Kab.permute(1, 2, 0).float()
-
-    def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
-        self.rows = _axis(tuple(self.tops), self.window[0], patch, self.size[0], shape[0], False)
-        self.columns = _axis(tuple(self.lefts), self.window[1], patch, self.size[1], shape[1], self.flipped)
-        self.places = self.rows.place_n, self.columns.place_n
-
-    def strip(self, rows: slice) -> Tensor:
-        """Logits of some rows of the photo, not yet resized along the columns: (R, n, K)."""
-        part_Rm, used = self.rows.part(rows)
-        return (part_Rm.to(self.masks_mnK) @ self.masks_mnK[used].flatten(1)).unflatten(1, self.masks_mnK.shape[1:])
-
-
-class _ScoreView(View):
-    """A view of a model that gives scores."""
-
-    def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
-        self.upsampling_va, self.upsampling_ub = (_upsampling(side, patch).T.to(self.masks_mnK) for side in self.window)
-        self.shares: dict[int, Tensor] = {}  # (K, K) of each window
-        self.rows = _axis((0,), self.size[0], 1, self.size[0], shape[0], False)  # of the photo, in pixels of the view
-        self.columns = _axis((0,), self.size[1], 1, self.size[1], shape[1], self.flipped)
-        m, n = self.masks_mnK.shape[:2]
-        self.places = torch.arange(m), torch.arange(n)  # window by window
-
-    def receive(
-        self, number: int, masks_Kab: Tensor, shares_KK: Tensor | None, patch: int, shape: tuple[int, ...]
-    ) -> None:
-        super().receive(number, masks_Kab, shares_KK, patch, shape)
-        assert shares_KK is not None
-        self.shares[number] = shares_KK
-
-    def strip(self, rows: slice) -> Tensor:
-        """Scores of some rows of the photo, not yet resized along the columns: (R, w, K)."""
-        part_Rh, used = self.rows.part(rows)
-        scores_hwK = self.scores(used)
-        return (part_Rh.to(scores_hwK) @ scores_hwK.flatten(1)).unflatten(1, scores_hwK.shape[1:])
-
-    def scores(self, rows: slice) -> Tensor:
-        """Scores of some rows of the view, averaged over windows: (h, w, K)."""
-        a, b = self.upsampling_va.shape[1], self.upsampling_ub.shape[1]
-        total_hwK = self.masks_mnK.new_zeros(rows.stop - rows.start, self.size[1], self.masks_mnK.shape[2])
-        windows_hw1 = total_hwK.new_zeros(*total_hwK.shape[:2], 1)
-        for number, shares_KK in self.shares.items():
-            y, x = divmod(number, len(self.lefts))
-            top, left = self.tops[y], self.lefts[x]
-            first, last = max(rows.start, top), min(rows.stop, top + self.window[0])
-            if first < last:
-                masks_abK = self.masks_mnK[y * a : (y + 1) * a, x * b : (x + 1) * b]
-                part_hbK = (self.upsampling_va[first - top : last - top] @ masks_abK.flatten(1)).unflatten(1, (b, -1))
-                place = slice(first - rows.start, last - rows.start), slice(left, left + self.window[1])
-                total_hwK[place] += class_scores(self.upsampling_ub @ part_hbK, shares_KK)
-                windows_hw1[place] += 1
-        return total_hwK / windows_hw1
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """How what a model gives becomes class probabilities."""
-
-    view: type[View]
-    normalise: Callable[[Tensor], Tensor]  # of a view, classes last
-
-
-def _softmax(logits_RSK: Tensor) -> Tensor:
-    return logits_RSK.softmax(2)
-
-
-def _shares(scores_RSK: Tensor) -> Tensor:
-    return scores_RSK / scores_RSK.sum(2, keepdim=True).clamp_min(torch.finfo(scores_RSK.dtype).tiny)
-
-
-_LOGITS = _Kind(View, _softmax)
-
-
-def _kind(model: nn.Module, scores: str) -> _Kind:
-    if not (isinstance(model, Segmentor) and model.decoder.scores):
-        return _LOGITS
-    return _Kind(_ScoreView, _softmax if scores == "softmax" else _shares)
-
-
-class Photo:
-    """A photo whose windows are on their way through a model."""
-
-    def __init__(self, unseen: Iterator[tuple[Image, bool]], shape: tuple[int, ...], kind: _Kind = _LOGITS) -> None:
-        self.unseen, self.shape, self.kind = unseen, shape, kind
-        self.views: list[View] = []
-        self.waiting = 0  # windows whose masks are not known yet
-        self.cut = False  # there are no more windows
-
-    def windows(
-        self, device: torch.device, window: int | None, stride: int | None
-    ) -> Iterator[tuple[View, int, Tensor]]:
-        """View, number in it, and pixels (1, C, v, u) in [0, 1]; only one resized image is held at a time."""
-        for image_hw3, flipped in self.unseen:
-            writable_hw3 = np.require(image_hw3, requirements=["C", "W"])  # what torch takes; a copy where it is not
-            image_13hw = torch.from_numpy(writable_hw3).to(device).permute(2, 0, 1)[None]
-            if window is not None and min(image_13hw.shape[2:]) < window:
-                image_13hw = enlarge(image_13hw.float().div(255), window)
-            view = self.kind.view(image_13hw.shape[2:], flipped, window, stride)
-            self.views.append(view)
-            height, width = view.window
-            for number, (y, x) in enumerate((top, left) for top in view.tops for left in view.lefts):
-                start = view.size[1] - width - x if flipped else x  # windows are mirrored, each by itself
-                crop_13vu = image_13hw[:, :, y : y + height, start : start + width]
-                pixels_13vu = crop_13vu if crop_13vu.is_floating_point() else crop_13vu.float().div(255)
-                self.waiting += 1
-                yield view, number, pixels_13vu.flip(3) if flipped else pixels_13vu
-        self.cut = True
-
-    def forget(self) -> None:
-        """Be as if its windows were still on their way: where they are is kept, what a model said of them is not."""
-        for view in self.views:
-            view.masks_mnK = torch.empty(0)
-        self.waiting = sum(len(view.tops) * len(view.lefts) for view in self.views)
-
-    def labels(self, dtype: torch.dtype = torch.int64) -> Tensor:
-        """The most probable class, (H, W)."""
-        label_HW = torch.empty(self.shape, dtype=dtype, device=self.views[0].masks_mnK.device)
-        with full_precision(label_HW.device):
-            for rows, columns, block_RSK in self._tiles(normalised=len(self.views) > 1):
-                label_HW[rows, columns] = _largest(block_RSK)
-        return label_HW
-
-    def probabilities(self) -> Tensor:
-        """Their mean over the views, (K, H, W) float32."""
-        masks_mnK = self.views[0].masks_mnK
-        result_KHW = masks_mnK.new_empty((masks_mnK.shape[2], *self.shape))
-        with full_precision(masks_mnK.device):
-            for rows, columns, block_RSK in self._tiles(normalised=True):
-                result_KHW[:, rows, columns] = block_RSK.permute(2, 0, 1)
-        return result_KHW
-
-    def _tiles(self, normalised: bool) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Rows, columns, and mean probabilities there (R, S, K); or, of a single view, logits or scores."""
-        device, K = self.views[0].masks_mnK.device, self.views[0].masks_mnK.shape[2]
-        size, width = (_ON_CPU[0] * torch.get_num_threads(), _ON_CPU[1]) if device.type == "cpu" else _ELSEWHERE
-        all_columns = list(_slices(self.shape[1], width))
-        parts = [[view.columns.part(columns) for columns in all_columns] for view in self.views]
-        parts = [[(part_Sn.to(device), used) for part_Sn, used in of_view] for of_view in parts]
-        for rows in _slices(self.shape[0], max(1, size // (K * min(width, self.shape[1])))):
-            strips = [view.strip(rows) for view in self.views]
-            for place, columns in enumerate(all_columns):
-                total_RSK = torch.empty(0)
-                for strip_RnK, of_view in zip(strips, parts, strict=True):
-                    part_Sn, used = of_view[place]
-                    block_RSK = _columns(part_Sn, strip_RnK[:, used])
-                    block_RSK = self.kind.normalise(block_RSK) if normalised else block_RSK
-                    total_RSK = total_RSK.add_(block_RSK) if total_RSK.numel() else block_RSK
-                yield rows, columns, total_RSK.div_(len(self.views)) if len(self.views) > 1 else total_RSK
-
-
-Place = tuple[Photo, View, int]  # of a window: its number in a view of a photo
-Take = Callable[[list[Place], Tensor], None]  # windows of one batch, and their pixels (B, 3, v, u)
-
-
-def through(
-    photos: Iterable[Photo], device: torch.device, window: int | None, stride: int | None, batch: int, take: Take
-) -> Iterator[Photo]:
-    """Photos in order, each when what a model says of all its windows is known; ``take`` sees to that.
-
-    A batch is full with ``batch`` windows, or where the next one (a whole view) has another size.
-    """
-    queue: deque[Photo] = deque()
-    places: list[Place] = []
-    crops: list[Tensor] = []
-
-    def forward() -> None:
-        take(list(places), torch.cat(crops))
-        places.clear()
-        crops.clear()
-
-    for photo in photos:
-        queue.append(photo)
-        for view, number, crop_13vu in photo.windows(device, window, stride):
-            if crops and crops[0].shape != crop_13vu.shape:
-                forward()
-            places.append((photo, view, number))
-            crops.append(crop_13vu)
-            if len(places) == batch:
-                forward()
-        while queue and queue[0].cut and queue[0].waiting == 0:
-            yield queue.popleft()
-    if places:
-        forward()
-    yield from queue
-
-
-def _predict(model: nn.Module, places: list[Place], crops_B3vu: Tensor) -> None:
-    """Show a model the windows of a batch."""
-    if isinstance(model, Segmentor):
-        deliver(model.predict(crops_B3vu), places, model.encoder.patch_size)
-    else:
-        deliver(Prediction(model(crops_B3vu)), places, 1)
-
-
-def deliver(said: Prediction, places: list[Place], patch: int) -> None:
-    """Hand what a model says of the windows of a batch to their photos."""
-    shares = [None] * len(places) if said.shares_BKK is None else said.shares_BKK
-    for (photo, view, number), masks_Kab, shares_KK in zip(places, said.masks_BKhw, shares, strict=True):
-        view.receive(number, masks_Kab, shares_KK, patch, photo.shape)
-        photo.waiting -= 1
-
-
-def _columns(part_Sn: Tensor, strip_RnK: Tensor) -> Tensor:
-    """Rows of logits resized along the columns, (R, S, K); in memory class after class where these are few."""
-    R, n, K = strip_RnK.shape
-    if strip_RnK.device.type != "cpu" or K >= _MANY_CLASSES:
-        return torch.bmm(part_Sn.expand(R, -1, -1), strip_RnK)
-    block_KRS = (strip_RnK.permute(2, 0, 1).reshape(K * R, n) @ part_Sn.T).unflatten(0, (K, R))
-    return block_KRS.permute(1, 2, 0)
-
-
-def _largest(block_RSK: Tensor) -> Tensor:
-    """Index of the largest along K, the first of equals: ``argmax(2)``, in a third of PyTorch's time on a processor."""
-    if block_RSK.device.type != "cpu":
-        return block_RSK.argmax(2)
-    if block_RSK.shape[2] >= _MANY_CLASSES:
-        return torch.from_numpy(block_RSK.numpy().argmax(2))
-    planes_KRS = block_RSK.permute(2, 0, 1).numpy()
-    best_RS, index_RS = planes_KRS[0].copy(), np.zeros(planes_KRS.shape[1:], np.uint8)
-    for number, plane_RS in enumerate(planes_KRS[1:], start=1):
-        np.maximum(index_RS, (plane_RS > best_RS) * np.uint8(number), out=index_RS)
-        np.maximum(best_RS, plane_RS, out=best_RS)
-    return torch.from_numpy(index_RS)
-
-
-def _slices(length: int, step: int) -> Iterator[slice]:
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))

@@ -3,7 +3,9 @@
 Conventions are mmsegmentation's ``IoUMetric`` and the official ``segm.metrics``: pixels whose label is ignored count
 nowhere (their prediction neither); a class that occurs in neither label nor prediction has IoU nan and is left out of
 the mean; a class that is predicted but never labelled has IoU 0 and accuracy nan. Both sum over images first and divide
-last. Totals are exact integers here; mmsegmentation's float32 histograms are rounded above 2^24 pixels of a class.
+last. With ``mean_over="labelled"`` they are detectron2's ``SemSegEvaluator`` (since f3c1bc19, 2022): a class without a
+labelled pixel has IoU nan, too, and what is predicted of it only lowers the IoU of classes it stands for. Totals are
+exact integers here; mmsegmentation's float32 histograms are rounded above 2^24 pixels of a class.
 
 Shapes: N images, K classes, R resamples, S scores (3 + K), H W pixels.
 """
@@ -22,6 +24,7 @@ from whitebox.errors import ConfigError, DataError
 Float = NDArray[np.float64]
 Counts = NDArray[np.int64] | Tensor
 
+MEANS = ("occurring", "labelled")  # classes that a mean IoU may be over
 _BLOCK = 2**22  # elements of one block of bootstrap weights: 32 MB
 
 
@@ -30,7 +33,7 @@ class Scores:
     """Fractions in [0, 1]; nan where nothing was counted.
 
     Attributes:
-        miou: mean of ``iou_K`` over the classes that occur.
+        miou: mean of ``iou_K`` over the classes that occur, or over those that are labelled.
         macc: mean of ``acc_K`` over the labelled classes.
         aacc: share of labelled pixels that are right.
         iou_K: intersection over union of each class.
@@ -110,22 +113,25 @@ def _require_classes(what: str, values: Tensor, num_classes: int, ignore_index: 
         )
 
 
-def scores(counts: Counts) -> Scores:
+def scores(counts: Counts, mean_over: str = "occurring") -> Scores:
     """Scores of a set of images.
 
     Args:
         counts: (N, 3, K) of N images, or (3, K) already summed; integer array or tensor.
+        mean_over: ``occurring`` or ``labelled`` classes, see above.
 
     Returns:
         The scores; without any labelled pixel all means are nan.
     """
     array = _array(counts)
     total_3K = array.sum(0) if array.ndim == 3 else array
-    miou, macc, aacc, iou_K, acc_K = _ratios(total_3K.astype(np.float64))
+    miou, macc, aacc, iou_K, acc_K = _ratios(total_3K.astype(np.float64), mean_over)
     return Scores(float(miou), float(macc), float(aacc), iou_K, acc_K)
 
 
-def bootstrap(counts_N3K: Counts, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Intervals:
+def bootstrap(
+    counts_N3K: Counts, resamples: int = 1000, seed: int = 0, level: float = 0.95, mean_over: str = "occurring"
+) -> Intervals:
     """Percentile bootstrap intervals: images are drawn with replacement, scores taken of each draw.
 
     A class that is absent from a draw is left out of that draw's means, as in :func:`scores`.
@@ -134,16 +140,22 @@ def bootstrap(counts_N3K: Counts, resamples: int = 1000, seed: int = 0, level: f
         counts_N3K: per-image counts of :func:`image_counts`.
         resamples: number of draws.
         level: probability mass between the two ends.
+        mean_over: see :func:`scores`.
 
     Raises:
         DataError: there are no images.
         ConfigError: ``resamples`` below 1, or ``level`` outside (0, 1).
     """
-    return _intervals(resampled_scores(counts_N3K, resamples, seed), level)
+    return _intervals(resampled_scores(counts_N3K, resamples, seed, mean_over), level)
 
 
 def paired_bootstrap(
-    counts_N3K: Counts, reference_N3K: Counts, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    counts_N3K: Counts,
+    reference_N3K: Counts,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    mean_over: str = "occurring",
 ) -> Intervals:
     """Percentile bootstrap intervals of the differences ``counts - reference`` between two models on the same images.
 
@@ -158,11 +170,11 @@ def paired_bootstrap(
     """
     if np.shape(counts_N3K) != np.shape(reference_N3K):
         raise DataError(f"Counts of shape {np.shape(counts_N3K)} cannot be paired with {np.shape(reference_N3K)}.")
-    pair = [resampled_scores(counts, resamples, seed) for counts in (counts_N3K, reference_N3K)]
+    pair = [resampled_scores(counts, resamples, seed, mean_over) for counts in (counts_N3K, reference_N3K)]
     return _intervals(pair[0] - pair[1], level)
 
 
-def resampled_scores(counts_N3K: Counts, resamples: int, seed: int) -> Float:
+def resampled_scores(counts_N3K: Counts, resamples: int, seed: int, mean_over: str = "occurring") -> Float:
     """(R, 3 + K): miou, macc, aacc and iou_K of each draw; the same images for the same N and seed."""
     if resamples < 1:
         raise ConfigError(f"resamples={resamples} is impossible: it must be at least 1.")
@@ -180,7 +192,7 @@ def resampled_scores(counts_N3K: Counts, resamples: int, seed: int) -> Float:
         chosen = generator.integers(images, size=(draws, images)) + images * np.arange(draws)[:, None]
         weights = np.bincount(chosen.ravel(), minlength=draws * images).reshape(draws, images)
         totals[start : start + draws] = weights.astype(np.float64) @ flat
-    miou_R, macc_R, aacc_R, iou_RK, _ = _ratios(totals.reshape(resamples, 3, classes))
+    miou_R, macc_R, aacc_R, iou_RK, _ = _ratios(totals.reshape(resamples, 3, classes), mean_over)
     return np.column_stack((miou_R, macc_R, aacc_R, iou_RK))
 
 
@@ -202,11 +214,13 @@ def _array(counts: Counts) -> NDArray[np.int64]:
     return counts.cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
 
 
-def _ratios(total: Float) -> tuple[Float, Float, Float, Float, Float]:
+def _ratios(total: Float, mean_over: str) -> tuple[Float, Float, Float, Float, Float]:
     """(..., 3, K) -> miou, macc, aacc (...), iou, acc (..., K)."""
     right, predicted, labelled = total[..., 0, :], total[..., 1, :], total[..., 2, :]
     iou = _divide(right, predicted + labelled - right)
     acc = _divide(right, labelled)
+    if mean_over == "labelled":
+        iou = np.where(labelled > 0, iou, np.nan)
     return _mean(iou), _mean(acc), _divide(right.sum(-1), labelled.sum(-1)), iou, acc
 
 

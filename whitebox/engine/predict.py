@@ -1,4 +1,4 @@
-"""Predict photos: palette label PNGs, overlays with a legend, probabilities.
+"""Predict photos: which files, and what is written for each.
 
 Shapes: K classes, H W pixels.
 """
@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from whitebox.config import DataConfig, InferenceConfig
@@ -21,16 +19,12 @@ from whitebox.data.images import IMAGE_SUFFIXES, read_image
 from whitebox.engine.evaluate import LabelledImage
 from whitebox.engine.inference import evaluating, predict_labels, segment
 from whitebox.errors import ConfigError, DataError
-
-Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
-Palette = Sequence[Sequence[int]]  # K RGB triples
-
-_SMALLEST = 320  # px: smaller photos are shown enlarged, so that their legend is readable
-_IGNORED = (0, 0, 0)
+from whitebox.files import make_folder, unwritable
+from whitebox.pictures import overlay, save_label, save_picture, side_by_side
 
 
 @dataclass
-class Prediction:
+class PredictedFiles:
     """What :func:`predict_files` did: files it wrote, and the images it could not read with the reason."""
 
     written: list[Path] = field(default_factory=list)
@@ -47,7 +41,7 @@ def predict_files(
     probabilities: bool = False,
     alpha: float = 0.5,
     on_file: Callable[[int, int, Path], None] | None = None,
-) -> Prediction:
+) -> PredictedFiles:
     """Segment image files and folders of them.
 
     For each image: ``NAME_labels.png`` (palette PNG of class indices), ``NAME_overlay.jpg`` (classes over the photo,
@@ -82,7 +76,7 @@ def predict_files(
                 raise DataError(f"{folder / (name + ending)} is an input and would be replaced: choose another folder.")
     make_folder(folder)
 
-    result = Prediction()
+    result = PredictedFiles()
     with evaluating(model):
         for done, (path, name) in enumerate(jobs, start=1):
             try:
@@ -99,7 +93,7 @@ def predict_files(
                 try:
                     files[0].parent.mkdir(parents=True, exist_ok=True)
                     save_label(label_HW, palette, files[0])
-                    _save_picture(overlay(image_HW3, label_HW, palette, classes, alpha), files[1])
+                    save_picture(overlay(image_HW3, label_HW, palette, classes, alpha), files[1])
                     if probabilities:
                         half_KHW = probabilities_KHW.half().cpu().numpy()
                         np.savez_compressed(files[2], probabilities=half_KHW, classes=np.array(classes))
@@ -140,53 +134,10 @@ class ComparisonSaver:
         path = self.folder / f"{index:04d}-{sample.name.replace('/', '_')}.jpg"
         picture = side_by_side(image_HW3, truth_HW, prediction_HW.cpu().numpy(), self.palette, self.classes)
         try:
-            _save_picture(picture, path)
+            save_picture(picture, path)
         except OSError as error:
             raise unwritable(self.folder, error) from error
         self.written.append(path)
-
-
-def save_label(label_HW: NDArray[np.integer], palette: Palette, path: str | os.PathLike[str]) -> None:
-    """Write class indices as a palette PNG: viewers show colours, programs read the indices back."""
-    picture = Image.fromarray(label_HW.astype(np.uint8))
-    picture.putpalette(_colours(palette).reshape(-1).tolist())  # turns mode L into P and keeps the indices
-    picture.save(path, optimize=True)
-
-
-def colourise(label_HW: NDArray[np.integer], palette: Palette) -> Pixels:
-    """Class indices -> RGB (H, W, 3) uint8. Values without a colour, as 255 for ignored, are black."""
-    return _colours(palette)[label_HW]
-
-
-def overlay(
-    image_HW3: Pixels, label_HW: NDArray[np.integer], palette: Palette, classes: Sequence[str], alpha: float = 0.5
-) -> Pixels:
-    """Classes blended over a photo, borders drawn solid, and below it a legend of those that occur, largest first.
-
-    Pixels without a class, as 255 for ignored, show the photo. Small photos are enlarged.
-
-    Returns:
-        RGB uint8, a little higher than the photo.
-    """
-    return with_legend([blend(image_HW3, label_HW, palette, alpha)], [label_HW], palette, classes)
-
-
-def side_by_side(
-    image_HW3: Pixels,
-    truth_HW: NDArray[np.integer],
-    prediction_HW: NDArray[np.integer],
-    palette: Palette,
-    classes: Sequence[str],
-) -> Pixels:
-    """Photo, ground truth and prediction in a row, with a legend of the classes that occur in either.
-
-    Ignored pixels of the ground truth are black.
-
-    Returns:
-        RGB uint8.
-    """
-    panels = [image_HW3, colourise(truth_HW, palette), colourise(prediction_HW, palette)]
-    return with_legend(panels, [truth_HW, prediction_HW], palette, classes)
 
 
 def named_jobs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, str]]:
@@ -228,81 +179,3 @@ def _is_image_below(path: Path, folder: Path, output: Path) -> bool:
         return False
     own_results = output.resolve() != folder.resolve() and path.resolve().is_relative_to(output.resolve())
     return not own_results
-
-
-def make_folder(folder: Path) -> None:
-    """Make an output folder where missing, and see that it can be written.
-
-    Raises:
-        DataError: it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".whitebox-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise unwritable(folder, error) from error
-
-
-def _save_picture(picture: Pixels, path: Path) -> None:
-    Image.fromarray(picture).save(path, quality=92, subsampling=0)  # full colour resolution: borders stay sharp
-
-
-def unwritable(folder: Path, error: OSError) -> DataError:
-    """The one line for an output folder that cannot be written."""
-    return DataError(f"Folder {folder} cannot be written ({error.strerror or error}): choose another with -o.")
-
-
-def _colours(palette: Palette) -> Pixels:
-    """(256, 3) uint8, filled up with the colour of ignored pixels."""
-    table = np.full((256, 3), _IGNORED, dtype=np.uint8)
-    table[: len(palette)] = np.asarray(palette, dtype=np.uint8)
-    return table
-
-
-def blend(image_HW3: Pixels, label_HW: NDArray[np.integer], palette: Palette, alpha: float) -> Pixels:
-    """Classes over a photo at opacity ``alpha``, their borders solid; RGB uint8 of the photo's size."""
-    known = label_HW < len(palette)
-    opacity = np.where(known, alpha, 0.0).astype(np.float32)
-    border = np.zeros(label_HW.shape, dtype=bool)
-    border[:, 1:] |= label_HW[:, 1:] != label_HW[:, :-1]
-    border[1:] |= label_HW[1:] != label_HW[:-1]
-    opacity[border & known] = 1.0 if alpha > 0 else 0.0
-    blended = image_HW3 + opacity[..., None] * (colourise(label_HW, palette).astype(np.float32) - image_HW3)
-    return np.rint(blended).astype(np.uint8)
-
-
-def with_legend(
-    panels: list[Pixels], labels: list[NDArray[np.integer]], palette: Palette, classes: Sequence[str]
-) -> Pixels:
-    """Pictures of one size in a row, and below them the classes that occur in ``labels``, largest first; RGB uint8."""
-    factor = max(1, -(-_SMALLEST // max(panels[0].shape[:2])))
-    panels = [panel.repeat(factor, axis=0).repeat(factor, axis=1) for panel in panels]
-    height, width = panels[0].shape[:2]
-    gap = max(4, width // 100) if len(panels) > 1 else 0
-    total = len(panels) * (width + gap) - gap
-
-    pixels = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=len(classes))[: len(classes)]
-    present = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index] > 0]
-    size = int(np.clip(max(width / 50, total / 90), 12, 64))  # px, of the text
-    font = ImageFont.load_default(size)
-    pad = size // 2
-    widths = [size + 3 * pad + int(font.getlength(classes[index])) for index in present]
-    total = max([total, _SMALLEST] + [pad + needed for needed in widths])
-    places: list[tuple[int, int, int]] = []  # x, y, class
-    x, y = pad, height + pad
-    for index, needed in zip(present, widths, strict=True):
-        if x > pad and x + needed > total:
-            x, y = pad, y + size + pad
-        places.append((x, y, index))
-        x += needed
-
-    canvas = Image.new("RGB", (total, y + size + pad if places else height), "white")
-    for number, panel in enumerate(panels):
-        canvas.paste(Image.fromarray(panel), (number * (width + gap), 0))
-    draw = ImageDraw.Draw(canvas)
-    for x, y, index in places:
-        draw.rectangle((x, y, x + size - 1, y + size - 1), fill=tuple(palette[index]), outline="#404040")
-        draw.text((x + size + pad, y + size / 2), classes[index], fill="#202020", font=font, anchor="lm")
-    return np.asarray(canvas)

@@ -36,17 +36,10 @@ import cv2
 from whitebox.config import DataConfig, InferenceConfig
 from whitebox.data.images import IMAGE_SUFFIXES, read_image, silent_decoders
 from whitebox.engine.inference import evaluating, predict_labels
-from whitebox.engine.predict import (
-    Pixels,
-    Prediction,
-    blend,
-    make_folder,
-    named_jobs,
-    save_label,
-    unwritable,
-    with_legend,
-)
+from whitebox.engine.predict import PredictedFiles, named_jobs
 from whitebox.errors import ConfigError, DataError
+from whitebox.files import make_folder, unwritable
+from whitebox.pictures import Pixels, blend, save_label, with_legend
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
 FOLDER_FPS = 24.0  # frames a second of a folder of frames
@@ -99,7 +92,7 @@ def predict_videos(
     labels: bool = False,
     alpha: float = 0.5,
     progress: Progress = _no_progress,
-) -> Prediction:
+) -> PredictedFiles:
     """Segment video files, each into ``NAME_overlay.mp4``, or a folder of frames into one video.
 
     The overlay has the frame rate and the size of the clip, with a strip for the legend below it. An odd width or
@@ -117,7 +110,7 @@ def predict_videos(
         labels: also ``NAME_labels/FRAME.png``, palette PNGs of class indices. FRAME counts from 000000 for a video
             file; for a folder it is the name of the frame.
         alpha: opacity of the classes, 0 to 1.
-        progress: a bar for each pass over each clip, as ``whitebox.progress.image_progress``.
+        progress: a bar for each pass over each clip, as ``whitebox.cli.progress.image_progress``.
 
     Returns:
         The videos written, and the files that could not be read, or not to their end, with the reason. Of a file that
@@ -150,7 +143,7 @@ def predict_videos(
             raise DataError(f"{target} is an input and would be replaced: choose another folder.")
         make_folder(target.parent)
 
-    result = Prediction()
+    result = PredictedFiles()
     with evaluating(model):
         for path, target in targets:
             stem = target.with_suffix("").name.removesuffix("_overlay")

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from whitebox.models.tail import full_precision
+from whitebox.models.precision import full_precision
 
 # Logits at hand at once: a processor wants them in its cache, a GPU wants large kernels (128 MB).
 _ON_CPU, _ELSEWHERE = 2**21, 2**25

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from whitebox.errors import ModelError
 from whitebox.models.binary_cross_entropy import summed_binary_cross_entropy
+from whitebox.models.cross_entropy import IGNORED, require_fit, summed_cross_entropy
 from whitebox.models.decoders.base import Prediction, class_scores
-from whitebox.models.tail import IGNORED, full_precision, require_fit, summed_cross_entropy
+from whitebox.models.precision import full_precision
 
 
 class Loss(ABC):

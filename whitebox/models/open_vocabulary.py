@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from whitebox.errors import ModelError
 from whitebox.models.clip import CLIPEncoder
 from whitebox.models.decoders.base import Decoder, Prediction
-from whitebox.models.palette import distinct_palette
 from whitebox.models.segmentor import Segmentor
 from whitebox.models.text import Progress, cached_text_features, check_vocabulary
+from whitebox.palette import distinct_palette
 
 
 class OpenSegmentor(Segmentor):

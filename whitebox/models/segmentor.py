@@ -20,10 +20,10 @@ from whitebox.models.decoders import Decoder
 from whitebox.models.decoders.base import Prediction, class_scores
 from whitebox.models.encoder import Encoder
 from whitebox.models.losses import CrossEntropy, Loss
-from whitebox.models.palette import distinct_palette
-from whitebox.models.tail import full_precision
+from whitebox.models.precision import full_precision
 from whitebox.models.unused import freeze_unused
 from whitebox.models.weights import LoadReport
+from whitebox.palette import distinct_palette
 
 
 class Segmentor(nn.Module):

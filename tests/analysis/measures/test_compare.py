@@ -18,8 +18,9 @@ from analysis.measures.compare import Evaluated, compare, distinct_names, evalua
 from analysis.measures.evaluation import evaluation_record
 from analysis.record import Record, RecordError, read_records
 from whitebox.config import RunConfig, resolve
-from whitebox.engine.checkpoint import read_header, save_model
+from whitebox.engine.checkpoint import save_model
 from whitebox.engine.evaluate import Evaluation
+from whitebox.engine.header import read_header
 from whitebox.engine.metrics import paired_bootstrap
 from whitebox.errors import ConfigError
 from whitebox.models import build, intervene

@@ -59,7 +59,8 @@ def test_majority_of_labelled_pixels() -> None:
     label = np.full((4, 7), 255, np.uint8)
     label[:2, :2] = [[3, 255], [3, 1]]
     label[2:, 2:4] = [[5, 4], [4, 5]]
-    assert patch_labels(label, 2).tolist() == [[3, 255, 255, 255], [255, 4, 255, 255]]
+    label[0, 5] = 4  # three of four are ignored: those that are not decide
+    assert patch_labels(label, 2).tolist() == [[3, 255, 4, 255], [255, 4, 255, 255]]
 
 
 def test_what_samples_refuse(run: Run) -> None:

@@ -13,8 +13,7 @@ Shapes: B batch, K classes, H W pixels, h w patch grid, p patch size, C cells, N
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from whitebox.errors import ModelError
+from whitebox.models.precision import full_precision
 
 IGNORED = 255
 
@@ -67,19 +67,6 @@ def require_fit(masks_BKhw: Tensor, labels_BHW: Tensor, patch: int) -> None:
         raise ModelError(
             f"Labels of shape {tuple(labels_BHW.shape)} do not fit {B} images of {h} x {w} patches of {patch} px."
         )
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32 inside the block: interpolation is a matrix product here, and must not be rounded."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    has_autocast = torch.amp.is_autocast_available(device.type)  # the meta device, on which costs are counted, has not
-    try:
-        with torch.autocast(device.type, enabled=False) if has_autocast else nullcontext():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):

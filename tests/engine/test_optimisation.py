@@ -12,9 +12,8 @@ import torch
 from child_runs import TINY, Quiet, lines, same, together, weights
 
 from whitebox.config import OptimConfig, RunConfig, from_dict, resolve, to_dict
-from whitebox.engine import checkpoint
-from whitebox.engine import train as training
-from whitebox.engine.recipe import build_loss, build_optimizer, learning_rate
+from whitebox.engine import checkpoint, update
+from whitebox.engine.optimisation import build_loss, build_optimizer, learning_rate
 from whitebox.engine.train import train
 from whitebox.errors import ConfigError
 from whitebox.models import EncoderConfig, build
@@ -76,7 +75,7 @@ def test_an_interrupted_run_goes_on(whole: Path, tmp_path: Path) -> None:
 
 
 def test_compiling_changes_nothing(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "COMPILER", "eager")  # traced, not translated to C++
+    monkeypatch.setattr(update, "COMPILER", "eager")  # traced, not translated to C++
     run(tmp_path / "run", {**LIVELY, "train__compile": True})
     assert same(tmp_path / "run", whole)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from child_runs import tiny
 
-from whitebox.engine.train import StepTimes
-from whitebox.progress import TrainingProgress
+from whitebox.cli.progress import TrainingProgress
+from whitebox.engine.log import StepTimes
 
 
 def test_who_waits_for_whom(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import whitebox
 from whitebox.api import load_run
 from whitebox.data import build_dataset
 from whitebox.errors import CheckpointError, ConfigError
-from whitebox.interop.official import read_variant
+from whitebox.interop.segm import read_variant
 
 
 @pytest.fixture

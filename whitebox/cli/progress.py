@@ -7,21 +7,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import filesize
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TaskID,
-    TextColumn,
     TimeRemainingColumn,
 )
 
 from whitebox.config import RunConfig
+from whitebox.terminal import Console, PlainColumn, print_line
 
 if TYPE_CHECKING:
-    from whitebox.engine.train import StepTimes
+    from whitebox.engine.log import StepTimes
 
 
 class TrainingProgress:
@@ -30,11 +29,11 @@ class TrainingProgress:
     def __init__(self) -> None:
         self.console = Console()
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            PlainColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[numbers]}"),
+            PlainColumn("{task.fields[numbers]}"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -54,19 +53,17 @@ class TrainingProgress:
         resumed = f", resumed at step {first_step}" if first_step else ""
         epochs = config.train.epochs
         length = f"{epochs} epochs of {steps // epochs} steps" if config.train.steps is None else f"{steps} steps"
-        self.console.print(
+        print_line(
+            self.console,
             f"Training {config.model} on {config.data.name}: {train_images} images, {length}, "
             f"batch {config.train.batch_size}, {val_images} validation images{resumed}",
-            highlight=False,
-            soft_wrap=True,
         )
         from whitebox.data import GENERATED
 
         if config.data.kind not in GENERATED and not config.encoder.pretrained and config.encoder.weights is None:
-            self.console.print(
+            print_line(
+                self.console,
                 "The encoder starts from random weights; the papers' start from ImageNet: encoder.pretrained=true",
-                highlight=False,
-                soft_wrap=True,
             )
         self.training = self.bars.add_task("train", total=steps, completed=first_step, numbers="")
 
@@ -88,12 +85,11 @@ class TrainingProgress:
             self.validation = None
         self.numbers.update(line)
         loss = f"loss {self.numbers['loss']:.3f}  " if "loss" in self.numbers else ""
-        self.console.print(
+        print_line(
+            self.console,
             f"epoch {line['epoch']:g}  step {line['step']}  {loss}"
             f"{line['split']} mIoU {100 * line['miou']:.2f}  mAcc {100 * line['macc']:.2f}  "
             f"aAcc {100 * line['aacc']:.2f}",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def timed(self, times: StepTimes) -> None:
@@ -102,11 +98,10 @@ class TrainingProgress:
             verdict = f"the model waits {times.waited:.3g} s a step for the loader: more train.workers may help"
         else:
             verdict = "the loader waits for the model"
-        self.console.print(
+        print_line(
+            self.console,
             f"A step takes {times.model + times.waited:.3g} s: model {times.model:.3g} s, "
             f"loader {times.loader:.3g} s a batch with train.workers={times.workers}; {verdict}.",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def _numbers(self) -> str:
@@ -127,7 +122,7 @@ def image_progress(description: str, total: int | None) -> Iterator[Callable[[in
     console = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        PlainColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
@@ -145,9 +140,9 @@ class TransferProgress:
         self.console = Console()
         self.bars = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            PlainColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[amount]}"),
+            PlainColumn("{task.fields[amount]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -163,7 +158,7 @@ class TransferProgress:
         self.bars.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print_line(self.console, line)
 
     def advance(self, task: str, done: int, total: int | None, unit: str) -> None:
         if self.task is None or task != self.name:

@@ -1,17 +1,15 @@
-"""What training sets up in a model: where its random numbers come from, and what it keeps for the backward pass.
+"""Stochastic depth whose random numbers training sets.
 
 Shapes: B batch, L layers with stochastic depth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from timm.layers import DropPath
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from whitebox.models import Segmentor
 
@@ -52,24 +50,3 @@ class StochasticDepth:
         """Set the numbers of the samples that pass next."""
         for layer, uniform_B in zip(self.layers, uniform_LB, strict=True):
             layer.uniform_B = uniform_B
-
-
-class _Recomputed:
-    """A layer's forward that keeps its input alone and runs again in the backward pass."""
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        self.forward = forward
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return self.forward(*args, **kwargs)
-        return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
-
-
-def recompute_layers(model: Segmentor) -> None:
-    """Activation checkpointing of every encoder block and decoder layer: less memory, more time, equal gradients."""
-    layers: list[nn.Module] = list(model.encoder.vit.blocks)
-    for name in ("layers", "cross_layers"):
-        layers += list(getattr(model.decoder, name, ()))
-    for layer in layers:
-        layer.forward = _Recomputed(layer.forward)

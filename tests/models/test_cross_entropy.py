@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from whitebox.errors import ModelError
-from whitebox.models import EncoderConfig, Segmentor, build, tail
+from whitebox.models import EncoderConfig, Segmentor, build, cross_entropy
+from whitebox.models.cross_entropy import summed_cross_entropy
 from whitebox.models.decoders.depict_sa import DepictSAConfig
-from whitebox.models.tail import full_precision, summed_cross_entropy
+from whitebox.models.precision import full_precision
 
 
 def plain(masks: Tensor, labels: Tensor, patch: int) -> Tensor:
@@ -76,7 +77,7 @@ def test_gradient_in_float64(patch: int) -> None:
 def test_number_of_cells_at_once_changes_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
     masks, labels = case((5, 4), 8, (3, 0))
     whole = value_and_gradient(summed_cross_entropy, masks, labels, 8)
-    monkeypatch.setattr(tail, "_ON_CPU", 1)
+    monkeypatch.setattr(cross_entropy, "_ON_CPU", 1)
     for one, other in zip(value_and_gradient(summed_cross_entropy, masks, labels, 8), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
@@ -96,7 +97,7 @@ class Largest(TorchDispatchMode):
 
 def test_nothing_of_full_size_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     masks, labels = case((8, 8), 16, (0, 0), K=20)
-    monkeypatch.setattr(tail, "_ON_CPU", 10_000)
+    monkeypatch.setattr(cross_entropy, "_ON_CPU", 10_000)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with Largest() as seen:
         value_and_gradient(summed_cross_entropy, masks, labels, 16)
@@ -109,7 +110,7 @@ def test_nothing_of_full_size_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 MEMORY = """
 import re, torch
-from whitebox.models.tail import summed_cross_entropy
+from whitebox.models.cross_entropy import summed_cross_entropy
 
 def peak():  # not ru_maxrss: a child inherits that of its parent
     return int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024

@@ -1,0 +1,68 @@
+"""The header of a ``model.safetensors``, read without torch.
+
+It holds a JSON text under ``whitebox``: config, classes, palette, versions and git commit, so the file alone is enough
+to rebuild the model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from whitebox.errors import CheckpointError
+
+WEIGHTS = "model.safetensors"
+HEADER = "whitebox"
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a ``model.safetensors``.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, or was not written by whitebox.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            header = json.loads((opened.metadata() or {})[HEADER])
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is cut short or not a safetensors file; copy it again.") from error
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} has no whitebox header, so its model is unknown; load it as encoder.weights=FILE."
+        ) from error
+    if not isinstance(header, dict) or not {"config", "classes", "palette"} <= header.keys():
+        raise CheckpointError(f"The header of {path} is incomplete; it was not written by whitebox.")
+    classes, palette = header["classes"], header["palette"]
+    named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    coloured = isinstance(palette, list) and all(_is_colour(colour) for colour in palette)
+    if not (named and coloured and len(classes) == len(palette)):
+        raise CheckpointError(f"The header of {path} does not name and colour its classes; it is damaged.")
+    return header
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(part in range(256) for part in value)
+
+
+def weights_file(path: Path) -> Path:
+    """The file that holds the weights: ``path`` itself, or the one in the folder ``path``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_dir():
+        for name in (WEIGHTS, "checkpoint.pth"):
+            if (path / name).is_file():
+                return path / name
+        begun = " (its training has saved none yet)" if (path / "config.yaml").is_file() else ""
+        raise CheckpointError(f"{path} holds neither {WEIGHTS} nor an official checkpoint.pth{begun}.")
+    if not path.exists():
+        raise CheckpointError(f"There is no file or folder {path}.")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise CheckpointError(f"{path} is no weights file: give a run folder, a .safetensors, or an official .pth.")
+    return path

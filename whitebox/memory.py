@@ -1,0 +1,52 @@
+"""How much memory a process may still take, so that what cannot fit is refused before it is tried."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+_UNKNOWN = 2**63
+
+
+def free_bytes() -> int:
+    """The least of what the machine has free, what its limits (``ulimit -v``) leave, and what a container may take."""
+    return max(0, min(_machine(), _limit(), _container()))
+
+
+def readable(size: float) -> str:
+    """``1.2 GB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _machine() -> int:
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return _UNKNOWN  # not Linux
+
+
+def _limit() -> int:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return _UNKNOWN
+    pages = _text("/proc/self/statm").split()
+    taken = int(pages[0]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+    return limit - taken
+
+
+def _container() -> int:
+    limit, taken = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
+    if not (limit.isdigit() and taken.isdigit()):
+        return _UNKNOWN
+    cached = [
+        int(line.split()[1]) for line in _text("/sys/fs/cgroup/memory.stat").splitlines() if line.startswith("file ")
+    ]
+    return int(limit) - int(taken) + sum(cached)  # pages of files are given up when needed
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
