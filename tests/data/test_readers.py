@@ -47,6 +47,10 @@ CLASS_COUNTS = {
     "open-shapes-held-out": 25,
     "open-shapes-pairs": 30,
     "open-shapes-all": 121,
+    "ade20k-full": 847,
+    "pascal-context-459": 459,
+    "pascal-voc-20": 20,
+    "pascal-voc-20b": 21,
 }
 
 
@@ -75,8 +79,9 @@ MMSEG_CLASSES = {
 
 def test_every_class_list_is_used() -> None:
     files = {path.stem for path in Path(readers.__file__).with_name("classes").iterdir()}
+    files.remove("voc20b_names")  # of a vocabulary alone
     assert files == {reader.classes for reader in READERS.values() if isinstance(reader, Layout)}
-    assert files == {*MMSEG_CLASSES, "camvid"}
+    assert files == {*MMSEG_CLASSES, "camvid", "ade847", "pascal_context459", "voc20", "voc20b"}
 
 
 @pytest.mark.parametrize("name", MMSEG_CLASSES)
@@ -377,7 +382,7 @@ def test_bad_class_lists(folder: MakeFolder, tmp_path: Path, file: str, content:
 @pytest.mark.parametrize("name", [name for name in CLASS_COUNTS if named(name).kind not in GENERATED])
 def test_missing_dataset(tmp_path: Path, name: str) -> None:
     config = named(name, tmp_path)
-    message = fails(config)
+    message = fails(config, config.train_split or config.val_split)
     assert str(tmp_path / config.path) in message
     assert "--data-root or WHITEBOX_DATA" in message
     assert "`whitebox datasets`" in message

@@ -20,7 +20,8 @@ def prepare_command(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="ade20k, cityscapes, pascal-context, coco-stuff164k, coco-stuff10k or camvid."
+            metavar="NAME",
+            help="ade20k, ade20k-full, cityscapes, pascal-context, pascal-voc, coco-stuff164k, coco-stuff10k, camvid.",
         ),
     ],
     source: Annotated[

@@ -1,6 +1,6 @@
 """Look at every file of a dataset: what is there, what is wrong, and what its labels hold.
 
-Shapes: H, W pixels.
+Shapes: H, W pixels; K classes; V values that labels store, see ``whitebox.data.readers``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from whitebox.config import DataConfig
 from whitebox.data import build_dataset, dataset_info
-from whitebox.data.images import IGNORE, UInt8, orientation, read_image, read_label
+from whitebox.data.images import NARROW, Label, UInt8, orientation, read_image, read_label
 from whitebox.data.learnable import ONE_CLASS, hopeless
 from whitebox.data.prepare import read_marker
 from whitebox.data.published import PUBLISHED, Published
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 Int64 = npt.NDArray[np.int64]
 OnImage = Callable[[int, int], None]  # images done, images in all
+Pixels = TypeVar("Pixels", UInt8, Label)
 
-_UNKNOWN = 254  # in label tables: a stored value without a meaning
 _MOST = 8  # threads: decoding releases Python's lock
 
 
@@ -43,8 +44,8 @@ class SplitReport:
     images: int = 0  # files, or names of the owners' list
     labels: int = 0  # files
     checked: int = 0  # pairs whose two files are good and of one size
-    pixels_256: Int64 = field(default_factory=lambda: np.zeros(256, np.int64))  # by stored value
-    occurs_256: Int64 = field(default_factory=lambda: np.zeros(256, np.int64))  # labels a stored value occurs in
+    pixels_V: Int64 = field(default_factory=lambda: np.zeros(NARROW, np.int64))  # by stored value
+    occurs_V: Int64 = field(default_factory=lambda: np.zeros(NARROW, np.int64))  # labels a stored value occurs in
     unlabelled: int = 0  # labels without a pixel that counts
     turned_images: int = 0  # good pairs whose image, or label, has an EXIF orientation
     turned_labels: int = 0
@@ -52,8 +53,8 @@ class SplitReport:
     problems: list[str] = field(default_factory=list)
 
     def stored(self) -> tuple[int, int] | None:
-        """Lowest and highest stored value besides 255, None where there is none."""
-        values = np.flatnonzero(self.pixels_256[:IGNORE])
+        """Lowest and highest stored value besides the last, which is ignored; None where there is none."""
+        values = np.flatnonzero(self.pixels_V[:-1])
         return (int(values[0]), int(values[-1])) if values.size else None
 
 
@@ -66,7 +67,7 @@ class DatasetReport:
 
     config: DataConfig
     classes: Sequence[str]
-    table_256: UInt8
+    table_V: Label
     splits: list[SplitReport]
     problems: list[str]
     notes: list[str]
@@ -74,19 +75,20 @@ class DatasetReport:
 
     def ignored(self, split: SplitReport) -> float:
         """Share of pixels that do not count, 0..1."""
-        total = split.pixels_256.sum()
-        return float(split.pixels_256[self.table_256 == IGNORE].sum() / total) if total else 0.0
+        total = split.pixels_V.sum()
+        return float(split.pixels_V[self.table_V == len(self.table_V) - 1].sum() / total) if total else 0.0
 
     def class_pixels(self, split: SplitReport) -> Int64:
         """Pixels by class, shape (K,)."""
-        return self._by_class(split.pixels_256)
+        return self._by_class(split.pixels_V)
 
     def class_images(self, split: SplitReport) -> Int64:
         """Images by class, shape (K,)."""
-        return self._by_class(split.occurs_256)
+        return self._by_class(split.occurs_V)
 
-    def _by_class(self, values_256: Int64) -> Int64:
-        return np.array([values_256[self.table_256 == k].sum() for k in range(len(self.classes))], np.int64)
+    def _by_class(self, values_V: Int64) -> Int64:
+        by_index = np.bincount(self.table_V, weights=values_V, minlength=len(self.classes))  # exact below 2^53
+        return by_index[: len(self.classes)].astype(np.int64)
 
 
 def check_dataset(
@@ -127,7 +129,8 @@ def check_dataset(
             if name not in optional:
                 reports.append(SplitReport(name, problems=[str(error)]))
             continue
-        reports.append(SplitReport(name))
+        V = len(listing.table_V)
+        reports.append(SplitReport(name, pixels_V=np.zeros(V, np.int64), occurs_V=np.zeros(V, np.int64)))
         listings.append((reports[-1], listing))
 
     total = sum(len(listing.names) for _, listing in listings)
@@ -138,10 +141,8 @@ def check_dataset(
             done += 1
             if on_image is not None:
                 on_image(done, total)
-    table_256 = listings[0][1].table_256 if listings else label_table(len(classes))
-    result = DatasetReport(
-        config, classes, table_256, reports, [line for each in reports for line in each.problems], []
-    )
+    table_V = listings[0][1].table_V if listings else label_table(len(classes))
+    result = DatasetReport(config, classes, table_V, reports, [line for each in reports for line in each.problems], [])
     _judge_counts(result, allow_partial)
     _judge_labels(result)
     result.notes += _about_zero(result, reader)
@@ -167,7 +168,7 @@ def _check_drawn(
     return result
 
 
-Read = tuple[str, "UInt8 | DataError | None", "UInt8 | DataError | None"]  # name, image and label, None: no file
+Read = tuple[str, "UInt8 | DataError | None", "Label | DataError | None"]  # name, image and label, None: no file
 
 
 def _read_split(report: SplitReport, listing: Listing, workers: int) -> Iterator[Read]:
@@ -179,11 +180,13 @@ def _read_split(report: SplitReport, listing: Listing, workers: int) -> Iterator
     if not listing.names:
         report.problems.append(f"{listing.image_folder} holds no images.")
 
+    read_stored = partial(read_label, values=len(listing.table_V))
+
     def read(name: str) -> Read:
         return (
             name,
             _try(read_image, listing.images[name]) if name in listing.images else None,
-            _try(read_label, listing.labels[name]) if name in listing.labels else None,
+            _try(read_stored, listing.labels[name]) if name in listing.labels else None,
         )
 
     with ThreadPoolExecutor(workers) as pool:  # a few at a time: decoded images are large
@@ -192,7 +195,7 @@ def _read_split(report: SplitReport, listing: Listing, workers: int) -> Iterator
             yield from pool.map(read, listing.names[start : start + step])
 
 
-def _try(read: Callable[[str], UInt8], path: str) -> UInt8 | DataError:
+def _try(read: Callable[[str], Pixels], path: str) -> Pixels | DataError:
     try:
         return read(path)
     except DataError as error:
@@ -200,7 +203,7 @@ def _try(read: Callable[[str], UInt8], path: str) -> UInt8 | DataError:
 
 
 def _add(
-    report: SplitReport, listing: Listing, name: str, image: UInt8 | DataError | None, label: UInt8 | DataError | None
+    report: SplitReport, listing: Listing, name: str, image: UInt8 | DataError | None, label: Label | DataError | None
 ) -> None:
     """Count one pair, or note what is wrong with it."""
     report.problems += [str(each) for each in (image, label) if isinstance(each, DataError)]
@@ -211,24 +214,24 @@ def _add(
         return
     report.turned_images += orientation(listing.images[name]) > 1
     report.turned_labels += orientation(listing.labels[name]) > 1
-    counts_256 = _count(report, image, label, listing.table_256)
-    unknown = np.flatnonzero((listing.table_256 == _UNKNOWN) & (counts_256 > 0))
+    counts_V = _count(report, image, label, listing.table_V)
+    unknown = np.flatnonzero((listing.table_V == len(listing.table_V) - 2) & (counts_V > 0))
     if unknown.size:
         values = ", ".join(map(str, unknown[:8])) + (" ..." if unknown.size > 8 else "")
         report.problems.append(
             f"Label {listing.labels[name]} holds values without a class: {values} "
-            f"({counts_256[unknown].sum() / label.size:.1%} of its pixels); {listing.hint}."
+            f"({counts_V[unknown].sum() / label.size:.1%} of its pixels); {listing.hint}."
         )
 
 
-def _count(report: SplitReport, image: UInt8, label: UInt8, table_256: UInt8) -> Int64:
-    counts_256 = np.bincount(label.ravel(), minlength=256).astype(np.int64)
+def _count(report: SplitReport, image: UInt8, label: Label, table_V: Label) -> Int64:
+    counts_V = np.bincount(label.ravel(), minlength=len(table_V)).astype(np.int64)
     report.checked += 1
-    report.pixels_256 += counts_256
-    report.occurs_256 += counts_256 > 0
-    report.unlabelled += int(counts_256[table_256 != IGNORE].sum() == 0)
+    report.pixels_V += counts_V
+    report.occurs_V += counts_V > 0
+    report.unlabelled += int(counts_V[table_V != len(table_V) - 1].sum() == 0)
     report.sizes[image.shape[1], image.shape[0]] += 1
-    return counts_256
+    return counts_V
 
 
 def _published(config: DataConfig) -> Published | None:
@@ -268,9 +271,9 @@ def _judge_labels(report: DatasetReport) -> None:
         if not split.checked:
             continue
         absent = [report.classes[k] for k in np.flatnonzero(report.class_pixels(split) == 0).tolist()]
-        if problem := hopeless(split.name, report.classes, report.table_256, split.pixels_256):
+        if problem := hopeless(split.name, report.classes, report.table_V, split.pixels_V):
             report.problems.append(problem)
-        elif absent and split.pixels_256[IGNORE] and report.config.kind == "folder":
+        elif absent and split.pixels_V[-1] and report.config.kind == "folder":
             report.doubts.append(
                 f"{split.name}: {len(absent)} classes never occur: {_listed(absent)}; and 255, which is ignored, "
                 f"covers {report.ignored(split):.1%}: data.label_map={{255:CLASS}} gives it a class."
@@ -295,22 +298,22 @@ def _listed(names: Sequence[str]) -> str:
 
 def _about_zero(report: DatasetReport, reader: Layout | Folder) -> list[str]:
     """What ``reduce_zero_label`` does here, and what the other setting would."""
-    pixels_256 = sum((split.pixels_256 for split in report.splits), np.zeros(256, np.int64))
-    values = np.flatnonzero(pixels_256[:IGNORE])
+    pixels_V = sum((split.pixels_V for split in report.splits), np.zeros(len(report.table_V), np.int64))
+    values = np.flatnonzero(pixels_V[:-1])
     if not values.size:
         return []
-    share = pixels_256[0] / pixels_256.sum()
+    share = pixels_V[0] / pixels_V.sum()
     if isinstance(reader, Layout) and reader.ids:
         return ["reduce_zero_label has no part in it: stored values are the owners' ids, a table makes them classes."]
     classes, lowest, highest = report.classes, int(values[0]), int(values[-1])
     now = f"reduce_zero_label={str(report.config.reduce_zero_label).lower()}: stored values {lowest}..{highest}, "
     if report.config.reduce_zero_label:
-        beyond = pixels_256[len(classes) : IGNORE].sum() / pixels_256.sum()
+        beyond = pixels_V[len(classes) : -1].sum() / pixels_V.sum()
         return [
             f"{now}0 ({share:.2%} of pixels) is ignored, 1 is {classes[0]!r}. With false, 0 would be {classes[0]!r}, "
             f"every class one off, and {beyond:.2%} of pixels ({len(classes)} and above) without a class."
         ]
-    lost = f"{share:.2%} of pixels ({classes[0]!r}) would be ignored" if pixels_256[0] else "nothing would be ignored"
+    lost = f"{share:.2%} of pixels ({classes[0]!r}) would be ignored" if pixels_V[0] else "nothing would be ignored"
     other = f"1 would be {classes[0]!r}, every class one off" if len(classes) > 1 else "no class would be left"
     return [f"{now}0 is {classes[0]!r}. With true, {lost}, and {other}."]
 
@@ -329,13 +332,13 @@ def print_report(report: DatasetReport, console: Console, most: int | None = 50)
     print_line(console, f"{report.config.name} ({where}): {len(report.classes)} classes")
     table = Table("split", "images", "labels", "good pairs", "stored values", "ignored", "sizes (px)", box=None)
     for split in report.splits:
-        stored = split.stored()
+        stored, ignored = split.stored(), f", {len(split.pixels_V) - 1}" if split.pixels_V[-1] else ""
         table.add_row(
             plain(split.name),
             str(split.images),
             str(split.labels),
             str(split.checked),
-            f"{stored[0]}..{stored[1]}" + (", 255" if split.pixels_256[IGNORE] else "") if stored else "none",
+            f"{stored[0]}..{stored[1]}{ignored}" if stored else "none",
             f"{report.ignored(split):.2%}",
             _sizes(split.sizes),
         )

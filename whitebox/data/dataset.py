@@ -15,7 +15,7 @@ from whitebox.data.augment import augment as augment_pair
 from whitebox.data.augment import random_key
 from whitebox.data.images import IGNORE
 from whitebox.data.readers import Classes, Palette, Source, reader_of
-from whitebox.errors import DataError
+from whitebox.errors import ConfigError, DataError
 
 
 class Sample(NamedTuple):
@@ -31,7 +31,8 @@ class SegmentationDataset(Dataset[Sample]):
 
     ``dataset[index]`` or ``dataset[epoch, index]`` gives a ``Sample``:
 
-    - plain: image uint8 (3, H, W), RGB, and label uint8 (H, W), at the size they are stored in;
+    - plain: image uint8 (3, H, W), RGB, and label uint8 (H, W), at the size they are stored in; more than 254 classes
+      make a label int32, and 65535 is ignored;
     - augmented: image float32 (3, C, C) in [0, 1], padded with the mean pixel, and label uint8 (C, C), padded with 255;
       a pure function of (seed, epoch, index).
 
@@ -39,13 +40,12 @@ class SegmentationDataset(Dataset[Sample]):
     names a file that cannot be used.
     """
 
-    ignore_index = IGNORE
-
     def __init__(self, config: DataConfig, source: Source, seed: int, mean_255: tuple[float, ...] | None) -> None:
         self.config, self.source, self.seed, self.mean_255 = config, source, seed, mean_255
         self.classes: Classes = source.classes
         self.palette: Palette = source.palette
         self.names: list[str] = source.names
+        self.ignore_index = source.ignore
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,10 +58,13 @@ class SegmentationDataset(Dataset[Sample]):
         image, label = self.source.load(index)
         if self.mean_255 is None:
             image_3HW = np.ascontiguousarray(image.transpose(2, 0, 1))
-            return Sample(torch.from_numpy(image_3HW), torch.from_numpy(label), name)
+            plain = label if label.dtype == np.uint8 else label.astype(np.int32)  # torch does little with uint16
+            return Sample(torch.from_numpy(image_3HW), torch.from_numpy(plain), name)
         try:
             random_state = random_key(self.seed, epoch, index)
-            view, view_label = augment_pair(image, label, self.config, self.mean_255, random_state)
+            view, view_label = augment_pair(
+                image, label.astype(np.uint8, copy=False), self.config, self.mean_255, random_state
+            )
         except cv2.error:
             raise DataError(
                 f"Image {name} of dataset {self.config.name} is {image.shape[1]} x {image.shape[0]} px, too narrow to "
@@ -95,4 +98,6 @@ def build_dataset(
     if augment and mean_255 is None:
         raise ValueError("augment=True needs mean_255, the model's mean pixel")
     source = reader_of(config).source(config, split)
+    if augment and source.ignore != IGNORE:
+        raise ConfigError(f"Dataset {config.name} has labels of 16 bits, which are for evaluation only.")
     return SegmentationDataset(config, source, seed, mean_255 if augment else None)

@@ -26,8 +26,10 @@ from whitebox.errors import DataError
 from whitebox.memory import free_bytes, readable
 
 UInt8 = npt.NDArray[np.uint8]
+Label = npt.NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 
 IGNORE = 255  # label value of pixels that do not count
+NARROW, WIDE = 2**8, 2**16  # values that labels of 8 and of 16 bits store; the last one of them is ignored
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Data loading is parallel over processes; OpenCV's own threads would compete with them, and can hang after a fork.
@@ -149,17 +151,20 @@ def _why_not_read(content: bytes) -> str:
     return f"holds {channels} channels of {stored.dtype}: save it with 3 channels (or 1) of 8 or 16 bits."
 
 
-def read_label(path: str | os.PathLike[str]) -> UInt8:
-    """A label file as the class indices it stores, shape (H, W), uint8.
+def read_label(path: str | os.PathLike[str], values: int = NARROW) -> Label:
+    """A label file as the class indices it stores, shape (H, W), uint8, or uint16 where ``values`` is ``WIDE``.
 
     Palette images give their indices. A GIF has no other way to be grey: there a grey palette gives its grey values.
-    Floating point is read where all numbers are whole. An EXIF orientation is not applied.
+    Floating point is read where all numbers are whole. An EXIF orientation is not applied. A MATLAB file gives its
+    ``LabelMap`` (Pascal Context).
 
     Raises:
         DataError: the file is missing, empty, cut short, no image, in colour, too large for the memory, or holds values
-            above 255, or fractions.
+            from ``values`` on, or fractions.
     """
     path = Path(path)
+    if path.suffix == ".mat":
+        return read_mat(path, "LabelMap", values - 2).astype(np.uint8 if values == NARROW else np.uint16)
     content = _read_bytes(path, "Label")
     _require_room(path, "Label", content, bytes_a_pixel=2)
     try:
@@ -184,10 +189,34 @@ def read_label(path: str | os.PathLike[str]) -> UInt8:
             f"Label {path} holds floating point numbers with fractions (mode {mode}): labels hold one class index a "
             "pixel, as integers of 8 or 16 bits."
         )
-    if label.size and (label.min() < 0 or label.max() > 255):
-        value = int(label.max() if label.max() > 255 else label.min())
-        raise DataError(f"Label {path} holds the value {value}: class indices lie in 0..253, and 255 is ignored.")
-    return label.astype(np.uint8)
+    highest = values - 1
+    if label.size and (label.min() < 0 or label.max() > highest):
+        value = int(label.max() if label.max() > highest else label.min())
+        raise DataError(
+            f"Label {path} holds the value {value}: class indices lie in 0..{highest - 2}, and {highest} is ignored."
+        )
+    return label.astype(np.uint8 if values == NARROW else np.uint16)
+
+
+def read_mat(path: Path, key: str, highest: int) -> npt.NDArray[np.int64]:
+    """The label map ``key`` of a MATLAB file, whole numbers from 0 to ``highest``, shape (H, W).
+
+    Raises:
+        DataError: it is no such file, or holds no such map.
+    """
+    import scipy.io
+    from scipy.io.matlab import MatReadError
+
+    damaged = (MatReadError, OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zlib.error)
+    try:
+        stored = np.asarray(scipy.io.loadmat(path, variable_names=[key])[key])
+    except (*damaged, NotImplementedError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"Label {path} is damaged or holds no {key!r} ({reason}): get it again.") from None
+    numbers = stored.ndim == 2 and stored.dtype.kind in "uif"
+    if not numbers or stored.min(initial=0) < 0 or stored.max(initial=0) > highest:
+        raise DataError(f"Label {path} is no map of values 0..{highest} in {key!r}: get it again.")
+    return stored.astype(np.int64)
 
 
 def _grey_values(image: Image.Image, label: npt.NDArray[Any]) -> npt.NDArray[Any]:

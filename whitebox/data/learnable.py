@@ -7,28 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from whitebox.data.images import IGNORE
+from whitebox.data.images import IGNORE, Label
 
 ONE_CLASS = "there is one class, so every pixel is right from the first step: add a class for all the rest (background)"
 
 
-def hopeless(
-    split: str, classes: Sequence[str], table_256: npt.NDArray[np.uint8], pixels_256: npt.NDArray[np.int64]
-) -> str | None:
+def hopeless(split: str, classes: Sequence[str], table_V: Label, pixels_V: npt.NDArray[np.int64]) -> str | None:
     """The one line about labels that can teach nothing; None where they can.
 
     Args:
         split: its name.
         classes: K names.
-        table_256: class index of each stored value, see ``whitebox.data.readers.label_table``.
-        pixels_256: how often each stored value occurs.
+        table_V: class index of each stored value, see ``whitebox.data.readers.label_table``.
+        pixels_V: how often each stored value occurs.
     """
-    pixels_K = np.array([pixels_256[table_256 == k].sum() for k in range(len(classes))])
+    pixels_K = np.bincount(table_V, weights=pixels_V, minlength=len(classes))[: len(classes)]
     present = np.flatnonzero(pixels_K)
-    if not pixels_256.sum() or len(classes) == 1 or len(present) > 1:
+    if not pixels_V.sum() or len(classes) == 1 or len(present) > 1:
         return None
-    stored = np.flatnonzero(pixels_256).tolist()
-    if stored == [0, IGNORE] and table_256[IGNORE] == IGNORE:
+    stored = np.flatnonzero(pixels_V).tolist()
+    if stored == [0, IGNORE] and table_V[IGNORE] == IGNORE:
         counts = f"only {classes[present[0]]!r} counts" if len(present) else "nothing counts"
         return (
             f"{split}: labels hold 0 and 255 alone, and 255 is ignored, so {counts}: where 255 means {classes[1]!r}, "

@@ -16,7 +16,15 @@ try:
 except ImportError:  # not on Windows; there nobody shares a cluster's data folder
     fcntl = None  # type: ignore[assignment]
 
-from whitebox.data.conversions import RAW, OnFile, convert_camvid, convert_coco_stuff10k, convert_pascal_context
+from whitebox.data.conversions import (
+    MERGED,
+    RAW,
+    OnFile,
+    convert_ade20k_full,
+    convert_camvid,
+    convert_coco_stuff10k,
+    convert_pascal_context,
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class Published:
 
 
 _FILE = r"[^/.][^/]*"
+_ADE_VAL = r"ADE_val_\d{8}"
 
 _EDINBURGH = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"
 
@@ -103,6 +112,24 @@ PUBLISHED: dict[str, Published] = {
             counts={"train": 20210, "val": 2000},
             licence="images for non-commercial research and education, annotations BSD-3-Clause",
             size_limit=20 * _GB,
+        ),
+        Published(
+            name="ade20k-full",
+            dataset="ade20k-full",
+            kinds=("ade20k_full",),
+            path="ade20k_full/ADE20K_2021_17_01",
+            archives=(Archive("ADE20K_2021_17_01.zip"),),
+            rules=(
+                (rf"images/ADE/validation/(?:.*/)?({_ADE_VAL}(?:\.jpg|_seg\.png))", rf"{RAW}/\1"),
+                (rf"(images_detectron2/validation/{_ADE_VAL}\.jpg)", r"ADE20K_2021_17_01/\1"),
+                (rf"(annotations_detectron2/validation/{_ADE_VAL}\.tif)", r"ADE20K_2021_17_01/\1"),
+            ),
+            looks_for="images/ADE/validation/ of release 2021_17_01 (that of 2016 numbers its objects otherwise)",
+            counts={"val": 2000},
+            licence="non-commercial research and education, under the terms you accept when you register",
+            size_limit=60 * _GB,
+            get_it="register at https://groups.csail.mit.edu/vision/datasets/ADE20K/",
+            convert=convert_ade20k_full,
         ),
         Published(
             name="cityscapes",
@@ -138,12 +165,35 @@ PUBLISHED: dict[str, Published] = {
                 (r"(ImageSets/(?:Main|SegmentationContext)/(?:train|val)\.txt)", r"VOCdevkit/VOC2010/\1"),
                 (rf"(SegmentationClassContext/{_FILE}\.png)", r"VOCdevkit/VOC2010/\1"),
                 (rf"(trainval/{_FILE}\.mat)", r"VOCdevkit/VOC2010/\1"),
+                (rf"({MERGED})", r"VOCdevkit/VOC2010/\1"),
             ),
-            looks_for="JPEGImages/, ImageSets/Main/ and trainval/*.mat",
+            looks_for=f"JPEGImages/, ImageSets/Main/ and trainval/*.mat (or {MERGED})",
             counts={"train": 4998, "val": 5105},
             licence="photos under Flickr's terms (see the VOC 2010 page), annotations for research",
             size_limit=20 * _GB,
             convert=convert_pascal_context,
+        ),
+        Published(
+            name="pascal-voc",
+            dataset="pascal-voc-20",
+            kinds=("pascal_voc20", "pascal_voc20b"),
+            path="pascal_voc/VOCdevkit/VOC2012",
+            archives=(
+                Archive(
+                    "VOCtrainval_11-May-2012.tar",
+                    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                    "md5:6cd6e144f989b92b3379bac3b3de84fd",
+                ),
+            ),
+            rules=(
+                (rf"(JPEGImages/{_FILE}\.jpg)", r"VOCdevkit/VOC2012/\1"),
+                (r"(ImageSets/Segmentation/val\.txt)", r"VOCdevkit/VOC2012/\1"),
+                (rf"SegmentationClass(?:Aug)?/({_FILE}\.png)", r"VOCdevkit/VOC2012/SegmentationClassAug/\1"),
+            ),
+            looks_for="JPEGImages/, ImageSets/Segmentation/val.txt and SegmentationClass/ (or SegmentationClassAug/)",
+            counts={"val": 1449},
+            licence="photos under Flickr's terms (see the VOC 2012 page)",
+            size_limit=20 * _GB,
         ),
         Published(
             name="coco-stuff164k",

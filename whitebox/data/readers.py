@@ -1,6 +1,9 @@
 """Which files a dataset is made of, what its classes are, and how stored label values become class indices.
 
 Folder layouts are those of the datasets' owners; class names and colours lie in ``classes/*.txt``, with their sources.
+
+Labels store one of V values: 256, or 65536 where there are more than 254 classes. The last is ignored. A table says
+which class each value is; there the last means ignored, too, and the last but one, that a value means nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +23,17 @@ import numpy as np
 
 from whitebox.config import DataConfig, nearest
 from whitebox.data import open_shapes, shapes
-from whitebox.data.images import IGNORE, IMAGE_SUFFIXES, UInt8, orientation, read_image, read_label
+from whitebox.data.images import (
+    IGNORE,
+    IMAGE_SUFFIXES,
+    NARROW,
+    WIDE,
+    Label,
+    UInt8,
+    orientation,
+    read_image,
+    read_label,
+)
 from whitebox.errors import ConfigError, DataError
 from whitebox.palette import distinct_palette
 from whitebox.text import composed, require_text
@@ -28,7 +41,6 @@ from whitebox.text import composed, require_text
 Classes = tuple[str, ...]
 Palette = tuple[tuple[int, int, int], ...]
 
-_UNKNOWN = 254  # in label tables: a stored value that means nothing
 MAX_CLASSES = 254
 _LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # without loss, unlike JPEG
 _HELP = "give the folder that holds it with --data-root or WHITEBOX_DATA; `whitebox datasets` shows each folder"
@@ -47,6 +59,13 @@ def class_list(name: str) -> tuple[Classes, Palette]:
     return tuple(row[3] for row in rows), _as_palette([int(part) for part in row[:3]] for row in rows)
 
 
+@functools.cache
+def id_list(name: str) -> tuple[str, ...]:
+    """The words of ``ids/NAME.txt``, whose first lines say the source."""
+    text = Path(__file__).with_name("ids").joinpath(f"{name}.txt").read_text("utf-8")
+    return tuple(word for line in text.splitlines() if not line.startswith("#") for word in line.split())
+
+
 @dataclass(frozen=True)
 class Pair:
     """One image file and its label file."""
@@ -62,14 +81,17 @@ class Source(Protocol):
     classes: Classes
     palette: Palette
     names: list[str]
+    ignore: int
 
-    def load(self, index: int) -> tuple[UInt8, UInt8]:
-        """RGB image (H, W, 3) and label (H, W), uint8; label values are class indices or 255."""
+    def load(self, index: int) -> tuple[UInt8, Label]:
+        """RGB image (H, W, 3), uint8, and label (H, W); label values are class indices or ``ignore``."""
         ...
 
 
 class ShapesSource:
     """The images of ``whitebox.data.shapes``, drawn when asked for."""
+
+    ignore = IGNORE
 
     def __init__(self, config: DataConfig, split: str) -> None:
         if split not in shapes.SPLITS:
@@ -87,6 +109,8 @@ class ShapesSource:
 class OpenShapesSource:
     """The images of ``whitebox.data.open_shapes``, drawn when asked for, with the names of one group as classes."""
 
+    ignore = IGNORE
+
     def __init__(self, config: DataConfig, split: str, group: str) -> None:
         splits = [name for name, drawn in open_shapes.SPLITS.items() if group in (drawn.group, "all")]
         if split not in splits:
@@ -97,17 +121,17 @@ class OpenShapesSource:
         length = config.train_length if split == "train" else config.val_length
         self.names = [f"{split}_{index:05d}" for index in range(length)]
         drawn_classes = [open_shapes.CLASSES.index(name) for name in self.classes]
-        self.table_256 = label_table(len(self.classes), drawn_classes)
+        self.table_V = label_table(len(self.classes), drawn_classes)
 
     def load(self, index: int) -> tuple[UInt8, UInt8]:
         image, drawn = open_shapes.draw(self.seed, self.split, index, self.size)
-        return image, np.asarray(cv2.LUT(drawn, self.table_256), np.uint8)
+        return image, np.asarray(cv2.LUT(drawn, self.table_V), np.uint8)
 
 
 class FileSource:
     """Pairs of image and label files.
 
-    ``table_256`` turns stored label values into class indices; ``hint`` ends the message about a value without a class.
+    ``table_V`` turns stored label values into class indices; ``hint`` ends the message about a value without a class.
     """
 
     def __init__(
@@ -116,35 +140,37 @@ class FileSource:
         classes: Classes,
         palette: Palette,
         pairs: Sequence[Pair],
-        table_256: UInt8,
+        table_V: Label,
         hint: str,
     ) -> None:
         self.title, self.classes, self.palette = title, classes, palette
-        self.pairs, self.table_256, self.hint = pairs, table_256, hint
+        self.pairs, self.table_V, self.hint = pairs, table_V, hint
+        self.ignore = len(table_V) - 1
         self.names = [pair.name for pair in pairs]
 
-    def load(self, index: int) -> tuple[UInt8, UInt8]:
+    def load(self, index: int) -> tuple[UInt8, Label]:
         pair = self.pairs[index]
-        image, stored = read_image(pair.image), read_label(pair.label)
+        image, stored = read_image(pair.image), read_label(pair.label, len(self.table_V))
         if image.shape[:2] != stored.shape:
             raise DataError(unlike_sizes(pair.image, image, pair.label, stored))
         return image, self.classes_of(index, stored)
 
-    def classes_of(self, index: int, stored: UInt8) -> UInt8:
+    def classes_of(self, index: int, stored: Label) -> Label:
         """Class indices (H, W) of the stored values of a label; ``DataError`` names one without a class."""
-        pair = self.pairs[index]
-        label = np.asarray(cv2.LUT(stored, self.table_256), np.uint8)
-        if (label == _UNKNOWN).any():
-            value = int(stored[label == _UNKNOWN].max())
-            known = np.flatnonzero(self.table_256[:IGNORE] != _UNKNOWN)
+        pair, unknown = self.pairs[index], self.ignore - 1
+        narrow = len(self.table_V) == NARROW
+        label = np.asarray(cv2.LUT(stored, self.table_V), np.uint8) if narrow else self.table_V[stored]
+        if (label == unknown).any():
+            value = int(stored[label == unknown].max())
+            known = np.flatnonzero(self.table_V[: self.ignore] != unknown)
             raise DataError(
                 f"Label {pair.label} holds the value {value}, but {self.title} has {len(self.classes)} classes, stored "
-                f"as {known[0]}..{known[-1]} (255 is ignored): {self.hint}."
+                f"as {known[0]}..{known[-1]} ({self.ignore} is ignored): {self.hint}."
             )
         return label
 
 
-def unlike_sizes(image_path: str, image: UInt8, label_path: str, label: UInt8) -> str:
+def unlike_sizes(image_path: str, image: UInt8, label_path: str, label: Label) -> str:
     """The one line about an image and a label of different sizes."""
     turned = [orientation(path) for path in (image_path, label_path)]
     cure = "give both the same size"
@@ -164,7 +190,7 @@ class Listing:
     title: str
     classes: Classes
     palette: Palette
-    table_256: UInt8
+    table_V: Label
     hint: str
     names: Sequence[str]  # those of the owners' list, else of every image
     images: Mapping[str, str]
@@ -183,7 +209,7 @@ class Listing:
         for lack in self.unpaired():
             raise DataError(lack.advice())
         pairs = [Pair(name, self.images[name], self.labels[name]) for name in self.names]
-        return FileSource(self.title, self.classes, self.palette, pairs, self.table_256, self.hint)
+        return FileSource(self.title, self.classes, self.palette, pairs, self.table_V, self.hint)
 
     def unpaired(self) -> Iterator[Lack]:
         """What each file lacks that has no partner, with the reason where one can be seen."""
@@ -283,8 +309,10 @@ class Layout:
     label_suffix: str = ".png"
     other_labels: tuple[str, ...] = ()  # ends of file names that lie beside the labels and are none
     list_file: str = ""  # one name a line; empty: every image of the folder
+    id_list: str = ""  # or our own list, see id_list; names of which nothing is there are left out
     reduce_zero_label: bool = False  # what DataConfig must say: else every class would be off by one
     ids: tuple[int, ...] = ()  # stored label value of each class; empty: 0, 1, 2, ...
+    values: int = NARROW  # V
     stored_values: int = 0  # labels hold 0..stored_values-1, those without a class ignored; 0: the classes only
 
     def info(self, config: DataConfig) -> tuple[Classes, Palette]:
@@ -318,20 +346,22 @@ class Layout:
         if list_file:
             lines = (line.strip() for line in _read_text(root / list_file).splitlines())
             names = [composed(Path(line).as_posix()) for line in lines if line]
+        elif self.id_list:
+            names = [name for name in id_list(self.id_list) if name in have_images or name in have_labels]
         else:
             names = sorted(have_images, key=lambda name: name + self.image_suffix)  # as mmsegmentation orders them
         return Listing(
             title=config.name,
             classes=classes,
             palette=palette,
-            table_256=label_table(len(classes), self.ids, self.stored_values, config.reduce_zero_label),
+            table_V=label_table(len(classes), self.ids, self.stored_values, config.reduce_zero_label, self.values),
             hint="the file is not as the dataset's owners made it, replace it",
             names=names,
             images=have_images,
             labels=have_labels,
             image_folder=root / images,
             label_folder=root / labels,
-            listed=bool(list_file),
+            listed=bool(list_file or self.id_list),
             doubled=[*doubled_images, *doubled_labels],
         )
 
@@ -399,7 +429,7 @@ class Folder:
             title=str(root),
             classes=classes,
             palette=palette,
-            table_256=_mapped(label_table(len(classes), reduce_zero_label=config.reduce_zero_label), config, classes),
+            table_V=_mapped(label_table(len(classes), reduce_zero_label=config.reduce_zero_label), config, classes),
             hint="correct the file or the class list, or say with data.label_map which class a value means; "
             + (
                 "0 is ignored because of data.reduce_zero_label=true"
@@ -463,6 +493,13 @@ _PASCAL_CONTEXT = Layout(
     splits={"train": "train", "val": "val"},
     list_file="ImageSets/SegmentationContext/{split}.txt",
 )
+_PASCAL_VOC = Layout(
+    classes="",
+    images="JPEGImages",
+    labels="SegmentationClassAug",
+    splits={"val": "val"},
+    list_file="ImageSets/Segmentation/{split}.txt",
+)
 READERS: dict[str, Reader] = {
     "shapes": Shapes(),
     "open_shapes": OpenShapes("seen"),
@@ -472,6 +509,14 @@ READERS: dict[str, Reader] = {
     "folder": Folder(),
     "camvid": Layout(classes="camvid"),
     "ade20k": Layout(classes="ade20k", splits={"train": "training", "val": "validation"}, reduce_zero_label=True),
+    "ade20k_full": Layout(  # as `whitebox data prepare` makes it, or SED's prepare_ade20k_full.py
+        classes="ade847",
+        images="images_detectron2/{split}",
+        labels="annotations_detectron2/{split}",
+        splits={"val": "validation"},
+        label_suffix=".tif",
+        values=WIDE,
+    ),
     "cityscapes": Layout(
         classes="cityscapes",
         images="leftImg8bit/{split}",
@@ -483,6 +528,18 @@ READERS: dict[str, Reader] = {
     ),
     "pascal_context": _PASCAL_CONTEXT,
     "pascal_context59": replace(_PASCAL_CONTEXT, classes="pascal_context59", reduce_zero_label=True),
+    "pascal_context459": Layout(
+        classes="pascal_context459",
+        images="JPEGImages",
+        labels="trainval",
+        splits={"val": "val"},
+        label_suffix=".mat",
+        id_list="pascal_context459_val",
+        reduce_zero_label=True,
+        values=WIDE,
+    ),
+    "pascal_voc20": replace(_PASCAL_VOC, classes="voc20", reduce_zero_label=True),
+    "pascal_voc20b": replace(_PASCAL_VOC, classes="voc20b", ids=(*range(1, 21), 0)),
     "coco_stuff164k": Layout(
         classes="coco_stuff",
         splits={"train": "train2017", "val": "val2017"},
@@ -529,37 +586,43 @@ def dataset_info(config: DataConfig) -> tuple[Classes, Palette]:
 
 
 def label_table(
-    num_classes: int, ids: Sequence[int] = (), stored_values: int = 0, reduce_zero_label: bool = False
-) -> UInt8:
-    """Class index of each stored value, shape (256,): 255 where it is ignored, 254 where it means nothing.
+    num_classes: int,
+    ids: Sequence[int] = (),
+    stored_values: int = 0,
+    reduce_zero_label: bool = False,
+    values: int = NARROW,
+) -> Label:
+    """Class index of each stored value, shape (V,): V - 1 where it is ignored, V - 2 where it means nothing.
 
     Args:
-        num_classes: at most 254.
+        num_classes: at most V - 2.
         ids: stored value of each class; empty: the indices themselves.
         stored_values: stored values below this one that no class has are ignored.
         reduce_zero_label: stored 0 is ignored, and k is class k - 1.
+        values: V.
     """
-    table_256 = np.full(256, _UNKNOWN, np.uint8)
-    table_256[:stored_values] = IGNORE
-    table_256[IGNORE] = IGNORE
+    ignore = values - 1
+    table_V: Label = np.full(values, ignore - 1, np.uint8 if values == NARROW else np.uint16)
+    table_V[:stored_values] = ignore
+    table_V[ignore] = ignore
     stored = np.asarray(ids or range(num_classes), np.int64)
     if reduce_zero_label:
-        table_256[0] = IGNORE
+        table_V[0] = ignore
         stored = stored + 1
-    table_256[stored] = np.arange(num_classes, dtype=np.uint8)
-    return table_256
+    table_V[stored] = np.arange(num_classes, dtype=table_V.dtype)
+    return table_V
 
 
-def _mapped(table_256: UInt8, config: DataConfig, classes: Classes) -> UInt8:
-    """``table_256`` with the classes that ``data.label_map`` gives to stored values."""
+def _mapped(table_V: Label, config: DataConfig, classes: Classes) -> Label:
+    """``table_V`` with the classes that ``data.label_map`` gives to stored values."""
     for stored, index in config.label_map.items():
         if index != IGNORE and index >= len(classes):
             raise ConfigError(
                 f"data.label_map makes {stored} class {index}, and there are {len(classes)} classes: 0 to "
                 f"{len(classes) - 1}, or {IGNORE} for ignored."
             )
-        table_256[stored] = index
-    return table_256
+        table_V[stored] = index
+    return table_V
 
 
 def _as_palette(colours: Iterable[Sequence[int]]) -> Palette:

@@ -1,6 +1,7 @@
 """One picture of a dataset: what is stored, and what training sees of it.
 
-Each sample is a row of four: the photo, its label, an augmented view, and the view's label. Shapes: H, W pixels.
+Each sample is a row of four: the photo, its label, an augmented view, and the view's label; of two where the dataset is
+for evaluation only. Shapes: H, W pixels.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +19,6 @@ from PIL import Image, ImageDraw
 
 from whitebox.config import DataConfig
 from whitebox.data import build_dataset
-from whitebox.data.images import IGNORE, UInt8
 from whitebox.data.readers import Palette
 from whitebox.errors import ConfigError, DataError
 from whitebox.text import drawn, drawn_lines, font
@@ -60,29 +61,29 @@ def show_dataset(
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(f"{path} is no picture file: give a name ending in .png or .jpg.")
     plain = build_dataset(config, split, augment=False)
-    views = build_dataset(config, split, augment=True, seed=seed, mean_255=mean_255)
+    views = build_dataset(config, split, augment=True, seed=seed, mean_255=mean_255) if config.train_split else None
     chosen = sorted(np.random.default_rng(seed).choice(len(plain), size=min(count, len(plain)), replace=False).tolist())
     palette = plain.palette
-    rows, names, pixels_256 = [], [], np.zeros(256, np.int64)
+    rows, names, pixels_V = [], [], np.zeros(plain.ignore_index + 1, np.int64)
     for done, index in enumerate(chosen, start=1):
-        sample, view = plain[index], views[index]
-        label_HW, view_label_HW = sample.label.numpy(), view.label.numpy()
-        view_HW3 = np.rint(255 * view.image.numpy().transpose(1, 2, 0)).clip(0, 255).astype(np.uint8)
-        rows.append(
-            [
-                _panel(sample.image.numpy().transpose(1, 2, 0)),
-                _label_panel(label_HW, plain.classes, palette),
-                _panel(view_HW3),
-                _label_panel(view_label_HW, plain.classes, palette),
-            ]
-        )
+        sample = plain[index]
+        shown = [(sample.image.numpy().transpose(1, 2, 0), sample.label.numpy())]
+        if views is not None:
+            view = views[index]
+            view_HW3 = np.rint(255 * view.image.numpy().transpose(1, 2, 0)).clip(0, 255).astype(np.uint8)
+            shown.append((view_HW3, view.label.numpy()))
+        row = []
+        for image_HW3, label_HW in shown:
+            row += [_panel(image_HW3), _label_panel(label_HW, plain.classes, palette)]
+            pixels_V += np.bincount(label_HW.ravel(), minlength=len(pixels_V))
+        rows.append(row)
         names.append(sample.name)
-        for each in (label_HW, view_label_HW):
-            pixels_256 += np.bincount(each.ravel(), minlength=256)
         if on_image is not None:
             on_image(done, len(chosen))
-    title = f"{config.name}, {split}: {len(chosen)} of {len(plain)} images; views of {config.crop} x {config.crop} px"
-    picture = _compose(title, rows, names, _legend(pixels_256, plain.classes, palette))
+    title = f"{config.name}, {split}: {len(chosen)} of {len(plain)} images"
+    if views is not None:
+        title += f"; views of {config.crop} x {config.crop} px"
+    picture = _compose(title, rows, names, _legend(pixels_V, plain.classes, palette))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
@@ -93,23 +94,18 @@ def show_dataset(
     return names
 
 
-def _colours(palette: Palette) -> UInt8:
-    table = np.empty((256, 3), np.uint8)
-    table[:] = _IGNORED
-    table[: len(palette)] = palette
-    return table
-
-
-def _panel(pixels: UInt8, how: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+def _panel(pixels: npt.NDArray[Any], how: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
     height, width = pixels.shape[:2]
     size = (max(1, min(round(width * _HEIGHT / height), 2 * _HEIGHT)), _HEIGHT)
     return Image.fromarray(np.ascontiguousarray(pixels)).resize(size, how)
 
 
-def _label_panel(label_HW: UInt8, classes: Sequence[str], palette: Palette) -> Image.Image:
+def _label_panel(label_HW: npt.NDArray[Any], classes: Sequence[str], palette: Palette) -> Image.Image:
     """Colours, and in the larger regions the class's name: palettes of many classes repeat themselves."""
-    small_HW = np.asarray(_panel(label_HW, Image.Resampling.NEAREST))
-    panel = Image.fromarray(_colours(palette)[small_HW])
+    colours = np.array([*palette, _IGNORED], np.uint8)
+    known_HW = np.minimum(label_HW, len(classes)).astype(np.int32)  # what is no class is the last colour
+    small_HW = np.asarray(_panel(known_HW, Image.Resampling.NEAREST))
+    panel = Image.fromarray(colours[small_HW])
     draw, letters = ImageDraw.Draw(panel), font(_TEXT - 3)
     for k in np.unique(small_HW[small_HW < len(classes)]).tolist():
         inside = np.pad((small_HW == k).astype(np.uint8), 1)  # the border is an edge too
@@ -127,16 +123,16 @@ def _label_panel(label_HW: UInt8, classes: Sequence[str], palette: Palette) -> I
 Entry = tuple[str, tuple[int, ...]]  # text, colour
 
 
-def _legend(pixels_256: npt.NDArray[np.int64], classes: Sequence[str], palette: Palette) -> list[Entry]:
+def _legend(pixels_V: npt.NDArray[np.int64], classes: Sequence[str], palette: Palette) -> list[Entry]:
     """Classes that occur, largest share first, and what is ignored."""
-    order = np.argsort(-pixels_256[: len(classes)], kind="stable")
-    entries: list[Entry] = [(drawn(classes[k]), tuple(palette[k])) for k in order if pixels_256[k]]
-    return [*entries, ("ignored", _IGNORED)] if pixels_256[IGNORE] else entries
+    order = np.argsort(-pixels_V[: len(classes)], kind="stable")
+    entries: list[Entry] = [(drawn(classes[k]), tuple(palette[k])) for k in order if pixels_V[k]]
+    return [*entries, ("ignored", _IGNORED)] if pixels_V[-1] else entries
 
 
 def _compose(title: str, rows: list[list[Image.Image]], names: list[str], legend: list[Entry]) -> Image.Image:
     letters, small = font(_TEXT), font(_TEXT - 2)
-    widths = [max(row[column].width for row in rows) for column in range(len(_HEADS))]
+    widths = [max(row[column].width for row in rows) for column in range(len(rows[0]))]
     block, columns = sum(widths) + _GAP * len(widths), 2 if len(rows) > 2 else 1
     per_column = math.ceil(len(rows) / columns)
     line, cell = _TEXT + _GAP, _HEIGHT + _TEXT + 2 * _GAP
@@ -158,7 +154,7 @@ def _compose(title: str, rows: list[list[Image.Image]], names: list[str], legend
         left = _GAP + (number // per_column) * (block + 3 * _GAP)
         top = 2 * line + (number % per_column) * cell
         draw.text((left, top + _HEIGHT + _GAP + _TEXT / 2), drawn(name), fill=_INK, font=small, anchor="lm")
-        for panel, width, head in zip(row, widths, _HEADS, strict=True):
+        for panel, width, head in zip(row, widths, _HEADS, strict=False):
             if number % per_column == 0:
                 draw.text((left, line * 1.5 + 2), head, fill=_INK, font=small, anchor="lm")
             canvas.paste(panel, (left, top))
