@@ -1,11 +1,13 @@
 """Unpack archives nobody has to trust: no file leaves its folder, no links, and a bound on size and number.
 
-Owners, permissions and times of the archive are ignored. A file appears complete or not at all, and files that are
-there are not written again, so that an interrupted unpacking goes on.
+Owners, permissions and times of the archive are ignored. A file appears complete or not at all, and one that is there
+with the same content is not written again, so that an interrupted unpacking goes on.
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import re
@@ -14,10 +16,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from whitebox.data.download import disk_error, open_for_writing, write_block
 from whitebox.errors import DataError
@@ -26,6 +29,7 @@ Place = Callable[[str], str | None]  # path of a member -> its path below the ta
 OnFile = Callable[[int], None]  # members looked at so far
 
 _BLOCK = 1 << 20
+_MOST_HEADERS = 1000  # of a whole tar file
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -58,7 +62,10 @@ class _Member:
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip or tar archive, by its content."""
     try:
-        return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+        if zipfile.is_zipfile(path):
+            return True
+        with _opened(path) as file, tarfile.open(fileobj=file, mode="r:"):
+            return True
     except _DAMAGED:
         return False
 
@@ -89,6 +96,8 @@ def copy_folder(folder: Path, target: Path, place: Place, limits: Limits, on_fil
     def members() -> Iterator[_Member]:
         for parent, folders, files in os.walk(folder, followlinks=True):
             folders.sort()
+            for each in folders:
+                _require_no_circle(Path(parent, each))
             for file in sorted(files):
                 path = Path(parent, file)
                 if path.is_file():
@@ -99,6 +108,12 @@ def copy_folder(folder: Path, target: Path, place: Place, limits: Limits, on_fil
         return _write_all(str(folder), members(), target, place, limits, on_file)
     except OSError as error:
         raise DataError(f"Folder {folder} cannot be read ({error}): check its permissions.") from error
+
+
+def _require_no_circle(folder: Path) -> None:
+    """Whether a folder leads back to one that it lies in."""
+    if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{folder} is a link to a folder that it lies in, so it has no end: remove the link.")
 
 
 def _zip_members(archive: Path) -> Iterator[_Member]:
@@ -114,13 +129,39 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive) as file:
+    with _opened(archive) as content, tarfile.open(fileobj=content, mode="r:") as file:
         for info in file:
+            if len(file.pax_headers) > _MOST_HEADERS:
+                raise ValueError("it has too many headers")
             kind = "file" if info.isreg() else "folder" if info.isdir() else "link"
             if not (info.isreg() or info.isdir() or info.islnk() or info.issym()):
                 kind = "device"
             yield _Member(info.name, info.size, kind, partial(_extract, file, info))
             file.members.clear()  # type: ignore[attr-defined]  # else a million of them stay in memory
+
+
+class _Bounded:
+    """A tar file, unpacked, that hands out no more than a block at once: tarfile reads whole headers into memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _BLOCK:
+            raise ValueError(f"it has a header of {size / 1e6:.1f} MB")
+        return self.file.read(size)
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[Any]:
+    with archive.open("rb") as file:
+        start = file.read(6)
+    opener: Callable[[Path], IO[bytes]] = _open
+    for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
+        if start.startswith(magic):
+            opener = module.open
+    with opener(archive) as file:
+        yield _Bounded(file)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -167,9 +208,20 @@ def _leaves(name: str) -> bool:
     return not name or parts[0] == "" or ".." in parts or "\0" in name or re.match(r"[A-Za-z]:", name) is not None
 
 
+def _holds(member: _Member, path: Path) -> bool:
+    """Whether a file of the right size has the content of a member."""
+    left = member.size
+    with member.open() as source, path.open("rb") as present:
+        while left and (block := source.read(min(_BLOCK, left))):
+            if present.read(len(block)) != block:
+                return False
+            left -= len(block)
+    return not left
+
+
 def _write(member: _Member, path: Path) -> None:
-    """One file, complete or not at all; one of that size is left as it is."""
-    if path.is_file() and path.stat().st_size == member.size:
+    """One file, complete or not at all; one of that content is left as it is."""
+    if path.is_file() and path.stat().st_size == member.size and _holds(member, path):
         return
     unfinished = path.with_name(path.name + ".unfinished")
     try:
