@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,6 +20,10 @@ class Web:
     failures: list[int] = field(default_factory=list)  # of the next answers: status instead of the file
     ranges: bool = True
     length: bool = True  # else chunks, and no Content-Length
+    moved: dict[str, str] = field(default_factory=dict)  # name -> address it is sent on to
+    pause: float = 0.0  # s before each byte of a body
+    slow_head: bool = False  # the answer's first line never ends
+    reason: str = ""  # after the status
     log: list[tuple[str, str, int]] = field(default_factory=list)
     address: str = ""
 
@@ -40,9 +45,22 @@ def serve() -> Iterator[Web]:
             self.close_connection = True
             name, asked = self.path.lstrip("/"), self.headers.get("Range", "")
             status = web.failures.pop(0) if web.failures else 200 if name in web.files else 404
+            if web.slow_head:
+                with suppress(OSError):
+                    while web.slow_head:
+                        self.wfile.write(b"H")
+                        time.sleep(0.02)
+                return
+            if name in web.moved:
+                web.log.append((name, asked, 302))
+                self.send_response(302)
+                self.send_header("Location", web.moved[name])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if status != 200:
                 web.log.append((name, asked, status))
-                self.send_response(status)
+                self.send_response(status, web.reason or None)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
@@ -67,7 +85,13 @@ def serve() -> Iterator[Web]:
             if web.length:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(sent)
+                if not web.pause:
+                    self.wfile.write(sent)
+                    return
+                with suppress(OSError):
+                    for place in range(len(sent)):
+                        self.wfile.write(sent[place : place + 1])
+                        time.sleep(web.pause)
             else:
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()

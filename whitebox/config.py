@@ -58,6 +58,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         safe = re.fullmatch(r"[\w.-]*[\w-][\w.-]*", self.name) is not None
         require(safe, "data.name", self.name, "it names files, so it takes letters, digits, '.', '_' and '-'")
+        for key in ("train_split", "val_split"):
+            split = getattr(self, key)
+            inside = not os.path.isabs(split) and ".." not in re.split(r"[/\\]", split)
+            require(inside, f"data.{key}", split, "it names a folder or list inside the dataset")
         for key in ("resize", "crop", "size", "train_length", "val_length"):
             require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
         known = self.mean_over in ("occurring", "labelled")
@@ -554,9 +558,12 @@ def from_dict(saved: Mapping[str, Any]) -> RunConfig:
         ConfigError: a section or key is missing, unknown, or impossible.
     """
     try:
-        model, encoder, decoder = str(saved["model"]), saved["encoder"]["name"], saved["decoder"]["name"]
+        named = saved["model"], saved["encoder"]["name"], saved["decoder"]["name"]
     except (KeyError, TypeError) as error:
         raise ConfigError(f"The saved configuration lacks {error}; it was not written by whitebox.") from error
+    for key, name in zip(("model", "encoder.name", "decoder.name"), named, strict=True):
+        require(isinstance(name, str), key, name, "it is a name")
+    model, encoder, decoder = named
     config = _structure(model, encoder, decoder)
     flat = flatten(saved)
     if flat.get("loss.name") == "cross-entropy" and "loss.class_weights" not in flat:

@@ -20,7 +20,8 @@ class ConfigError(WhiteboxError):
 def require(condition: bool, key: str, value: object, need: str) -> None:
     """Raise a ``ConfigError`` that ``key=value`` is impossible unless ``condition``; ``need`` says what it must be."""
     if not condition:
-        raise ConfigError(f"{key}={value!r} is impossible: {need}.")
+        said = repr(value)
+        raise ConfigError(f"{key}={said if len(said) <= 200 else said[:200] + '...'} is impossible: {need}.")
 
 
 class DataError(WhiteboxError):

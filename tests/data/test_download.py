@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import shutil
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,3 +217,56 @@ def test_the_disk_fills_up(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_folder_that_is_not_there(web: Web, tmp_path: Path) -> None:
     assert "cannot be written (No such file or directory)" in fails(web, tmp_path / "none" / "a")
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["length", "chunks"])
+def test_more_bytes_than_a_dataset_has(web: Web, tmp_path: Path, length: bool) -> None:
+    web.length = length
+    assert "has more than 0.0001 GB, far more than it should" in fails(web, tmp_path / "a", largest=100_000)
+    assert not (tmp_path / "a.part").exists()
+    assert get(web, tmp_path / "a", largest=len(BODY)) == SHA256
+
+
+def test_a_server_that_sends_a_byte_now_and_then(web: Web, tmp_path: Path) -> None:
+    web.pause = 0.02
+    message = fails(web, tmp_path / "a", timeout=0.1, patience=2)
+    assert "brings less than 1000 bytes a second" in message
+    assert len(web.log) == 2
+
+
+def test_a_server_whose_answer_never_begins(web: Web, tmp_path: Path) -> None:
+    web.slow_head = True
+    assert "its answer is not HTTP" in fails(web, tmp_path / "a", timeout=0.2, patience=1)
+    web.slow_head = False
+
+
+def test_sent_on_to_another_host(web: Web, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with serve() as other:
+        other.files["there.zip"] = BODY
+        web.moved["set.zip"] = web.url("again.zip")
+        web.moved["again.zip"] = other.url("there.zip").replace("127.0.0.1", "localhost")
+        assert get(web, tmp_path / "a") == SHA256
+    assert caplog.messages == ["127.0.0.1 sends us on to the host localhost."]
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/a", "file:///etc/passwd", "data:,x"])
+def test_sent_on_to_another_protocol(web: Web, tmp_path: Path, address: str) -> None:
+    web.moved["set.zip"] = address
+    message = fails(web, tmp_path / "a")
+    assert f"its server sends us on to {address.split(':')[0]}://" in message
+
+
+def test_from_https_to_http() -> None:
+    request = urllib.request.Request("https://host/a")
+    with pytest.raises(DataError, match="sends us on to http://host, which is not as safe"):
+        module._Redirects(request.full_url).redirect_request(request, None, 302, "", {}, "http://host/a")
+
+
+def test_sent_round_in_a_circle(web: Web, tmp_path: Path) -> None:
+    web.moved = {"set.zip": web.url("b"), "b": web.url("set.zip")}
+    assert "its server sends us round in a circle" in fails(web, tmp_path / "a")
+
+
+def test_words_of_a_server_are_not_shown(web: Web, tmp_path: Path) -> None:
+    web.failures, web.reason = [404], "\x1b]0;PWNED\x07\x1b[2J"
+    assert "the server answers 404 Not Found)" in fails(web, tmp_path / "a")

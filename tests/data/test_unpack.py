@@ -252,3 +252,38 @@ def test_no_zero_bytes_in_names(tmp_path: Path) -> None:
     with tarfile.open(archive) as opened:
         assert "\0" in opened.getnames()[1]
     assert "would write outside its folder ('\u00e4.jpg\\x00.txt')" in refused(archive, tmp_path / "t")
+
+
+def test_a_file_of_that_size_but_other_content_is_replaced(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip")
+    unpack(archive, tmp_path / "t", everything, LIMITS)
+    (tmp_path / "t" / "set" / "readme.txt").write_bytes(b"HELLO")
+    unpack(archive, tmp_path / "t", everything, LIMITS)
+    assert tree(tmp_path / "t") == FILES
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_giant_header_is_not_read(tmp_path: Path, mode: str) -> None:
+    with tarfile.open(tmp_path / "a.tar", mode, format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
+        info = tarfile.TarInfo("set/a.jpg")
+        info.pax_headers = {"comment": "x" * 2_000_000}
+        archive.addfile(info, io.BytesIO())
+    assert not is_archive(tmp_path / "a.tar")
+    assert "has a header of 2.0 MB" in refused(tmp_path / "a.tar", tmp_path / "t")
+
+
+def test_many_headers(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(3):
+            archive.addfile(tarfile.TarInfo(f"set/{number}.jpg"))
+            block = tarfile.TarInfo.create_pax_global_header({f"k{number}-{each}": "v" for each in range(600)})
+            archive.fileobj.write(block)  # type: ignore[union-attr]
+            archive.offset += len(block)
+    assert "it has too many headers" in refused(tmp_path / "a.tar", tmp_path / "t")
+
+
+def test_a_folder_that_links_to_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "source" / "set").mkdir(parents=True)
+    (tmp_path / "source" / "set" / "up").symlink_to(tmp_path / "source")
+    with pytest.raises(DataError, match=r"set/up is a link to a folder that it lies in, so it has no end: remove"):
+        copy_folder(tmp_path / "source", tmp_path / "t", everything, LIMITS)

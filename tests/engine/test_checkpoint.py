@@ -18,7 +18,7 @@ from whitebox import files
 from whitebox.config import resolve
 from whitebox.engine import checkpoint
 from whitebox.engine.checkpoint import load_training_state, save_model, save_training_state, state_step, training_states
-from whitebox.errors import CheckpointError, OutputError
+from whitebox.errors import CheckpointError, ConfigError, ModelError, OutputError
 from whitebox.models import Segmentor, build
 
 SMALL = {"encoder.width": 48, "encoder.depth": 1, "encoder.heads": 3, "encoder.image_size": 32}
@@ -90,6 +90,53 @@ class TestWeights:
         save_file(load_file(path), path, metadata={"whitebox": json.dumps(header)})
         with pytest.raises(CheckpointError, match=r"Unknown key 'decoder.gates' in the saved configuration"):
             whitebox.load_model(path)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("decoder.layers", 100_000_000, r"decoder.layers=100000000 is impossible: it can be 1000 at most"),
+            ("decoder.layers", 900, r"3588 missing \(first: decoder.layers.3.basis\)"),
+            ("encoder.width", 6000, r"describes has far more parameters than the \d+ numbers in it"),
+            ("decoder.layers", "${train.epochs}", r"of type 'str' could not be converted to Integer"),
+            ("decoder.layers", [1], r"decoder.layers=\[1\] in the saved configuration"),
+            ("decoder.name", ["a"], r"decoder.name=\['a'\] is impossible: it is a name"),
+            ("encoder.name", {"a": 1}, r"encoder.name={'a': 1} is impossible: it is a name"),
+            ("data.name", "${oc.env:SECRET}", r"data.name='\$\{oc.env:SECRET\}' is impossible: it names files"),
+            ("data.name", "../../x", r"data.name='../../x' is impossible: it names files"),
+            ("data.train_split", "../x", r"data.train_split='../x' is impossible: it names a folder"),
+            ("data.val_split", "/x", r"data.val_split='/x' is impossible: it names a folder"),
+            ("data.scale_range", 1, r"data.scale_range=1 in the saved configuration"),
+            ("optim.lr", "fast", r"optim.lr='fast' in the saved configuration"),
+        ],
+    )
+    def test_a_header_of_somebody_else(
+        self, saved: tuple[Path, Segmentor], key: str, value: object, message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SECRET", "secret")
+        path, _ = saved
+        header = checkpoint.read_header(path)
+        section, name = key.split(".")
+        header["config"][section][name] = value
+        save_file(load_file(path), path, metadata={"whitebox": json.dumps(header)})
+        with pytest.raises((CheckpointError, ModelError, ConfigError), match=message) as raised:
+            whitebox.load_model(path)
+        assert "\n" not in str(raised.value)
+        assert "secret" not in str(raised.value)
+
+    def test_nothing_is_resolved(self, saved: tuple[Path, Segmentor], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SECRET", "secret")
+        path, _ = saved
+        header = checkpoint.read_header(path)
+        header["config"]["data"]["path"] = "${oc.env:SECRET}" + "${data.root}" * 1000
+        save_file(load_file(path), path, metadata={"whitebox": json.dumps(header)})
+        _, config = checkpoint.load_weights(path)
+        assert config.data.path == header["config"]["data"]["path"]
+
+    @pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, '{"config": {"a": ' + '{"a": ' * 500 + "1" + "}" * 502])
+    def test_a_deep_header(self, saved: tuple[Path, Segmentor], text: str) -> None:
+        save_file({"a": torch.ones(1)}, saved[0], metadata={"whitebox": text})
+        with pytest.raises(CheckpointError, match=r"The header of .* cannot be read: it is nested deeper than 64 lev"):
+            checkpoint.read_header(saved[0])
 
     def test_read_only_folder(self, saved: tuple[Path, Segmentor], monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object, **__: object) -> None:

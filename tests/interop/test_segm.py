@@ -207,7 +207,7 @@ class TestBadInput:
         with pytest.raises(CheckpointError, match="is no DEPICT, CBSA or Segmenter checkpoint"):
             whitebox.load_model(official)
         torch.save([1, 2], official / "checkpoint.pth")
-        with pytest.raises(CheckpointError, match="holds no state dict"):
+        with pytest.raises(CheckpointError, match="is no DEPICT, CBSA or Segmenter checkpoint"):
             whitebox.load_model(official)
 
     def test_nothing_there(self, tmp_path: Path) -> None:

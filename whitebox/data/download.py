@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from whitebox.errors import DataError
 from whitebox.foreign import read_json
@@ -141,21 +141,26 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         to = urlsplit(newurl)
         if to.scheme not in _SCHEMES or (to.scheme == "http" and req.type == "https"):
-            raise DataError(
-                f"{req.full_url} cannot be downloaded: its server sends us on to {to.scheme}://{to.netloc}, which is "
-                "not as safe; get the file yourself and give it with --from."
-            )
+            raise _not_as_safe(req.full_url, newurl)
         if to.hostname != self.host:
             log.warning("%s sends us on to the host %s.", self.host, to.hostname)
             self.host = to.hostname
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+def _not_as_safe(url: str, to: str) -> DataError:
+    scheme, host = urlsplit(to).scheme, urlsplit(to).netloc
+    return DataError(
+        f"{url} cannot be downloaded: its server sends us on to {scheme}://{host}, which is not as safe; get the file "
+        "yourself and give it with --from."
+    )
+
+
 class _Timed:
     """A connection whose answer has to begin in time: a time-out alone begins anew with each byte of it."""
 
-    sock: socket.socket | None
-    timeout: float
+    sock: Any
+    timeout: Any
 
     def getresponse(self) -> Any:
         timer = threading.Timer(self.timeout, self._cut)
@@ -168,7 +173,7 @@ class _Timed:
 
     def _cut(self) -> None:
         with suppress(OSError, AttributeError):  # it has ended in this moment
-            self.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+            self.sock.shutdown(socket.SHUT_RDWR)
 
 
 class _TimedHttp(_Timed, http.client.HTTPConnection):
@@ -246,6 +251,9 @@ def _attempt(
             part.unlink(missing_ok=True)  # a part of another file: begin anew
             raise _CutError("its length has changed") from None
         if 300 <= error.code < 400:
+            to = urljoin(error.url or url, error.headers.get("Location", ""))
+            if urlsplit(to).scheme not in _SCHEMES:
+                raise _not_as_safe(url, to) from None
             raise DataError(
                 f"{url} cannot be downloaded: its server sends us round in a circle; give the file, or another address "
                 "of it, with --from."
@@ -325,8 +333,8 @@ def _receive(
 def _too_large(part: Path, largest: int) -> DataError:
     part.unlink(missing_ok=True)
     return DataError(
-        f"The download has more than {largest / 1e9:g} GB, far more than it should: it is another file, or made to fill "
-        "the disk."
+        f"The download has more than {largest / 1e9:g} GB, far more than it should: it is another file, or made to "
+        "fill the disk."
     )
 
 

@@ -27,7 +27,7 @@ from whitebox.engine.header import WEIGHTS as WEIGHTS
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.files import write_atomically
 from whitebox.models import Segmentor, build
-from whitebox.models.weights import load_strictly, read_pickle, read_tensors
+from whitebox.models.weights import count_numbers, load_strictly, read_pickle, read_tensors
 from whitebox.versions import versions
 
 log = logging.getLogger("whitebox")
@@ -73,8 +73,9 @@ def load_weights(path: Path) -> tuple[Segmentor, RunConfig]:
     encoder = replace(config.encoder, pretrained=False, weights=None)  # everything is in the file itself
     classes = tuple(header["classes"])
     palette = tuple((red, green, blue) for red, green, blue in header["palette"])
-    model = build(encoder, config.decoder, len(classes), classes, palette)
-    model.load_report = load_strictly(model, read_tensors(path), str(path), "whitebox weights")
+    tensors = read_tensors(path)
+    model = build(encoder, config.decoder, len(classes), classes, palette, count_numbers(tensors))
+    model.load_report = load_strictly(model, tensors, str(path), "whitebox weights")
     return model.eval(), config
 
 

@@ -6,13 +6,13 @@ to rebuild the model.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from whitebox.errors import CheckpointError
+from whitebox.foreign import parse_json
 
 WEIGHTS = "model.safetensors"
 HEADER = "whitebox"
@@ -28,13 +28,17 @@ def read_header(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"There is no file {path}.")
     try:
         with safe_open(path, framework="numpy") as opened:
-            header = json.loads((opened.metadata() or {})[HEADER])
-    except (SafetensorError, OSError, ValueError) as error:
+            text = (opened.metadata() or {})[HEADER]
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is cut short or not a safetensors file; copy it again.") from error
     except KeyError as error:
         raise CheckpointError(
             f"{path} has no whitebox header, so its model is unknown; load it as encoder.weights=FILE."
         ) from error
+    try:
+        header = parse_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"The header of {path} cannot be read: {error}.") from error
     if not isinstance(header, dict) or not {"config", "classes", "palette"} <= header.keys():
         raise CheckpointError(f"The header of {path} is incomplete; it was not written by whitebox.")
     classes, palette = header["classes"], header["palette"]

@@ -33,7 +33,7 @@ from whitebox.files import write_atomically, write_text
 from whitebox.interop.reading import assignments, inference, normalization, same_statistics
 from whitebox.models import DECODERS, Encoder, Segmentor, build
 from whitebox.models.decoders.base import Prediction, class_scores
-from whitebox.models.weights import load_strictly, read_pickle, unwrap
+from whitebox.models.weights import count_numbers, load_strictly, read_pickle, unwrap
 
 require_extra("mmseg", "whitebox.interop.mmseg")
 with warnings.catch_warnings():  # about compiled operators, which nothing of ours needs
@@ -264,16 +264,16 @@ def from_mmseg(checkpoint: Path, config: Path | None = None, dataset: str | None
     described = _model_section(_config_text(meta, config, checkpoint), source)
     try:
         run, num_classes = _run_config(described)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ConfigError) as error:
         reason = str(error) if isinstance(error, ConfigError) else repr(error)
         raise CheckpointError(f"The config of {source} does not describe a model of whitebox: {reason}") from error
     run.data = DataConfig(name="unknown", kind="") if dataset is None else _resolve(dataset).data
     classes, palette = _classes(meta.get("dataset_meta"), num_classes, checkpoint)
     encoder = replace(run.encoder, pretrained=False, weights=None)  # everything is in the file itself
-    model = build(encoder, run.decoder, num_classes, classes, palette)
+    kept = {name: tensor for name, tensor in content["state_dict"].items() if not name.startswith(UNUSED)}
+    model = build(encoder, run.decoder, num_classes, classes, palette, count_numbers(kept))
     _require_same_pixels(model, described["data_preprocessor"], source)
     ours = {theirs: own for own, theirs in PREFIXES.items()}
-    kept = {name: tensor for name, tensor in content["state_dict"].items() if not name.startswith(UNUSED)}
     tensors = {_renamed(name, ours): tensor for name, tensor in kept.items()}
     model.load_report = load_strictly(model, tensors, str(checkpoint), f"mmsegmentation checkpoint, {run.decoder.name}")
     return model.eval(), run

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import yaml
 from torch import Tensor
 
 from whitebox.config import DataConfig, InferenceConfig, RunConfig, dataset_names, resolve
 from whitebox.errors import CheckpointError, ConfigError
+from whitebox.foreign import read_yaml
 from whitebox.interop.reading import count
 from whitebox.models import DECODERS, EncoderConfig, Segmentor, build
 from whitebox.models.encoder import SEGMENTER_FAMILY
-from whitebox.models.weights import load_strictly, read_content, renamed, unwrap
+from whitebox.models.weights import count_numbers, load_strictly, read_content, renamed, unwrap
 
 # official name -> ours, tried in order; the first that matches renames
 RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -57,17 +57,6 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
 COMMON_RENAMES = ((r"encoder\.(.+)", r"encoder.vit.\1"), (r"decoder\.cls_emb", r"decoder.class_embeddings"))
 
 
-class _VariantLoader(yaml.SafeLoader):
-    """YAML with python tuples, and nothing else that is not plain data."""
-
-
-def _python_tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
-    return tuple(loader.construct_sequence(node))
-
-
-_VariantLoader.add_constructor("tag:yaml.org,2002:python/tuple", _python_tuple)
-
-
 def read_variant(path: Path) -> dict[str, Any]:
     """``variant.yml`` as nested dictionaries.
 
@@ -80,10 +69,11 @@ def read_variant(path: Path) -> dict[str, Any]:
             "(one of mmsegmentation: `whitebox convert --from mmseg`)."
         )
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_VariantLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as plain YAML: {reason}.") from error
+        content = read_yaml(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read as plain YAML: {error}.") from error
     if not isinstance(content, dict) or not isinstance(content.get("net_kwargs"), dict):
         raise CheckpointError(f"{path} has no section net_kwargs; it is not the variant.yml of a Segmenter training.")
     return content
@@ -126,14 +116,14 @@ def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
     ours = {renamed(key, (*RENAMES[name], *COMMON_RENAMES)): value for key, value in tensors.items()}
     try:
         config, num_classes = _config(variant, ours, name)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ConfigError) as error:
         reason = str(error) if isinstance(error, ConfigError) else repr(error)
         raise CheckpointError(f"{path} and its variant.yml do not describe a model: {reason}") from error
     declared = variant["net_kwargs"].get("n_cls", num_classes)
     if declared != num_classes:
         raise CheckpointError(f"{path} has {num_classes} classes but its variant.yml says {declared}.")
     classes, palette = _classes(config, num_classes)
-    model = build(config.encoder, config.decoder, num_classes, classes, palette)
+    model = build(config.encoder, config.decoder, num_classes, classes, palette, count_numbers(ours))
     model.load_report = load_strictly(model, ours, str(path), f"official checkpoint, {name}")
     return model.eval(), config
 

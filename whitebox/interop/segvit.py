@@ -24,7 +24,7 @@ from whitebox.interop.reading import assignments, count, inference, normalizatio
 from whitebox.models import EncoderConfig, Segmentor, build
 from whitebox.models.decoders.segvit import SegViTConfig, SegViTShrunkConfig
 from whitebox.models.encoder import MMSEG_NAMES
-from whitebox.models.weights import load_strictly, renamed, unwrap
+from whitebox.models.weights import count_numbers, load_strictly, renamed, unwrap
 
 SIGNS = ("decode_head.class_embed.weight", "decode_head.atm.class_embed.weight")  # of the cascade, of the Shrunk head
 LAYER_NAMES = (  # of a layer of the head -> ours
@@ -73,7 +73,7 @@ def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, 
         text = meta.get("config")
         described = assignments(str(text), ("model", "img_norm_cfg")) if text else _released(tensors)
         config, num_classes = _config(described, tensors)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, SyntaxError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, SyntaxError) as error:
         raise CheckpointError(f"Tensors and config of {source} do not describe a SegViT model: {error!r}") from error
     except ConfigError as error:
         raise CheckpointError(f"Tensors and config of {source} do not describe a SegViT model: {error}") from error
@@ -82,7 +82,7 @@ def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, 
         if stated and stated != num_classes:
             raise CheckpointError(f"The head of {source} has {num_classes} classes but its {what} says {stated}.")
     config.data, palette = _dataset(classes)
-    model = build(config.encoder, config.decoder, num_classes, classes, palette)
+    model = build(config.encoder, config.decoder, num_classes, classes, palette, count_numbers(tensors))
     ours: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

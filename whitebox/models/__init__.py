@@ -11,6 +11,7 @@ from whitebox.models.encoder import Encoder, EncoderConfig
 from whitebox.models.interventions import intervene
 from whitebox.models.open_vocabulary import OpenSegmentor
 from whitebox.models.segmentor import Segmentor
+from whitebox.models.sizes import LARGEST, bounded, require_sizes
 from whitebox.models.taps import Tap, record, tap_names
 
 __all__ = [
@@ -42,14 +43,24 @@ def build(
     num_classes: int,
     classes: tuple[str, ...] = (),
     palette: tuple[tuple[int, int, int], ...] = (),
+    parameters: int | None = None,
 ) -> Segmentor:
     """A ``Segmentor`` from the config dataclasses of its two halves.
 
+    Args:
+        parameters: those of a file that is to be loaded, see ``bounded``; None: memory is the limit.
+
     Raises:
-        ModelError: the number of classes is impossible, or timm cannot build the encoder.
+        ConfigError: a size is beyond what any model has.
+        ModelError: the number of classes is impossible, timm cannot build the encoder, or memory does not suffice.
     """
     if num_classes < 1:
         raise ModelError(f"num_classes={num_classes} is impossible: a model needs at least one class.")
-    built: Any = CLIPEncoder(encoder) if isinstance(encoder, CLIPConfig) else Encoder(encoder)
-    made = DECODERS[decoder.name].beside(built, decoder, num_classes)
-    return (OpenSegmentor if made.open_vocabulary else Segmentor)(built, made, classes, palette)
+    require_sizes("encoder", encoder)
+    require_sizes("decoder", decoder)
+    if num_classes > LARGEST:
+        raise ModelError(f"num_classes={num_classes} is impossible: it can be {LARGEST} at most.")
+    with bounded(parameters):
+        built: Any = CLIPEncoder(encoder) if isinstance(encoder, CLIPConfig) else Encoder(encoder)
+        made = DECODERS[decoder.name].beside(built, decoder, num_classes)
+        return (OpenSegmentor if made.open_vocabulary else Segmentor)(built, made, classes, palette)

@@ -91,6 +91,8 @@ class EncoderConfig:
         for key in ("image_size", "patch_size", "width", "depth", "heads"):
             value = getattr(self, key)
             require(value is None or value >= 1, f"encoder.{key}", value, "it must be at least 1")
+        side = (self.image_size or 1) // (self.patch_size or 8)
+        require(side <= 1024, "encoder.image_size", self.image_size, f"that is a grid of {side} x {side} patches")
         require(self.norm_eps is None or self.norm_eps > 0, "encoder.norm_eps", self.norm_eps, "it must be above 0")
         known = self.normalization is None or self.normalization in STATISTICS
         require(known, "encoder.normalization", self.normalization, f"choose {' or '.join(STATISTICS)}")

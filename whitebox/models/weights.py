@@ -154,6 +154,11 @@ def _bare(named: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
     return tensors
 
 
+def count_numbers(tensors: Mapping[str, Tensor]) -> int:
+    """How many numbers tensors hold in all."""
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
 def renamed(name: str, rules: Iterable[tuple[str, str]]) -> str:
     """A tensor's name after the first rule (pattern of a whole name, replacement) that fits; as it is if none does."""
     for pattern, ours in rules:
