@@ -20,7 +20,7 @@ from whitebox.models import CLIPConfig, Segmentor, build
 from whitebox.models.clip import LEVELS, OPEN_CLIP_NAMES, PRESETS
 from whitebox.models.decoders.sed import SEDConfig
 from whitebox.models.text import TEMPLATE_COUNTS
-from whitebox.models.weights import load_strictly, renamed
+from whitebox.models.weights import load_strictly, renamed, unwrap
 
 CLIP, DECODER = "sem_seg_head.predictor.clip_model.", "sem_seg_head.predictor.transformer."
 SIGN = f"{DECODER}conv1.weight"
@@ -52,8 +52,7 @@ LAYER_NAMES = (
 
 def is_sed(checkpoint: object) -> bool:
     """Whether the contents of a torch file are a checkpoint of SED."""
-    tensors = checkpoint.get("model") if isinstance(checkpoint, Mapping) else None
-    return isinstance(tensors, Mapping) and SIGN in tensors
+    return unwrap(checkpoint, [re.escape(SIGN)]) is not None
 
 
 def load_sed(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, RunConfig]:
@@ -65,7 +64,8 @@ def load_sed(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, Run
     Raises:
         CheckpointError: the tensors are not those of a SED; one is missing, unexpected or of another shape.
     """
-    tensors: dict[str, Tensor] = {name: each for name, each in checkpoint["model"].items() if isinstance(each, Tensor)}
+    found = unwrap(checkpoint, [re.escape(SIGN)])
+    tensors: dict[str, Tensor] = {} if found is None else found.tensors
     try:
         ours = {our_name(name): tensor for name, tensor in tensors.items()}
         encoder, decoder = _encoder(tensors), _decoder(tensors)

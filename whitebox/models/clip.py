@@ -24,10 +24,10 @@ from timm.layers import Mlp
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from whitebox.errors import ModelError, require
+from whitebox.errors import CheckpointError, ModelError, require
 from whitebox.models.taps import Tap
 from whitebox.models.text import TEMPLATE_COUNTS, TextTower, make_tokenizer
-from whitebox.models.weights import load_strictly, read_tensors, renamed
+from whitebox.models.weights import load_strictly, read_content, read_tensors, renamed, unwrap
 
 MEAN = (122.7709383, 116.7460125, 104.09373615)  # of CLIP's pixels, 0..255
 STD = (68.5005327, 66.6321579, 70.32316305)
@@ -213,7 +213,7 @@ class CLIPEncoder(nn.Module):
         if config.pretrained:
             self.load_open_clip(_hub_tensors(config.name), f"open_clip's weights of {config.name}")
         elif config.weights is not None:
-            self.load_open_clip(read_tensors(Path(config.weights)), config.weights)
+            self.load_open_clip(_file_tensors(Path(config.weights)), config.weights)
         self.freeze()
 
     def freeze(self) -> None:
@@ -277,6 +277,13 @@ class _LevelTaps(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tokens = Tap()
+
+
+def _file_tensors(path: Path) -> dict[str, Tensor]:
+    found = unwrap(read_content(path), [r"(?:visual\.)?trunk\.stem\.0\.weight"])
+    if found is None:
+        raise CheckpointError(f"{path} holds no CLIP with a ConvNeXt by the names of open_clip (visual.trunk.stem.0).")
+    return found.tensors
 
 
 def _hub_tensors(name: str) -> dict[str, Tensor]:
