@@ -25,16 +25,15 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 
 # What each part may import of this project, besides itself; every module belongs to a part. The packages are no circle:
 # the command line, which is inside `whitebox`, stands above all of them, and only it knows itself.
-FOUNDATIONS = {
-    f"whitebox.{name}"
-    for name in ("errors", "extras", "files", "lock", "memory", "palette", "pictures", "terminal", "text", "versions")
-}
+_LOW = ("errors", "extras", "files", "foreign", "lock", "memory", "palette", "pictures", "terminal", "text", "versions")
+FOUNDATIONS = {f"whitebox.{name}" for name in _LOW}
 ENGINE = FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.engine", "whitebox.interop", "whitebox.models"}
 BELOW_CLI = ENGINE | {"whitebox.api", "whitebox.runs"}
 ARROWS = {
     "whitebox.errors": set(),
     "whitebox.extras": {"whitebox.errors"},
     "whitebox.files": {"whitebox.errors"},
+    "whitebox.foreign": set(),
     "whitebox.lock": {"whitebox.errors"},
     "whitebox.memory": set(),
     "whitebox.palette": set(),
