@@ -57,7 +57,7 @@ def test_it_follows_the_bytes_of_images_and_labels(source: FileSource) -> None:
 
 def test_it_follows_what_labels_mean_and_which_images(source: FileSource) -> None:
     found = [data_fingerprint(CONFIG, source), data_fingerprint(CONFIG, source, 1)]
-    source.table_256 = label_table(1, reduce_zero_label=True)
+    source.table_V = label_table(1, reduce_zero_label=True)
     found.append(data_fingerprint(CONFIG, source))
     assert len(set(found)) == 3
     source.names[0] = "c"

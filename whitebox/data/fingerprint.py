@@ -44,7 +44,7 @@ def data_fingerprint(config: DataConfig, source: Source, limit: int | None = Non
         return fingerprint([drawn, *((name,) for name in names)])
     pairs = source.pairs[:limit]
     images, labels = checksums([pair.image for pair in pairs]), checksums([pair.label for pair in pairs])
-    return fingerprint([(source.table_256.tobytes().hex(),), *zip(names, images, labels, strict=True)])
+    return fingerprint([(source.table_V.tobytes().hex(),), *zip(names, images, labels, strict=True)])
 
 
 def checksums(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
