@@ -1,0 +1,115 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from whitebox.data import open_shapes
+from whitebox.engine.contrast import (
+    ContrastConfig,
+    captions,
+    kept_at,
+    kept_towers,
+    matched_loss,
+    rate,
+    spoken,
+    trained_clip,
+    turned,
+)
+from whitebox.errors import TrainingError
+from whitebox.models.clip import CLIPConfig, CLIPEncoder
+from whitebox.models.text import PLAIN
+
+WORDS = sorted({*open_shapes.WORDS, *" ".join(PLAIN).replace("{}", "").split()})
+ENCODER = CLIPConfig(
+    name="clip_convnext_tiny",
+    words=WORDS,
+    templates="plain",
+    squash=False,
+    context=12,
+    depths=[1, 1, 1, 1],
+    widths=[8, 8, 8, 16],
+    embed=16,
+    text_width=16,
+    text_layers=1,
+)
+QUICK = ContrastConfig(steps=3, batch=8, portraits=12, size=32)
+
+
+def test_captions_are_all_choices_of_words() -> None:
+    value = next(value for value, name in enumerate(open_shapes.CLASSES) if name == "red dotted star")
+    said = {spoken(caption) for caption in captions(value)}
+    assert said == {"red", "dotted", "star", "red dotted", "red star", "dotted star", "red dotted star"}
+    assert [spoken(caption) for caption in captions(0)] == ["ground"]
+
+
+def test_the_loss_of_single_matches_is_clips() -> None:
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(5)
+    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    torch.testing.assert_close(matched_loss(logits, torch.eye(5)), expected)
+
+
+def test_matches_share_the_target() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]])
+    matches = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    rows, columns = logits.log_softmax(1), logits.log_softmax(0)
+    by_portrait = -(rows[0, :2].mean() + rows[1, 1:].mean()) / 2
+    by_caption = -(columns[0, 0] + columns[:, 1].mean() + columns[1, 2]) / 3
+    torch.testing.assert_close(matched_loss(logits, matches), (by_portrait + by_caption) / 2)
+
+
+def test_images_are_turned_together() -> None:
+    images = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+    seen = {tuple(turned(images, np.random.default_rng(seed))[1, 2].flatten().tolist()) for seed in range(60)}
+    assert len(seen) == 8
+    assert all(sorted(each) == images[1, 2].flatten().tolist() for each in seen)
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    config = ContrastConfig(steps=100, warmup=9)
+    rates = [rate(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9]
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_training_is_a_function_of_the_seed() -> None:
+    state = torch.get_rng_state()
+    first, again, other = (trained_clip(ENCODER, replace(QUICK, seed=seed)).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["text.projection"], other["text.projection"])
+
+
+def test_both_towers_learn_and_the_text_tower_is_frozen_afterwards() -> None:
+    before = trained_clip(ENCODER, replace(QUICK, steps=0)).state_dict()
+    steps: list[tuple[int, int]] = []
+    clip = trained_clip(ENCODER, QUICK, lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    moved = {name for name, tensor in clip.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {"text.projection", "projection.weight", "logit_scale", "trunk.stem.0.weight"} <= moved
+    assert {name for name, parameter in clip.named_parameters() if parameter.requires_grad} == {
+        name for name, _ in clip.named_parameters() if name.startswith(("trunk.", "projection."))
+    }
+
+
+def test_a_loss_that_is_not_finite_ends_it() -> None:
+    with pytest.raises(TrainingError, match="contrastive loss is not finite at step 2"):
+        trained_clip(ENCODER, replace(QUICK, lr=1e30, clip_grad=1e30, warmup=0))
+
+
+def test_towers_are_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path))
+    path = kept_towers(ENCODER, QUICK)
+    assert path == kept_at(ENCODER, QUICK)
+    assert tmp_path in path.parents
+    steps: list[int] = []
+    assert kept_towers(ENCODER, QUICK, lambda done, total: steps.append(done)) == path
+    assert steps == []
+    loaded, trained = CLIPEncoder(replace(ENCODER, weights=str(path))), trained_clip(ENCODER, QUICK)
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in trained.state_dict().items())
+    assert kept_at(ENCODER, replace(QUICK, seed=1)) != path
+    assert kept_at(replace(ENCODER, text_layers=2), QUICK) != path

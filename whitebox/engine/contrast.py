@@ -1,0 +1,161 @@
+"""The contrastive stage of the tiny CLIP: both towers from nothing, on captioned portraits of ``open-shapes``.
+
+As CLIP is (Radford et al. 2021, arXiv 2103.00020), with one change that lets minutes suffice. A caption names any of
+the words of what a portrait shows ("striped", "red star", "red striped star"), and every portrait that it is true of
+is a match: targets are shares over all matches, not one pair. Only seen classes are shown, as in the training of SED.
+
+The trained towers are kept in the cache, by a name made of all that decides them, and found there by the next run.
+
+Shapes: B portraits of a batch, T captions, D width of the embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from whitebox.data import open_shapes
+from whitebox.errors import TrainingError
+from whitebox.files import write_atomically
+from whitebox.models.clip import CLIPConfig, CLIPEncoder
+from whitebox.models.text import cache_folder, templates
+
+VERSION = 1  # of this file: another one trains other towers
+_LARGEST_SCALE = math.log(100)  # CLIP's bound of the temperature
+
+OnStep = Callable[[int, int], None]  # steps done, of how many
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastConfig:
+    """How the towers are trained."""
+
+    steps: int = 2000
+    batch: int = 64
+    portraits: int = 6000
+    size: int = 64  # px, side of a portrait
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    warmup: int = 50  # steps, linear; then a cosine to 0
+    clip_grad: float = 1.0
+    seed: int = 0
+
+
+def captions(value: int) -> tuple[frozenset[str], ...]:
+    """All that can be said of a class, an index of ``open_shapes.CLASSES``: each choice of its words."""
+    if not value:
+        return (frozenset({open_shapes.GROUND}),)
+    words = open_shapes.KINDS[value - 1].words
+    return tuple(frozenset(some) for number in (1, 2, 3) for some in combinations(words, number))
+
+
+def matched_loss(logits_BT: Tensor, matches_BT: Tensor) -> Tensor:
+    """Cross-entropy with shares over all matches, mean of both directions."""
+    by_portrait = -(matches_BT / matches_BT.sum(1, keepdim=True) * logits_BT.log_softmax(1)).sum(1).mean()
+    by_caption = -(matches_BT / matches_BT.sum(0, keepdim=True) * logits_BT.log_softmax(0)).sum(0).mean()
+    return (by_portrait + by_caption) / 2
+
+
+def trained_clip(encoder: CLIPConfig, config: ContrastConfig, on_step: OnStep | None = None) -> CLIPEncoder:
+    """Both towers, trained from random weights; all random numbers are a function of the seed alone.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    rng = np.random.default_rng(config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        clip = CLIPEncoder(encoder)
+        initialise(clip)
+    drawn = [open_shapes.portrait(config.seed, index, config.size) for index in range(config.portraits)]
+    portraits_N3HW = torch.from_numpy(np.stack([image.transpose(2, 0, 1) for image, _ in drawn]))
+    values = np.array([value for _, value in drawn])
+    mean_311, std_311 = (torch.tensor(each).view(3, 1, 1) for each in (clip.mean, clip.std))
+    said = [captions(value) for value in range(len(open_shapes.CLASSES))]
+    of = templates(clip.config.templates)
+    trained = [*clip.trunk.parameters(), *clip.projection.parameters(), *clip.text.parameters(), clip.logit_scale]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+    clip.train()
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * rate(step, config)
+        chosen = rng.choice(config.portraits, min(config.batch, config.portraits), replace=False)
+        images_B3HW = turned(portraits_N3HW[torch.from_numpy(chosen)], rng).float()
+        texts = sorted({caption for value in values[chosen] for caption in said[value]}, key=sorted)
+        matches_BT = torch.tensor([[float(text in said[value]) for text in texts] for value in values[chosen]])
+        template = of[int(rng.integers(len(of)))]
+        embedded_TD = clip.text(clip.tokenizer([template.replace("{}", spoken(text)) for text in texts]))
+        embedded_BD = clip.image_embedding((images_B3HW - mean_311) / std_311)
+        cosines_BT = F.normalize(embedded_BD, dim=-1) @ F.normalize(embedded_TD, dim=-1).T
+        loss = matched_loss(cosines_BT * clip.logit_scale.clamp(max=_LARGEST_SCALE).exp(), matches_BT)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"The contrastive loss is not finite at step {step + 1}: lower its rate.")
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, config.clip_grad)
+        optimizer.step()
+        if on_step is not None:
+            on_step(step + 1, config.steps)
+    clip.freeze()
+    return clip.eval()
+
+
+def initialise(clip: CLIPEncoder) -> None:
+    """Random weights that learn in minutes: a variance of 1 / fan-in in the image tower, larger word embeddings."""
+    for module in (*clip.trunk.modules(), *clip.projection.modules()):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(clip.text.token_embedding.weight, std=0.1)
+    nn.init.constant_(clip.logit_scale, math.log(10))
+
+
+def rate(step: int, config: ContrastConfig) -> float:
+    """Share of the rate at a step, from 0."""
+    return min(1.0, (step + 1) / (config.warmup + 1)) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def turned(images_B3HW: Tensor, rng: np.random.Generator) -> Tensor:
+    """All images mirrored, turned upside down and transposed, each by a coin: names say nothing of directions."""
+    across, down, transposed = rng.integers(0, 2, 3)
+    images_B3HW = images_B3HW.flip([axis for axis, flip in ((3, across), (2, down)) if flip])
+    return images_B3HW.transpose(2, 3) if transposed else images_B3HW
+
+
+def spoken(caption: frozenset[str]) -> str:
+    """The words of a caption in the order of names: colour, pattern, form."""
+    return " ".join(word for word in open_shapes.WORDS if word in caption)
+
+
+def kept_towers(encoder: CLIPConfig, config: ContrastConfig, on_step: OnStep | None = None) -> Path:
+    """The file of trained towers (open for ``encoder.weights``): from the cache, else trained and kept there.
+
+    Raises:
+        TrainingError: the loss is not finite. OutputError: the cache cannot be written.
+    """
+    path = kept_at(encoder, config)
+    if not path.is_file():
+        clip = trained_clip(encoder, config, on_step)
+        tensors = {name: tensor.contiguous() for name, tensor in clip.state_dict().items()}
+        write_atomically(path, lambda target: save_file(tensors, target))
+    return path
+
+
+def kept_at(encoder: CLIPConfig, config: ContrastConfig) -> Path:
+    """Where the cache has the towers of these settings."""
+    decides = json.dumps([VERSION, asdict(encoder), asdict(config), open_shapes.CLASSES], sort_keys=True)
+    return cache_folder() / "contrast" / f"{hashlib.sha256(decides.encode()).hexdigest()[:32]}.safetensors"
