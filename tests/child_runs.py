@@ -56,18 +56,29 @@ def tiny(model: str = "depict-sa-tiny", **overrides: Any) -> RunConfig:
 
 
 class Quiet:
-    """A reporter that remembers, and calls ``at_step`` after each step and ``at_image`` after each evaluated image."""
+    """A reporter that remembers, and calls ``at_step`` after each step, ``at_image`` after each evaluated image, and
+    ``at_row`` after each encoded view."""
 
     def __init__(
-        self, at_step: Callable[[int], None] | None = None, at_image: Callable[[int], None] | None = None
+        self,
+        at_step: Callable[[int], None] | None = None,
+        at_image: Callable[[int], None] | None = None,
+        at_row: Callable[[int], None] | None = None,
     ) -> None:
-        self.at_step, self.at_image = at_step, at_image
+        self.at_step, self.at_image, self.at_row = at_step, at_image, at_row
+        self.encoded = 0  # views
         self.lines: list[dict[str, Any]] = []
         self.times: list[train.StepTimes] = []
         self.begun: tuple[int, int, int, int] | None = None
 
     def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
         self.begun = (steps, first_step, train_images, val_images)
+
+    def encoding(self, done: int, total: int) -> None:
+        assert 0 < done <= total
+        self.encoded = done
+        if self.at_row is not None:
+            self.at_row(done)
 
     def logged(self, line: dict[str, Any]) -> None:
         self.lines.append(line)

@@ -50,6 +50,7 @@ class DataConfig:
     cat_max_ratio: float = 0.75  # largest share of one class in a crop
     flip: float = 0.5  # probability
     photometric: bool = True
+    views: int | None = None  # different augmented views of each image; null: a new one in every epoch
     size: int = 128  # px, only for kind=shapes
     train_length: int = 2000  # images, only for kind=shapes
     val_length: int = 200  # images, only for kind=shapes
@@ -66,6 +67,7 @@ class DataConfig:
             require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
         known = self.mean_over in ("occurring", "labelled")
         require(known, "data.mean_over", self.mean_over, "choose occurring or labelled")
+        require(self.views is None or self.views >= 1, "data.views", self.views, "it must be at least 1, or null")
         require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "it cannot be negative")
         low_high = list(self.scale_range)
         require(
@@ -166,6 +168,7 @@ class TrainConfig:
     save_every_steps: int | None = 1000  # optimiser steps, also within an epoch; null: only after epochs
     compile: bool = False  # torch.compile the training step
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time, same gradients
+    whole: bool = False  # save a frozen encoder with the decoder, instead of its name, hash and where it came from
     ema: float | None = None  # decay of a moving average of the weights (0.999), which is then evaluated and saved
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb, mlflow
 
@@ -194,6 +197,19 @@ class TrainConfig:
         )
         known = {"tensorboard", "wandb", "mlflow"}
         require(set(self.trackers) <= known, "train.trackers", self.trackers, f"choose from {sorted(known)}")
+
+
+@dataclass
+class StoreConfig:
+    """What a frozen encoder makes of ``data.views`` views, kept on the disk, see ``whitebox.engine.views``."""
+
+    use: bool = True  # false: each training encodes them again
+    precision: str = "fp16"  # fp16 | fp32, of the tokens
+    gib: float = 20.0  # largest size
+
+    def __post_init__(self) -> None:
+        require(self.precision in ("fp16", "fp32"), "store.precision", self.precision, "choose fp16 or fp32")
+        require(0 < self.gib < math.inf, "store.gib", self.gib, "it must be above 0")
 
 
 @dataclass
@@ -240,6 +256,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
@@ -300,6 +317,7 @@ _PLAIN = {  # sections that need no model
     "inference": InferenceConfig,
     "loss": LossConfig,
     "optim": OptimConfig,
+    "store": StoreConfig,
     "train": TrainConfig,
 }
 
@@ -492,7 +510,7 @@ def change_shown(
     """
     chosen = parse_overrides(overrides)
     for key in chosen:
-        if key.split(".")[0] in ("model", "encoder", "decoder", "loss", "optim", "train"):
+        if key.split(".")[0] in ("model", "encoder", "decoder", "loss", "optim", "train", "store"):
             raise ConfigError(f"{key} was fixed by the training: only data.* and inference.* can change afterwards.")
     layers: list[tuple[dict[str, Any], str]] = []
     if dataset is None:

@@ -46,3 +46,7 @@ class OutputError(WhiteboxError):
 
 class InUseError(OutputError):
     """A folder that another process is writing."""
+
+
+class StoreError(WhiteboxError):
+    """A store of tokens that is of another version, or damaged."""

@@ -4,7 +4,8 @@ from importlib import import_module
 
 from whitebox.cli.app import app, main
 
-for subject in ("training", "data", "analysis", "robustness", "comparison", "reproduce"):  # the order of --help
+# in the order of --help
+for subject in ("training", "data", "cache", "analysis", "robustness", "comparison", "reproduce"):
     import_module(f"whitebox.cli.{subject}")  # its commands register themselves
 
 __all__ = ["app", "main"]

@@ -38,6 +38,7 @@ class TrainingProgress:
             disable=not self.console.is_terminal,
         )
         self.training: TaskID | None = None
+        self.views: TaskID | None = None
         self.validation: TaskID | None = None
         self.numbers: dict[str, Any] = {}
 
@@ -66,6 +67,15 @@ class TrainingProgress:
                 "The encoder starts from random weights; the papers' start from ImageNet: encoder.pretrained=true",
             )
         self.training = self.bars.add_task("train", total=steps, completed=first_step, numbers="")
+
+    def encoding(self, done: int, total: int) -> None:
+        """Views behind a frozen encoder, before the first step."""
+        if self.views is None:
+            print_line(self.console, f"Encoding {total} views once; later trainings read them.")
+            self.views = self.bars.add_task("encode", total=total, numbers="")
+        self.bars.update(self.views, completed=done)
+        if done == total:
+            self.bars.remove_task(self.views)
 
     def logged(self, line: dict[str, Any]) -> None:
         self.numbers.update(line)

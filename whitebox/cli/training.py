@@ -44,6 +44,15 @@ def train(
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="With --resume: go on with another configuration.")
     ] = False,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Train the decoder alone: the same as encoder.frozen=true.")
+    ] = False,
+    random_encoder: Annotated[
+        bool, typer.Option("--random-encoder", help="With --frozen: although the encoder's weights are random.")
+    ] = False,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="With --frozen: save the encoder too, not only its name and hash.")
+    ] = False,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile: the same as train.compile=true.")] = False,
     device: Device = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show the resolved configuration.")] = False,
@@ -57,7 +66,13 @@ def train(
     """
     from whitebox.config import resolve, to_yaml
 
-    chosen = [*(overrides or ()), *(["train.compile=true"] if compile else [])]
+    switches = {
+        "encoder.frozen": frozen,
+        "encoder.random": random_encoder,
+        "train.whole": whole,
+        "train.compile": compile,
+    }
+    chosen = [*(overrides or ()), *(f"{key}=true" for key, on in switches.items() if on)]
     config = resolve(model, dataset, chosen, data_root)
     if print_config:
         typer.echo(to_yaml(config), nl=False)

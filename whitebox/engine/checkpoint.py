@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,10 +27,12 @@ from whitebox.engine.header import HEADER, read_header
 from whitebox.engine.header import WEIGHTS as WEIGHTS
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.files import write_atomically
-from whitebox.models import Segmentor, build
+from whitebox.models import EncoderConfig, Segmentor, build
 from whitebox.models.weights import count_numbers, load_strictly, read_pickle, read_tensors
 from whitebox.versions import versions
 
+ENCODER = "encoder."  # begins the names of its tensors
+ENCODERS = "WHITEBOX_WEIGHTS"  # names a folder of encoder files
 log = logging.getLogger("whitebox")
 
 KEPT = 2  # training states
@@ -45,6 +48,8 @@ def save_model(
 ) -> None:
     """Write weights (None: those of ``model``) and header to ``path`` atomically.
 
+    Of a frozen encoder that came from elsewhere, only name, hash and origin are written, unless ``train.whole``.
+
     Args:
         altered: what was done to the model after its training, in JSON's types, for the header.
     """
@@ -56,7 +61,38 @@ def save_model(
         **({} if altered is None else {"altered": dict(altered)}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (weights or model.state_dict()).items()}
+    if encoder_apart(config) and not config.train.whole:
+        origin = config.encoder.weights or "timm"
+        header["encoder"] = {"name": config.encoder.name, "sha256": model.encoder.sha256, "origin": origin}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(ENCODER)}
     write_atomically(path, lambda target: save_file(tensors, target, metadata={HEADER: json.dumps(header)}))
+
+
+def encoder_apart(config: RunConfig) -> bool:
+    """Whether the encoder is as it came from elsewhere, so that a run need not keep it."""
+    encoder = config.encoder
+    frozen = isinstance(encoder, EncoderConfig) and encoder.frozen and encoder.train_last == 0
+    return frozen and bool(encoder.pretrained or encoder.weights)
+
+
+def _found_encoder(config: RunConfig, path: Path) -> EncoderConfig:
+    """The configuration of an encoder that is not saved with a run, with a file that is there.
+
+    Raises:
+        CheckpointError: the file is not found; the message says which.
+    """
+    if config.encoder.weights is None:
+        return replace(config.encoder, pretrained=True)
+    given = Path(config.encoder.weights).expanduser()
+    folders = [os.environ[ENCODERS]] if os.environ.get(ENCODERS) else []
+    candidates = [given, path.parent / given.name, *(Path(folder).expanduser() / given.name for folder in folders)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return replace(config.encoder, weights=str(candidate))
+    raise CheckpointError(
+        f"{path} holds a decoder alone; its frozen encoder {config.encoder.name} came from {given}, which is not "
+        f"there: put that file beside it, or name its folder with {ENCODERS}."
+    )
 
 
 def load_weights(path: Path) -> tuple[Segmentor, RunConfig]:
@@ -70,11 +106,24 @@ def load_weights(path: Path) -> tuple[Segmentor, RunConfig]:
         config = configuration.from_dict(header["config"])
     except ConfigError as error:
         raise CheckpointError(f"The header of {path} cannot be used: {error}") from error
-    encoder = replace(config.encoder, pretrained=False, weights=None)  # everything is in the file itself
+    apart = header.get("encoder")
+    if apart is not None and not isinstance(apart, dict):
+        raise CheckpointError(f"The header of {path} does not say which encoder it needs; it is damaged.")
+    whole = replace(config.encoder, pretrained=False, weights=None)  # everything is in the file itself
+    encoder = whole if apart is None else _found_encoder(config, path)
     classes = tuple(header["classes"])
     palette = tuple((red, green, blue) for red, green, blue in header["palette"])
     tensors = read_tensors(path)
-    model = build(encoder, config.decoder, len(classes), classes, palette, count_numbers(tensors))
+    held = count_numbers(tensors) if apart is None else None  # memory alone bounds an encoder that lies elsewhere
+    model = build(encoder, config.decoder, len(classes), classes, palette, held)
+    if apart is not None:
+        if model.encoder.sha256 != apart.get("sha256"):
+            raise CheckpointError(
+                f"The encoder {config.encoder.name} from {encoder.weights or 'timm'} is not the one that the decoder "
+                f"in {path} was trained on (its hash differs): give that one."
+            )
+        own = model.state_dict().items()
+        tensors = {**{name: tensor for name, tensor in own if name.startswith(ENCODER)}, **tensors}
     model.load_report = load_strictly(model, tensors, str(path), "whitebox weights")
     return model.eval(), config
 

@@ -19,6 +19,9 @@ class Reporter(Protocol):
     def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
         return
 
+    def encoding(self, done: int, total: int) -> None:
+        return
+
     def logged(self, line: dict[str, Any]) -> None:
         return
 

@@ -19,11 +19,12 @@ from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from whitebox import config as configuration
 from whitebox.config import RunConfig
-from whitebox.data import build_dataset, dataset_info
+from whitebox.data import Sample, build_dataset, dataset_info
+from whitebox.data.fingerprint import data_fingerprint
 from whitebox.data.loading import default_workers, ignore_signals
 from whitebox.data.sampler import EpochSampler
 from whitebox.engine import checkpoint
@@ -41,9 +42,10 @@ from whitebox.engine.log import MetricsLog, Reporter, Silent, StepTimes
 from whitebox.engine.optimisation import learning_rate
 from whitebox.engine.resume import find_state
 from whitebox.engine.update import Learner
+from whitebox.engine.views import EncodedViews, Views, encoded_views
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
 from whitebox.files import remove_leftovers, write_text
-from whitebox.models import Segmentor, build
+from whitebox.models import EncoderConfig, Segmentor, build
 
 TIMED_STEPS = 20  # after the first, which is slower
 
@@ -86,6 +88,7 @@ def train(
         DataError, ModelError, CheckpointError: see there.
     """
     _check_trackers(config)
+    _check_frozen(config)
     state = find_state(config, folder, resume, allow_changes)
     accelerator = accelerator_for(config, folder, device)
     if config.train.batch_size % accelerator.num_processes:
@@ -100,7 +103,7 @@ def train(
             except StopRequested:
                 raise run.stopped() from None
             finally:
-                del run.loader  # ends the loading processes
+                run.loader = None  # ends the loading processes
     finally:
         accelerator.end_training()
 
@@ -141,22 +144,41 @@ class _Run:
 
         self.sampler = EpochSampler(len(self.train_set), seed=config.train.seed, shuffle=True)
         self.workers = default_workers() if config.train.workers is None else config.train.workers
-        self.loader: DataLoader[Any] = DataLoader(
-            TimedImages(self.train_set, len(self.train_set)),
-            batch_sampler=Batches(
-                self.sampler, config.train.batch_size, accelerator.process_index, accelerator.num_processes
-            ),
-            collate_fn=cast(Any, collate),  # it takes what __getitems__ gives
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=accelerator.device.type == "cuda",
-            worker_init_fn=ignore_signals,
-        )
+        self.loader: DataLoader[Any] | None = None
         self.log = MetricsLog(folder / "metrics.jsonl", self.first_step, self.steps)
         on_main(self._begin)
         settings = configuration.flatten(configuration.to_dict(config))
         plain = {key: value if isinstance(value, int | float) else str(value) for key, value in settings.items()}
         accelerator.init_trackers("whitebox", plain)  # tensorboard takes no lists
+
+    def _load(self) -> DataLoader[Any]:
+        """Batches of samples: images, or where a store has them the encoder's tokens."""
+        config = self.config
+        samples: Dataset[Sample] = self.train_set
+        if config.data.views is not None:
+            samples = views = Views(self.train_set, config.data.views)
+            if config.store.use and self.learner.built.encoder.fixed:
+                samples = encoded = self._encoded(views)
+                self.learner.inputs = encoded.encoded
+        return DataLoader(
+            TimedImages(samples, len(self.train_set)),
+            batch_sampler=Batches(
+                self.sampler, config.train.batch_size, self.accelerator.process_index, self.accelerator.num_processes
+            ),
+            collate_fn=cast(Any, collate),  # it takes what __getitems__ gives
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=ignore_signals,
+        )
+
+    def _encoded(self, views: Views) -> EncodedViews:
+        def on_row(done: int, total: int) -> None:
+            self.signals.check()
+            self.reporter.encoding(done, total)
+
+        found = data_fingerprint(self.config.data, self.train_set.source)
+        return encoded_views(self.learner.built, views, self.config, found, workers=self.workers, on_row=on_row)
 
     def _begin(self) -> None:
         for name in ("config.yaml", "metrics.jsonl", checkpoint.WEIGHTS):
@@ -170,6 +192,7 @@ class _Run:
         self.reporter.started(self.config, self.steps, self.first_step, len(self.train_set), len(self.val_set))
         if self._evaluation_due() and not self._evaluated():  # it was killed after saving, before evaluating
             self._validate(self.learner.evaluated())
+        self.loader = self._load()
         times = StepTimes(self.workers)
         while self.step < self.steps:
             epoch, within = divmod(self.step, self.steps_per_epoch)
@@ -196,6 +219,7 @@ class _Run:
     def _epoch(self, epoch: int, times: StepTimes) -> None:
         config = self.config
         since, images_since, waiting = time.perf_counter(), 0, time.perf_counter()
+        assert self.loader is not None
         for batch in self.loader:
             loaded = time.perf_counter()
             rate = learning_rate(self.step, self.steps, config.optim)
@@ -297,6 +321,22 @@ class _Run:
     def _write(self, line: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
             self.log.write(line)
+
+
+def _check_frozen(config: RunConfig) -> None:
+    encoder = config.encoder
+    if not (isinstance(encoder, EncoderConfig) and encoder.frozen):
+        return
+    if not (encoder.pretrained or encoder.weights or encoder.random):
+        raise ConfigError(
+            f"encoder.frozen=true would keep {encoder.name} at random weights: give encoder.pretrained=true or "
+            "encoder.weights=FILE, or say --random-encoder."
+        )
+    if config.data.views is not None and config.store.use and encoder.train_last:
+        raise ConfigError(
+            f"encoder.train_last={encoder.train_last} changes the tokens, so data.views={config.data.views} cannot be "
+            "kept encoded: say store.use=false."
+        )
 
 
 def _check_trackers(config: RunConfig) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from whitebox.config import RunConfig
 from whitebox.engine.batches import Batch
+from whitebox.engine.checkpoint import ENCODER, encoder_apart
 from whitebox.engine.distributed import (
     StopRequested,
     StopSignals,
@@ -36,7 +38,9 @@ from whitebox.engine.distributed import (
 from whitebox.engine.optimisation import build_loss, build_optimizer
 from whitebox.engine.recompute import recompute_layers
 from whitebox.engine.stochastic_depth import StochasticDepth
+from whitebox.errors import CheckpointError
 from whitebox.models import Segmentor
+from whitebox.models.segmentor import Encoded
 from whitebox.models.weights import load_strictly
 
 COMPILER = "inductor"
@@ -46,7 +50,7 @@ _WHOLE = StateDictOptions(full_state_dict=True)
 _WHOLE_ON_MAIN = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def summed_loss(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def summed_loss(model: torch.nn.Module, images: Tensor | Encoded, labels: Tensor) -> Tensor:
     """Sums of the model's loss, see ``whitebox.models.losses``; label 255 is ignored."""
     return cast(Tensor, model(images, labels))
 
@@ -65,8 +69,14 @@ class Learner:
         optimizer = build_optimizer(built, config.optim)
         self.rates = [group["lr"] / config.optim.lr for group in optimizer.param_groups]
         chosen = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        self.inputs: Callable[[Tensor], Tensor | Encoded] = lambda images: images  # what the model takes of a batch
+        self.apart = encoder_apart(config)
         if state is not None:
-            load_strictly(built, state["model"], "The training state", "whitebox weights")
+            if state.get("encoder") != self._encoder():
+                raise CheckpointError(
+                    f"The frozen encoder {config.encoder.name} is not the one that this run began with: give that one."
+                )
+            load_strictly(built, self._completed(state["model"]), "The training state", "whitebox weights")
         sharded = accelerator.distributed_type == DistributedType.FSDP
         # Processes evaluate different numbers of windows, which a sharded model cannot: it needs all of them each time.
         self.whole = copy.deepcopy(built).to(accelerator.device) if sharded else None
@@ -86,7 +96,20 @@ class Learner:
             accelerator.scaler.load_state_dict(state["scaler"])
         self.ema = ModelEmaV3(built, decay=config.train.ema) if config.train.ema is not None else None
         if self.ema is not None and state is not None and state["ema"] is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            self.ema.module.load_state_dict(self._completed(state["ema"]))
+
+    def _encoder(self) -> str | None:
+        """What tells an encoder that is not saved with the run."""
+        return self.built.encoder.sha256 if self.apart else None
+
+    def _kept(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is saved of them: where the encoder is not, the others."""
+        return {name: tensor for name, tensor in tensors.items() if not (self.apart and name.startswith(ENCODER))}
+
+    def _completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The reverse of ``_kept``."""
+        own = self.built.state_dict() if self.apart else {}
+        return {**{name: tensor for name, tensor in own.items() if name.startswith(ENCODER)}, **tensors}
 
     def update(self, batch: Batch, step: int, rate: float, signals: StopSignals) -> tuple[float, float]:
         """One optimiser step; returns the loss of the whole batch and the norm of its gradient.
@@ -121,7 +144,7 @@ class Learner:
             labels = batch.labels[start : start + micro].to(device, non_blocking=True)
             self.depth.use(uniform_LB[:, start : start + micro])
             with accelerator.no_sync(self.model) if start != starts[-1] else nullcontext():
-                loss = self.loss.mean(summed_loss(self.model, images, labels), counts)
+                loss = self.loss.mean(summed_loss(self.model, self.inputs(images), labels), counts)
                 # processes average their gradients; the loss is a sum over all of them
                 accelerator.backward(loss * processes)
             total += loss.detach()
@@ -146,10 +169,11 @@ class Learner:
         scaler = self.accelerator.scaler
         averaged = self.ema.module.state_dict() if self.ema is not None else None
         return averaged or weights, {
-            "model": weights,
+            "model": self._kept(weights),
+            "encoder": self._encoder(),
             "optimizer": {"name": self.config.optim.name, "state": optimizer},
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "ema": averaged,
+            "ema": None if averaged is None else self._kept(averaged),
         }
 
     def evaluated(self) -> Segmentor:

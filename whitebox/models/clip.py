@@ -165,6 +165,8 @@ class CLIPEncoder(nn.Module):
         ModelError: sizes that do not go together, or weights that cannot be had.
     """
 
+    fixed = False  # see ``Encoder.fixed``
+
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         self.config = config

@@ -15,11 +15,12 @@ position embeddings resampled bicubically, and in the Shrunk form one block that
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +38,7 @@ from whitebox.errors import CheckpointError, ModelError, require
 from whitebox.models.attention import MHSA, mhsa_weights
 from whitebox.models.taps import Tap
 from whitebox.models.unused import freeze_unused, unused_parameters
-from whitebox.models.weights import LoadReport, load_strictly, read_content, renamed, unwrap
+from whitebox.models.weights import LoadReport, load_strictly, read_content, renamed, tensors_sha256, unwrap
 
 Grid = tuple[int, int]
 
@@ -85,6 +86,9 @@ class EncoderConfig:
     class_token: bool = True  # False: class tokens are dropped before the first block (SegViT)
     final_norm: bool = True  # False: neither the last LayerNorm nor the classifier behind it (SegViT)
     shrink: int | None = None  # block (from 0) that keeps every second row and column of tokens (SegViT Shrunk)
+    frozen: bool = False  # the decoder alone is trained: no gradients, no drop path
+    train_last: int = 0  # of a frozen encoder, its last blocks and the norm behind them, which are trained all the same
+    random: bool = False  # it may be frozen although its weights are random: for comparisons
 
     def __post_init__(self) -> None:
         require(0 <= self.drop_path < 1, "encoder.drop_path", self.drop_path, "it lies in [0, 1)")
@@ -104,6 +108,10 @@ class EncoderConfig:
             "encoder.shrink",
             self.shrink,
             "a class token has no place on the grid, so it needs encoder.class_token=false",
+        )
+        require(self.train_last >= 0, "encoder.train_last", self.train_last, "it cannot be negative")
+        require(
+            self.frozen or not self.train_last, "encoder.train_last", self.train_last, "it needs encoder.frozen=true"
         )
 
 
@@ -154,6 +162,50 @@ class Encoder(nn.Module):
             self._load(read_content(Path(config.weights)), config.weights)
         for name in self._idle:
             self.get_parameter(name).requires_grad_(False)
+        if config.frozen:
+            self._freeze()
+
+    def settings(self) -> dict[str, Any]:
+        """What its tokens depend on beside its weights: the configuration without where those come from."""
+        apart = ("pretrained", "weights", "drop_path", "frozen", "train_last", "random")
+        return {key: value for key, value in asdict(self.config).items() if key not in apart}
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the weights that its tokens depend on, see ``tensors_sha256``; computed once, so they are to stay."""
+        own = self.vit.state_dict()
+        return tensors_sha256({name: own[name] for name in own if f"vit.{name}" not in self._idle})
+
+    @property
+    def fixed(self) -> bool:
+        """Whether training leaves all of it as it is, so that an image's tokens are always the same."""
+        return self.config.frozen and self.config.train_last == 0
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As ``nn.Module.train``; what is frozen stays in evaluation mode (no drop path, no dropout)."""
+        super().train(mode)
+        if self.config.frozen:
+            self.vit.eval()
+            for part in self._trained():
+                part.train(mode)
+        return self
+
+    def _freeze(self) -> None:
+        if self.config.train_last > self.depth:
+            raise ModelError(
+                f"encoder.train_last={self.config.train_last} is impossible: the encoder has {self.depth} blocks."
+            )
+        kept = {id(parameter) for part in self._trained() for parameter in part.parameters()}
+        for parameter in self.vit.parameters():
+            if id(parameter) not in kept:
+                parameter.requires_grad_(False)
+        for name in self._idle:  # not in every file, so the same each time
+            nn.init.zeros_(self.get_parameter(name))
+
+    def _trained(self) -> list[nn.Module]:
+        """Of a frozen encoder, the parts that are trained."""
+        last = self.config.train_last
+        return [*self.vit.blocks[self.depth - last :], self.vit.norm] if last else []
 
     def _check(self) -> None:
         config = self.config

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from whitebox.errors import ModelError
 from whitebox.models.clip import CLIPEncoder
 from whitebox.models.decoders.base import Decoder, Prediction
-from whitebox.models.segmentor import Segmentor
+from whitebox.models.segmentor import Encoded, Segmentor
 from whitebox.models.text import Progress, cached_text_features, check_vocabulary
 from whitebox.palette import distinct_palette
 
@@ -88,7 +88,7 @@ class OpenSegmentor(Segmentor):
         assert features is not None
         return features
 
-    def encode(self, images: Tensor) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    def encode(self, images: Tensor) -> Encoded:
         """The image's maps at the decoder's strides, finest first, the last one embedded; and their grids."""
         self.prepare()
         x_B3HW = self.normalise(images)
@@ -99,13 +99,14 @@ class OpenSegmentor(Segmentor):
             x_B3HW = F.interpolate(x_B3HW, (size, size), mode="bilinear", align_corners=False)
         maps = self.encoder.maps(x_B3HW, self.decoder.encoder_strides or self.encoder.strides)
         maps[-1] = self.encoder.embedded(maps[-1])
-        return maps, [(each.shape[-2], each.shape[-1]) for each in maps]
+        return Encoded(maps, [(each.shape[-2], each.shape[-1]) for each in maps])
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor | Encoded, labels: Tensor | None = None) -> Tensor:
         """RGB images (B, 3, H, W) -> probabilities (B, T, H, W); with labels the sums of ``loss``."""
         prediction = self.predict(images)
         if labels is not None:
             return self.loss(prediction, labels, self.patch(prediction, labels))
+        assert isinstance(images, Tensor)  # the sizes of encoded images are not known
         return self.probabilities(prediction, (images.shape[-2], images.shape[-1]))
 
     def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> Tensor:

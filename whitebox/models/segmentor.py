@@ -9,7 +9,8 @@ bilinearly to the padded size before they are cropped (official ``segm/model/seg
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,13 @@ from whitebox.models.precision import full_precision
 from whitebox.models.unused import freeze_unused
 from whitebox.models.weights import LoadReport
 from whitebox.palette import distinct_palette
+
+
+class Encoded(NamedTuple):
+    """What a decoder takes of images: tokens (B, N, D) and their grid (h, w), or lists of them, a layer each."""
+
+    tokens: Any
+    grid: Any
 
 
 class Segmentor(nn.Module):
@@ -87,8 +95,10 @@ class Segmentor(nn.Module):
     def num_classes(self) -> int:
         return self.decoder.num_classes
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor | Encoded, labels: Tensor | None = None) -> Tensor:
         """RGB images (B, 3, H, W), uint8 or float in [0, 1] -> logits (B, K, H, W), float32.
+
+        Instead of images there may be what ``encode`` made of them; the logits are then those of the padded images.
 
         Decoders that say what each mask is (``decoder.scores``) give scores instead of logits: the largest is the
         class here too, but their softmax is not its probability; each score's share of their sum is.
@@ -103,8 +113,10 @@ class Segmentor(nn.Module):
         prediction = self.predict(images)
         if labels is not None:
             return self.loss(prediction, labels, self.encoder.patch_size)
-        H, W = images.shape[-2:]
-        maps_BKHW = self.upsample(prediction.masks_BKhw)[..., :H, :W]
+        maps_BKHW = self.upsample(prediction.masks_BKhw)
+        if isinstance(images, Tensor):
+            maps_BKHW = maps_BKHW[..., : images.shape[-2], : images.shape[-1]]
+        H, W = maps_BKHW.shape[-2:]
         if prediction.shares_BKK is None:
             return maps_BKHW
         with full_precision(maps_BKHW.device):
@@ -115,19 +127,35 @@ class Segmentor(nn.Module):
         """Mask logits at the patch grid of the padded image, (B, K, h, w)."""
         return self.predict(images).masks_BKhw
 
-    def predict(self, images: Tensor) -> Prediction:
+    def predict(self, images: Tensor | Encoded) -> Prediction:
         """All that the decoder says, at the patch grid of the padded image."""
-        return self.decoder.predict(*self.encode(images))
+        return self.decoder.predict(*(images if isinstance(images, Encoded) else self.encode(images)))
 
-    def encode(self, images: Tensor) -> tuple[Any, Any]:
-        """What the decoder takes of images: their tokens and grid, see ``Decoder.forward``."""
+    def encode(self, images: Tensor) -> Encoded:
+        """What the decoder takes of images, see ``Decoder.forward``.
+
+        An encoder that is fixed sees one image at a time on a processor: its tokens are then the same to the last bit
+        whichever images they were computed with, so that they may be kept.
+        """
         x_B3HW = self.pad(self.normalise(images))
+        if self.encoder.fixed and x_B3HW.device.type == "cpu" and len(x_B3HW) > 1:
+            return joined([self._encode(x_13HW) for x_13HW in x_B3HW.split(1)])
+        return self._encode(x_B3HW)
+
+    def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Patch grids (h, w) of what ``encode`` makes of images of ``size`` (H, W), a layer each."""
+        x_13HW = self.pad(self.mean.new_empty((1, 3, *size), device="meta"))
+        assert self.decoder.encoder_strides is None  # its encoder is never fixed
+        layers = self.decoder.encoder_layers
+        return [self.encoder.grid(x_13HW, layer) for layer in ((self.encoder.depth - 1,) if layers is None else layers)]
+
+    def _encode(self, x_B3HW: Tensor) -> Encoded:
         if self.decoder.encoder_strides is not None:
             maps = self.encoder.maps(x_B3HW, self.decoder.encoder_strides)
-            return maps, [(each.shape[-2], each.shape[-1]) for each in maps]
+            return Encoded(maps, [(each.shape[-2], each.shape[-1]) for each in maps])
         if self.decoder.encoder_layers is None:
-            return self.encoder(x_B3HW)
-        return self.encoder.intermediate(x_B3HW, self.decoder.encoder_layers)
+            return Encoded(*self.encoder(x_B3HW))
+        return Encoded(*self.encoder.intermediate(x_B3HW, self.decoder.encoder_layers))
 
     def normalise(self, images: Tensor) -> Tensor:
         """RGB uint8 or float in [0, 1] -> zero-mean network input."""
@@ -152,6 +180,14 @@ class Segmentor(nn.Module):
         patch = self.encoder.patch_size
         size = (masks_BKhw.shape[-2] * patch, masks_BKhw.shape[-1] * patch)
         return F.interpolate(masks_BKhw.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """One batch of several whose grids are the same."""
+    tokens, grid = parts[0]
+    if isinstance(tokens, Tensor):
+        return Encoded(torch.cat([part.tokens for part in parts]), grid)
+    return Encoded([torch.cat(layers) for layers in zip(*(part.tokens for part in parts), strict=True)], grid)
 
 
 def unnamed_classes(num_classes: int) -> tuple[str, ...]:
