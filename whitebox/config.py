@@ -51,6 +51,8 @@ class DataConfig:
     flip: float = 0.5  # probability
     photometric: bool = True
     views: int | None = None  # different augmented views of each image; null: a new one in every epoch
+    transforms: str = "mmseg"  # whose: mmseg | detectron2 (open-vocabulary papers; train_resize is its short side)
+    train_resize: int | None = None  # px, short side in training, only for transforms=detectron2; null: resize
     size: int = 128  # px, only for kind=shapes
     train_length: int = 2000  # images, only for kind=shapes
     val_length: int = 200  # images, only for kind=shapes
@@ -76,6 +78,10 @@ class DataConfig:
             low_high,
             "it takes two numbers, 0 < low <= high",
         )
+        known = self.transforms in ("mmseg", "detectron2")
+        require(known, "data.transforms", self.transforms, "choose mmseg or detectron2")
+        side = self.train_resize
+        require(side is None or side >= 1, "data.train_resize", side, "it must be at least 1, or null")
         require(0 < self.cat_max_ratio <= 1, "data.cat_max_ratio", self.cat_max_ratio, "it lies in (0, 1]")
         require(0 <= self.flip <= 1, "data.flip", self.flip, "a probability lies in [0, 1]")
         for key in ("max_ratio", "train_max_ratio"):
@@ -99,7 +105,7 @@ class DataConfig:
 class LossConfig:
     """What a training minimises, see ``whitebox.models.losses``."""
 
-    name: str = "cross-entropy"  # cross-entropy | atm
+    name: str = "cross-entropy"  # cross-entropy | atm | binary-cross-entropy (SED)
     class_weights: list[float] | None = None  # of cross-entropy: how much a pixel of each class counts
     dice: float | None = None  # weight of the Dice term; null: 1 in atm, 0 beside cross-entropy
     ignore: str = "negative"  # atm, pixels without a label: negative, as in SegViT's released code | mask, left out
@@ -108,7 +114,8 @@ class LossConfig:
     no_object: float = 0.1  # of atm: weight of a class that is not in an image
 
     def __post_init__(self) -> None:
-        require(self.name in ("cross-entropy", "atm"), "loss.name", self.name, "choose cross-entropy or atm")
+        names = ("cross-entropy", "atm", "binary-cross-entropy")
+        require(self.name in names, "loss.name", self.name, "choose cross-entropy, atm or binary-cross-entropy")
         require(self.ignore in ("negative", "mask"), "loss.ignore", self.ignore, "choose negative or mask")
         for key in ("classification", "focal", "dice"):
             value = getattr(self, key)
@@ -118,7 +125,7 @@ class LossConfig:
         if weights is not None:
             known = all(0 <= weight < math.inf for weight in weights) and any(weights)
             require(known, "loss.class_weights", list(weights), "numbers of at least 0, not all of them 0")
-            require(self.name == "cross-entropy", "loss.class_weights", list(weights), "atm has none")
+            require(self.name == "cross-entropy", "loss.class_weights", list(weights), f"{self.name} has none")
 
 
 @dataclass
@@ -128,7 +135,8 @@ class OptimConfig:
     name: str = "sgd"  # sgd | adamw
     lr: float = 1e-3
     min_lr: float = 1e-5
-    power: float = 0.9  # polynomial decay, per optimiser step
+    schedule: str = "polynomial"  # decay of the rate, per optimiser step: polynomial | cosine
+    power: float = 0.9  # of the polynomial
     warmup_steps: int = 0  # linear, from 0
     warmup_ratio: float | None = None  # share of the rate at the first step; null: 1 / (warmup_steps + 1)
     momentum: float = 0.9  # only for sgd, Nesterov
@@ -136,11 +144,14 @@ class OptimConfig:
     clip_grad: float | None = None  # largest L2 norm of all gradients
     decoder_lr: float = 1.0  # the decoder's rate is so many times lr
     decay_norms: bool = True  # false: no weight decay of the encoder's LayerNorms
+    decay_decoder_norms: bool = True  # false: nor of the decoder's norms (SED)
 
     def __post_init__(self) -> None:
         require(self.name in ("sgd", "adamw"), "optim.name", self.name, "choose sgd or adamw")
         require(0 < self.lr < math.inf, "optim.lr", self.lr, "it must be above 0")
         require(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, f"it lies in [0, optim.lr={self.lr}]")
+        known = self.schedule in ("polynomial", "cosine")
+        require(known, "optim.schedule", self.schedule, "choose polynomial or cosine")
         require(0 < self.power < math.inf, "optim.power", self.power, "it must be above 0")
         require(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "it cannot be negative")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "it lies in [0, 1)")
@@ -224,6 +235,7 @@ class InferenceConfig:
     scores: str = (
         "shares"  # probabilities of a model that gives scores: shares of their sum | softmax (released SegViT)
     )
+    topk: int | None = None  # early rejection of open-vocabulary models: classes of a place that stay; null: all
 
     def __post_init__(self) -> None:
         if self.window is None:
@@ -239,6 +251,7 @@ class InferenceConfig:
             list(self.scales),
             "it takes numbers above 0",
         )
+        require(self.topk is None or self.topk >= 1, "inference.topk", self.topk, "it must be at least 1, or null")
         require(self.scores in ("shares", "softmax"), "inference.scores", self.scores, "choose shares or softmax")
 
 
@@ -301,9 +314,9 @@ def _types(section: str) -> dict[str, str]:
     """What each dotted key of a section takes, as its dataclass says it; where decoders differ, that of the last."""
     kinds: list[Any] = [kind for name, kind in _PLAIN.items() if name == section]
     if section == "encoder":
-        from whitebox.models.encoder import EncoderConfig
+        from whitebox.models import CLIPConfig, EncoderConfig
 
-        kinds = [EncoderConfig]
+        kinds = [CLIPConfig, EncoderConfig]
     elif section == "decoder":
         from whitebox.models.decoders import DECODERS
 

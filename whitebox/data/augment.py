@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whitebox.config import DataConfig
+from whitebox.data import detectron2
 from whitebox.data.images import IGNORE, UInt8
 
 Float32 = npt.NDArray[np.float32]
@@ -43,7 +44,7 @@ def augment(
     Args:
         image_HW3: RGB, uint8.
         label_HW: class indices, 255 ignored.
-        config: sizes and strengths.
+        config: sizes and strengths; ``transforms``: those of ``whitebox.data.detectron2`` instead.
         mean_255: the model's mean pixel, RGB, 0..255; it pads the image, and is zero once the model has normalised it.
         key: of ``random_key``.
 
@@ -53,6 +54,8 @@ def augment(
     Raises:
         cv2.error: one side would have no pixel left after resizing.
     """
+    if config.transforms == "detectron2":
+        return detectron2.augment(image_HW3, label_HW, config, key)
     random = np.random.RandomState(key)
     longest = int((config.train_max_ratio or config.max_ratio) * config.resize)
     low, high = (float(end) for end in config.scale_range)

@@ -11,6 +11,9 @@ are no logits: the probabilities of a view are each score's share of their sum. 
 instead (``inference.scores=softmax``); as scores lie between 0 and about 1 that is nearly flat, and a view that is sure
 counts little more than one that is not. The labels of a single view are the same either way.
 
+A model whose masks are independent (SED) makes probabilities of them by the sigmoid first, and those are resized. Where
+it squashes what it is shown to a square, its masks show the whole view, and are resized to the photo at once.
+
 Shapes: B windows, C colours, K classes, H W pixels of the original image, h w of the resized one, v u of a window and
 a b its mask logits, m n mask logits along rows and columns (those of all windows side by side), R S rows and columns of
 a tile.
@@ -28,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whitebox.engine.windows import Image, anchors, enlarge
+from whitebox.errors import ConfigError
 from whitebox.models import Segmentor
 from whitebox.models.decoders.base import class_scores
 from whitebox.models.precision import full_precision
@@ -117,6 +121,28 @@ class _ScoreView(View):
         return total_hwK / windows_hw1
 
 
+class _IndependentView(View):
+    """A view of a model whose masks are independent of each other: their sigmoid is a probability."""
+
+    def receive(
+        self, number: int, masks_Kab: Tensor, shares_KK: Tensor | None, patch: int, shape: tuple[int, ...]
+    ) -> None:
+        super().receive(number, masks_Kab.float().sigmoid(), None, patch, shape)
+
+    def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
+        if patch:
+            return super().prepare(patch, shape)
+        if len(self.tops) * len(self.lefts) > 1:
+            raise ConfigError(
+                f"This model squashes what it sees to a square, and {self.size[0]} x {self.size[1]} px have several "
+                f"windows of {self.window[0]} px: set inference.window=null."
+            )
+        a, b = self.masks_mnK.shape[:2]
+        self.rows = _axis((0,), a, 1, a, shape[0], False)
+        self.columns = _axis((0,), b, 1, b, shape[1], self.flipped)
+        self.places = self.rows.place_n, self.columns.place_n
+
+
 @dataclass(frozen=True)
 class Kind:
     """How what a model gives becomes class probabilities."""
@@ -133,12 +159,21 @@ def _shares(scores_RSK: Tensor) -> Tensor:
     return scores_RSK / scores_RSK.sum(2, keepdim=True).clamp_min(torch.finfo(scores_RSK.dtype).tiny)
 
 
+def _as_it_is(probabilities_RSK: Tensor) -> Tensor:
+    return probabilities_RSK
+
+
 _LOGITS = Kind(View, _softmax)
+_PROBABILITIES = Kind(_IndependentView, _as_it_is)
 
 
 def kind_of(model: nn.Module, scores: str) -> Kind:
     """How this model's masks become probabilities; ``scores``: see ``inference.scores``."""
-    if not (isinstance(model, Segmentor) and model.decoder.scores):
+    if not isinstance(model, Segmentor):
+        return _LOGITS
+    if model.decoder.independent:
+        return _PROBABILITIES
+    if not model.decoder.scores:
         return _LOGITS
     return Kind(_ScoreView, _softmax if scores == "softmax" else _shares)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from whitebox.config import DataConfig, InferenceConfig
 from whitebox.engine.assembly import WindowedPhoto
 from whitebox.engine.evaluate import Evaluation, LabelledImages, images_to_evaluate, read_images
-from whitebox.engine.inference import device_of, evaluating, photo_for
+from whitebox.engine.inference import device_of, evaluating, photo_for, rejecting
 from whitebox.engine.metrics import counts_in_rows, label_rows
 from whitebox.engine.queue import Place, deliver, through
 from whitebox.errors import DataError, OutputError
@@ -55,7 +55,7 @@ class EncodedImages:
         memory: int = MEMORY,
     ) -> None:
         total = images_to_evaluate(model, dataset, limit)
-        self.model = model
+        self.model, self.topk = model, inference.topk
         self.names: list[str] = []
         self.store = _Store(memory)
         self._labels: list[Callable[[], Tensor]] = []  # as `label_rows` gives them
@@ -92,9 +92,9 @@ class EncodedImages:
         waiting = deque(self._photos)
         for photo in self._photos:
             photo.forget()
-        with evaluating(self.model):
+        with evaluating(self.model), rejecting(self.model, self.topk):
             for places, tokens, grid in self._batches:
-                deliver(self.model.decoder.predict(tokens(), grid), places, self.model.encoder.patch_size)
+                deliver(self.model.decoder.predict(tokens(), grid), places, self.model.mask_stride)
                 while waiting and waiting[0].waiting == 0:
                     photo = waiting.popleft()
                     rows_HW, K = self._labels[len(counts)](), self.model.num_classes

@@ -32,6 +32,7 @@ from whitebox.config import DataConfig, InferenceConfig
 from whitebox.engine.assembly import WindowedPhoto, kind_of
 from whitebox.engine.queue import predict, through
 from whitebox.engine.windows import Image, views_of
+from whitebox.errors import ConfigError
 
 
 def segment(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data: DataConfig | None = None) -> Tensor:
@@ -43,13 +44,15 @@ def segment(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data
         data: resizes as this dataset's evaluation does (``resize``, ``max_ratio``); None: the photo's own size.
 
     Returns:
-        (K, H, W) float32 on the model's device, sums to 1 over K.
+        (K, H, W) float32 on the model's device, sums to 1 over K (but of a model whose masks are independent).
 
     Raises:
         DataError: the image is not (H, W, 3) uint8.
     """
     views, shape = views_of(image_HW3, inference, data), image_HW3.shape[:2]
-    return probabilities(model, views, shape, inference.window, inference.stride, inference.batch, inference.scores)
+    window, stride = inference.window, inference.stride
+    with rejecting(model, inference.topk):
+        return probabilities(model, views, shape, window, stride, inference.batch, inference.scores)
 
 
 def predict_labels(
@@ -73,7 +76,7 @@ def predict_many(
     A photo is asked for when there is room in a batch: about ``inference.batch`` windows ahead of the last result.
     """
     photos = (photo_for(model, image_HW3, inference, data) for image_HW3 in images)
-    with evaluating(model):
+    with evaluating(model), rejecting(model, inference.topk):
         take = partial(predict, model)
         for photo in through(photos, device_of(model), inference.window, inference.stride, inference.batch, take):
             yield photo.labels()
@@ -142,6 +145,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def rejecting(model: nn.Module, topk: int | None) -> Iterator[None]:
+    """Early rejection of an open-vocabulary model inside the block; None: as the model is.
+
+    Raises:
+        ConfigError: the model rejects no classes, or has fewer than ``topk``.
+    """
+    if topk is None:
+        yield
+        return
+    decoder = getattr(model, "decoder", None)
+    if not hasattr(decoder, "topk"):
+        raise ConfigError(f"inference.topk={topk} is impossible: only open-vocabulary models (SED) reject classes.")
+    if topk > model.num_classes:  # type: ignore[operator]
+        raise ConfigError(f"inference.topk={topk} is impossible: there are {model.num_classes} classes.")
+    before, decoder.topk = decoder.topk, topk
+    try:
+        yield
+    finally:
+        decoder.topk = before
 
 
 def device_of(model: nn.Module) -> torch.device:

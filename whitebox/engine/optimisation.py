@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
 from whitebox.config import LossConfig, OptimConfig
 from whitebox.errors import require
-from whitebox.models.losses import ATMLoss, CrossEntropy, DiceCrossEntropy, Loss
+from whitebox.models.losses import ATMLoss, BinaryCrossEntropy, CrossEntropy, DiceCrossEntropy, Loss
 
 
 def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
     """Rate of the update number ``step`` (from 0): (lr - min_lr)(1 - step/steps)^power + min_lr, after linear warm-up.
 
+    With ``schedule=cosine`` the share of lr - min_lr is (1 + cos(pi step/steps))/2.
+
     Sources: official ``segm/optim/scheduler.py``, constant ``min_lr`` after the last step; with ``warmup_ratio`` r and
-    w steps of warm-up mmcv's, whose share of the rate is 1 - (1 - step/w)(1 - r).
+    w steps of warm-up mmcv's, whose share of the rate is 1 - (1 - step/w)(1 - r). Cosine: detectron2's, as SED has it.
     """
-    decayed = (optim.lr - optim.min_lr) * max(0.0, 1 - step / steps) ** optim.power + optim.min_lr
+    left = max(0.0, 1 - step / steps)
+    share = left**optim.power if optim.schedule == "polynomial" else (1 + math.cos(math.pi * (1 - left))) / 2
+    decayed = (optim.lr - optim.min_lr) * share + optim.min_lr
     if optim.warmup_ratio is None:
         return decayed * min(1.0, (step + 1) / (optim.warmup_steps + 1))
-    left = max(0.0, 1 - step / optim.warmup_steps) if optim.warmup_steps else 0.0
-    return decayed * (1 - left * (1 - optim.warmup_ratio))
+    cold = max(0.0, 1 - step / optim.warmup_steps) if optim.warmup_steps else 0.0
+    return decayed * (1 - cold * (1 - optim.warmup_ratio))
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """SGD (Nesterov) or AdamW over the parameters that are trained.
 
-    They are one group, unless the decoder has a rate of its own (``decoder_lr``) or the encoder's LayerNorms are not
-    decayed (``decay_norms``), as in SegViT.
+    They are one group, unless the decoder has a rate of its own (``decoder_lr``), or the norms of the encoder
+    (``decay_norms``) or of the decoder (``decay_decoder_norms``) are not decayed, as in SegViT and SED.
     """
     groups = _groups(model, optim)
     if optim.name == "adamw":
@@ -38,17 +44,21 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
 
 
 def _groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, object]]:
-    norms = {
+    undecayed = {
         parameter
+        for part, decayed, kinds in (
+            ("encoder.", optim.decay_norms, (nn.LayerNorm,)),
+            ("decoder.", optim.decay_decoder_norms, (nn.LayerNorm, nn.GroupNorm)),
+        )
         for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm) and name.startswith("encoder.")
+        if not decayed and isinstance(module, kinds) and name.startswith(part)
         for parameter in module.parameters()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rate = optim.lr * (optim.decoder_lr if name.startswith("decoder.") else 1.0)
-            decay = optim.weight_decay if optim.decay_norms or parameter not in norms else 0.0
+            decay = 0.0 if parameter in undecayed else optim.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": chosen, "lr": rate, "weight_decay": decay} for (rate, decay), chosen in groups.items()]
 
@@ -62,6 +72,8 @@ def build_loss(loss: LossConfig, num_classes: int) -> Loss:
     if loss.name == "atm":
         terms = {"classification": loss.classification, "focal": loss.focal, "no_object": loss.no_object}
         return ATMLoss(loss.ignore, dice=1.0 if loss.dice is None else loss.dice, **terms)
+    if loss.name == "binary-cross-entropy":
+        return BinaryCrossEntropy()
     weights = loss.class_weights
     count = f"there are {num_classes} classes"
     require(weights is None or len(weights) == num_classes, "loss.class_weights", weights, count)

@@ -60,13 +60,13 @@ def through(
 def predict(model: nn.Module, places: list[Place], crops_B3vu: Tensor) -> None:
     """Show a model the windows of a batch."""
     if isinstance(model, Segmentor):
-        deliver(model.predict(crops_B3vu), places, model.encoder.patch_size)
+        deliver(model.predict(crops_B3vu), places, model.mask_stride)
     else:
         deliver(Prediction(model(crops_B3vu)), places, 1)
 
 
 def deliver(said: Prediction, places: list[Place], patch: int) -> None:
-    """Hand what a model says of the windows of a batch to their photos."""
+    """Hand what a model says of the windows of a batch to their photos; ``patch``: see ``Segmentor.mask_stride``."""
     shares = [None] * len(places) if said.shares_BKK is None else said.shares_BKK
     for (photo, view, number), masks_Kab, shares_KK in zip(places, said.masks_BKhw, shares, strict=True):
         view.receive(number, masks_Kab, shares_KK, patch, photo.shape)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from whitebox.models import Segmentor
@@ -26,7 +25,7 @@ class _Recomputed:
 
 def recompute_layers(model: Segmentor) -> None:
     """Activation checkpointing of every encoder block and decoder layer: less memory, more time, equal gradients."""
-    layers: list[nn.Module] = list(model.encoder.vit.blocks)
+    layers = model.encoder.blocks()
     for name in ("layers", "cross_layers"):
         layers += list(getattr(model.decoder, name, ()))
     for layer in layers:

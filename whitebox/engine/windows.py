@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whitebox.config import DataConfig, InferenceConfig
+from whitebox.data.detectron2 import resize_by_short_side
 from whitebox.errors import DataError
 
 Image = NDArray[np.uint8]
@@ -37,11 +38,12 @@ def views_of(image_HW3: Image, inference: InferenceConfig, data: DataConfig | No
             f"An image must be RGB uint8 of shape (H, W, 3), not {image_HW3.dtype} of shape {image_HW3.shape}."
         )
     for ratio in inference.scales:
-        resized_hw3 = (
-            scale_image(image_HW3, ratio)
-            if data is None
-            else resize_image(image_HW3, data.resize, ratio, data.max_ratio)
-        )
+        if data is None:
+            resized_hw3 = scale_image(image_HW3, ratio)
+        elif data.transforms == "detectron2":
+            resized_hw3 = resize_by_short_side(image_HW3, data.resize * ratio, data.max_ratio)
+        else:
+            resized_hw3 = resize_image(image_HW3, data.resize, ratio, data.max_ratio)
         for flipped in (False, True) if inference.flip else (False,):
             yield resized_hw3, flipped
 

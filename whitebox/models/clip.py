@@ -259,6 +259,10 @@ class CLIPEncoder(nn.Module):
         mean_BC11 = self.maps(x_B3HW, self.strides[-1:])[0].mean((2, 3), keepdim=True)
         return self.embedded(mean_BC11)[:, :, 0, 0]
 
+    def blocks(self) -> list[nn.Module]:
+        """The layers of the image tower whose inputs are enough to run them again."""
+        return [block for stage in self.trunk.stages for block in cast(Any, stage).blocks]
+
     def sample(self) -> Tensor:
         """Two blank images of 4 x 4 places of the last map, to see what a pass through the model uses."""
         side = 4 * self.patch_size

@@ -241,6 +241,10 @@ class Encoder(nn.Module):
             )
         freeze_unused(self, lambda: self.intermediate(self.sample(), layers)[0])
 
+    def blocks(self) -> list[nn.Module]:
+        """The layers whose inputs are enough to run them again."""
+        return list(self.vit.blocks)
+
     def sample(self) -> Tensor:
         """Two blank images of 4 x 4 patches, to see what a pass through the model uses."""
         side, some = 4 * self.patch_size, next(self.parameters())

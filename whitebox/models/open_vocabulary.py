@@ -105,7 +105,7 @@ class OpenSegmentor(Segmentor):
         """RGB images (B, 3, H, W) -> probabilities (B, T, H, W); with labels the sums of ``loss``."""
         prediction = self.predict(images)
         if labels is not None:
-            return self.loss(prediction, labels, self.patch(prediction, labels))
+            return self.loss(prediction, labels, self.label_stride(prediction, labels))
         assert isinstance(images, Tensor)  # the sizes of encoded images are not known
         return self.probabilities(prediction, (images.shape[-2], images.shape[-1]))
 
@@ -122,12 +122,20 @@ class OpenSegmentor(Segmentor):
         patch = self.encoder.patch_size
         return -(-size[0] // patch) * patch, -(-size[1] // patch) * patch
 
-    def patch(self, prediction: Prediction, labels_BHW: Tensor) -> int:
-        """Pixels a side of a place of the masks; 0: the image was squashed by no whole number."""
-        shown = self.shown((labels_BHW.shape[1], labels_BHW.shape[2]))
-        places = prediction.masks_BKhw.shape[-2:]
-        patches = {side // count if side % count == 0 else 0 for side, count in zip(shown, places, strict=True)}
-        return patches.pop() if len(patches) == 1 else 0
+    @property
+    def mask_stride(self) -> int:
+        """Pixels a side of a place of the masks; 0: images are squashed, and the masks show them whole."""
+        if self.encoder.image_size is not None:
+            return 0
+        return self.encoder.patch_size // cast(Any, self.decoder).growth
+
+    def label_stride(self, prediction: Prediction, labels_BHW: Tensor) -> int:
+        """As ``mask_stride``, but where images were squashed by a whole number it is that."""
+        if self.mask_stride:
+            return self.mask_stride
+        sides = zip(labels_BHW.shape[1:], prediction.masks_BKhw.shape[-2:], strict=True)
+        strides = {side // count if side % count == 0 else 0 for side, count in sides}
+        return strides.pop() if len(strides) == 1 else 0
 
 
 def _forget(module: nn.Module, incompatible: object) -> None:

@@ -175,6 +175,11 @@ class Segmentor(nn.Module):
         H, W = x_B3HW.shape[-2:]
         return F.pad(x_B3HW, (0, -W % patch, 0, -H % patch))
 
+    @property
+    def mask_stride(self) -> int:
+        """Pixels a side of a place of the masks; 0: they show the whole image, whatever its size."""
+        return self.encoder.patch_size
+
     def upsample(self, masks_BKhw: Tensor) -> Tensor:
         """Bilinear, to the padded size, float32."""
         patch = self.encoder.patch_size

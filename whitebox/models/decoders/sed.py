@@ -273,10 +273,12 @@ class SED(Decoder):
     Attributes:
         text_TPD: embeddings of the names, unit vectors; what the class maps are of. None: not given yet.
         topk: early rejection in evaluation: the k of a place that are refined; None: all classes are.
+        growth: places of the masks a side for one of the last map.
         chunk: classes at a time without gradients; None: as many as fit a fixed amount of memory.
     """
 
     Config = SEDConfig
+    growth = 2**STAGES
     open_vocabulary = True
     independent = True
     text_TPD: Tensor | None
