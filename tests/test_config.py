@@ -130,7 +130,7 @@ def test_files_hold_differences_only(kind: str) -> None:
         (["inference.scores=logits"], r"^inference.scores='logits' is impossible: choose shares or softmax.$"),
         (["data.train_max_ratio=0"], r"^data.train_max_ratio=0.0 is impossible"),
         (["data.max_ratio=.inf"], r"^data.max_ratio=inf is impossible"),
-        (["loss=dice"], r"^loss.name='dice' is impossible: choose cross-entropy or atm.$"),
+        (["loss=dice"], r"^loss.name='dice' is impossible: choose cross-entropy, atm or binary-cross-entropy.$"),
         (["loss=1"], r"^Unknown key 'loss'"),
         (["loss.ignore=void"], r"^loss.ignore='void' is impossible: choose negative or mask.$"),
         (["loss.focal=-1"], r"^loss.focal=-1.0 is impossible: it cannot be negative.$"),

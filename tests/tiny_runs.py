@@ -11,7 +11,9 @@ from child_runs import TINY
 from whitebox.config import RunConfig, resolve
 from whitebox.data.shapes import CLASSES
 from whitebox.engine.checkpoint import save_model
-from whitebox.models import Segmentor, build
+from whitebox.models import DECODERS, Segmentor, build
+
+CLOSED = {name: each for name, each in DECODERS.items() if not each.open_vocabulary}  # decoders of given classes
 
 
 def configured(model: str, **changes: Any) -> RunConfig:

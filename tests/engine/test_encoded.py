@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import configured, tiny_model
+from tiny_runs import CLOSED, configured, tiny_model
 
 from whitebox.data import Sample, build_dataset
 from whitebox.engine.encoded import EncodedImages
 from whitebox.engine.evaluate import evaluate
 from whitebox.errors import ConfigError, DataError, ModelError, OutputError
-from whitebox.models import DECODERS
 
 # photos of 40 x 40 px, resized to 48: four windows of 32 px that overlap
 VIEWS = {"data__size": 40, "data__resize": 48, "data__val_length": 5, "inference__stride": 20}
-NAMES = sorted(f"{name}-tiny" for name in DECODERS if name != "segvit-shrunk")
+NAMES = sorted(f"{name}-tiny" for name in CLOSED if name != "segvit-shrunk")
 
 
 def prepared(name: str, **changes: Any) -> tuple[Any, Any, Any]:

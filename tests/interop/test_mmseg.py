@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_runs import CLOSED
 from torch import Tensor
 
 import whitebox
@@ -85,7 +86,7 @@ def pixels(*shape: int) -> Tensor:
 
 
 class TestSameNumbers:
-    @pytest.mark.parametrize("decoder", DECODERS)
+    @pytest.mark.parametrize("decoder", CLOSED)
     def test_logits(self, decoder: str, tmp_path: Path) -> None:
         model, config = tiny(decoder)
         net = moved(model, config, tmp_path, **WHOLE)
@@ -134,7 +135,7 @@ class TestSameNumbers:
         assert (found.pred_sem_seg.data[0] == expected.argmax(0)).float().mean() > 0.999
         assert len(expected.argmax(0).unique()) > 1
 
-    @pytest.mark.parametrize("decoder", DECODERS)
+    @pytest.mark.parametrize("decoder", CLOSED)
     def test_loss_and_gradients(self, decoder: str, tmp_path: Path) -> None:
         model, config = tiny(decoder)
         net = moved(model, config, tmp_path)
@@ -157,7 +158,7 @@ class TestSameNumbers:
 
 
 class TestConverter:
-    @pytest.mark.parametrize("decoder", DECODERS)
+    @pytest.mark.parametrize("decoder", CLOSED)
     def test_there_and_back(self, decoder: str, tmp_path: Path) -> None:
         model, config = tiny(decoder)
         assert to_mmseg(model, config, tmp_path / "a.pth") == tmp_path / "a.py"
@@ -453,7 +454,7 @@ class TestBadInput:
 
 class TestRegistry:
     def test_every_decoder_has_its_head(self) -> None:
-        assert sorted(ALIASES.values()) == sorted([*DECODERS, "depict-sa"])
+        assert sorted(ALIASES.values()) == sorted([*CLOSED, "depict-sa"])
         assert ALIASES["DEPICTHead"] == ALIASES["DepictSAHead"] == "depict-sa"
         for title, name in ALIASES.items():
             options = {"grid": 4} if name == "segvit-shrunk" else None

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_runs import CLOSED
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.func import functional_call
@@ -68,7 +69,7 @@ def example_module() -> ModuleType:
 
 
 EXAMPLE = example_module()
-ALL = {**DECODERS, "kmeans": EXAMPLE.KMeansDecoder}
+ALL = {**CLOSED, "kmeans": EXAMPLE.KMeansDecoder}
 
 
 def decoder(name: str, width: int = 48, num_classes: int = 5, **options: Any) -> Decoder:
@@ -490,7 +491,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(DECODERS))
+@pytest.mark.parametrize("name", sorted(CLOSED))
 def test_formulas_of_the_documentation(name: str) -> None:
     config, width, classes, grid = DECODERS[name].Config(), 96, 17, (6, 8)
     with torch.device("meta"):

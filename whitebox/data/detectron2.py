@@ -34,7 +34,8 @@ def resized_sides(height: int, width: int, short: float, long: float) -> tuple[i
 
 def resize_by_short_side(image_HW3: UInt8, short: float, max_ratio: float) -> UInt8:
     """Resize an image by Pillow's bilinear filter, which averages where it shrinks."""
-    sides = resized_sides(*image_HW3.shape[:2], short, round(max_ratio * short))
+    height, width = image_HW3.shape[:2]
+    sides = resized_sides(height, width, short, round(max_ratio * short))
     return _resize_image(image_HW3, sides)
 
 
@@ -43,7 +44,8 @@ def augment(image_HW3: UInt8, label_HW: UInt8, config: DataConfig, key: Key) -> 
     random = np.random.RandomState(key)
     short = config.train_resize or config.resize
     ratio = config.train_max_ratio or config.max_ratio
-    sides = resized_sides(*label_HW.shape, short, round(ratio * short))
+    height, width = label_HW.shape
+    sides = resized_sides(height, width, short, round(ratio * short))
     image_HW3, label_HW = _resize_image(image_HW3, sides), _resize_label(label_HW, sides)
     crop = min(config.crop, sides[0]), min(config.crop, sides[1])
     top, left = (random.randint(side - part + 1) for side, part in zip(sides, crop, strict=True))

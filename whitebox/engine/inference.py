@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ def rejecting(model: nn.Module, topk: int | None) -> Iterator[None]:
     if topk is None:
         yield
         return
-    decoder = getattr(model, "decoder", None)
+    decoder: Any = getattr(model, "decoder", None)
     if not hasattr(decoder, "topk"):
         raise ConfigError(f"inference.topk={topk} is impossible: only open-vocabulary models (SED) reject classes.")
     if topk > model.num_classes:  # type: ignore[operator]

@@ -45,7 +45,11 @@ with warnings.catch_warnings():  # about compiled operators, which nothing of ou
     from mmseg.models.utils import resize
 
 MODELS = Registry("model", parent=ROOT, scope="whitebox", locations=["whitebox.interop.mmseg"])
-ALIASES = {f"{decoder.__name__.removesuffix('Decoder')}Head": name for name, decoder in DECODERS.items()}
+ALIASES = {  # open vocabularies have no place in mmsegmentation's configs
+    f"{decoder.__name__.removesuffix('Decoder')}Head": name
+    for name, decoder in DECODERS.items()
+    if not decoder.open_vocabulary
+}
 ALIASES["DEPICTHead"] = "depict-sa"  # the paper's name without a variant; written configs take the first of two names
 IMPORTS = {"imports": ["whitebox.interop.mmseg"], "allow_failed_imports": False}
 LOSS = {"type": "CrossEntropyLoss", "avg_non_ignore": True}  # as whitebox: the mean over labelled pixels

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from tiny_runs import CLOSED
 from torch import nn
 
 from analysis.maths.perturbation import (
@@ -22,7 +23,7 @@ from analysis.maths.perturbation import (
 from whitebox.config import resolve
 from whitebox.data import build_dataset
 from whitebox.errors import ConfigError
-from whitebox.models import DECODERS, Segmentor, build
+from whitebox.models import Segmentor, build
 
 SMALL = {"encoder.width": 24, "encoder.depth": 2, "encoder.heads": 2, "encoder.image_size": 32}
 
@@ -91,7 +92,7 @@ def test_levels_that_are_refused(text: str, message: str) -> None:
     assert str(refused.value).startswith("--noise ") and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", sorted(f"{name}-tiny" for name in DECODERS if name != "segvit-shrunk"))
+@pytest.mark.parametrize("name", sorted(f"{name}-tiny" for name in CLOSED if name != "segvit-shrunk"))
 def test_targets_of_every_decoder(name: str) -> None:
     model = small(name)
     everything, decoder, encoder = (set(target_parameters(model, target)) for target in ("all", "decoder", "encoder"))
