@@ -22,7 +22,8 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from itertools import count
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 from whitebox.engine.metrics import bootstrap, scores
 from whitebox.errors import OutputError, WhiteboxError
 from whitebox.files import from_the_start, write_text
+from whitebox.foreign import read_json
 from whitebox.versions import versions
 
 SCHEMA = 1
@@ -189,11 +191,11 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     """
     path = Path(path)
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = read_json(path)
     except OSError as error:
         raise RecordError(f"The record {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors alike
-        raise RecordError(f"{path} is not a results record: it is not JSON ({error}). Measure again.") from error
+    except ValueError as error:
+        raise RecordError(f"{path} is not a results record: {error}. Measure again.") from error
     if not isinstance(loaded, dict) or "schema" not in loaded:
         raise RecordError(f"{path} is not a results record: it has no key 'schema'. Measure again.")
     if loaded["schema"] != SCHEMA:
@@ -215,6 +217,25 @@ def read_records(folder: str | os.PathLike[str], kind: str | None = None) -> lis
     """
     records = [read_record(path) for path in sorted(Path(folder).glob("*.json"))]
     return sorted((record for record in records if kind in (None, record.kind)), key=lambda record: record.created)
+
+
+@contextmanager
+def laid_out(what: str) -> Iterator[None]:
+    """Show or compare records that were read: what fails there is theirs, since anyone may have written them.
+
+    Args:
+        what: how to call them.
+
+    Raises:
+        RecordError: they lack what their kind has, or hold values of other types.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise RecordError(
+            f"{what} are not laid out as this version of whitebox writes them ({reason}): measure again."
+        ) from error
 
 
 def measured_scores(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from whitebox.config import RunConfig, architecture, flatten, model_names, neare
 from whitebox.data import build_dataset, dataset_info
 from whitebox.errors import ConfigError
 from whitebox.files import write_text
+from whitebox.foreign import read_json
 from whitebox.models import build
 from whitebox.runs import Run, saved_runs
 from whitebox.terminal import print_line, table_console
@@ -211,12 +213,18 @@ def _key(experiment: Experiment, runs: Sequence[Run], setting: Setting) -> str:
     return f"{experiment.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and value == Path(value).name
+
+
 def _read_done(path: Path) -> Mapping[str, Sequence[str]]:
     if not path.exists():
         return {}
     try:
-        done = json.loads(path.read_text(encoding="utf-8"))
+        done = read_json(path)
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read; remove it to measure everything again.") from error
-    assert isinstance(done, dict)
+        raise RecordError(f"{path} cannot be read ({error}); remove it to measure everything again.") from error
+    lists: list[Any] = list(done.values()) if isinstance(done, dict) else [None]
+    if not all(isinstance(each, list) for each in lists) or not all(_is_file_name(name) for name in chain(*lists)):
+        raise RecordError(f"{path} does not say what was measured; remove it to measure everything again.")
     return done

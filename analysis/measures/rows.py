@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 import zlib
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 from analysis.record import RecordError
 from whitebox.engine.distributed import gathered, on_main
 from whitebox.errors import OutputError, WhiteboxError
+from whitebox.foreign import parse_json
 from whitebox.lock import Lock
 
 SCHEMA = 1
@@ -196,7 +198,7 @@ class Rows:
         lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end is a line cut short, or nothing
         for number, line in enumerate(lines, start=1):
             try:
-                loaded = json.loads(line)
+                loaded = parse_json(line)
                 if number == 1:
                     if loaded != self.header:
                         raise RecordError(f"{path} holds rows of something else: move it away.")
@@ -218,4 +220,5 @@ def _text(key: Key) -> str:
 
 
 def _unpacked(packed: bytes, shape: tuple[int, int, int]) -> Counts:
-    return np.frombuffer(zlib.decompress(packed), "<i4").reshape(shape).astype(np.int64)
+    unpacked = zlib.decompressobj().decompress(packed, 4 * math.prod(shape) + 1)  # no more than there should be
+    return np.frombuffer(unpacked, "<i4").reshape(shape).astype(np.int64)

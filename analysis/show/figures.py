@@ -7,7 +7,6 @@ that does not suffice.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ import numpy as np
 from analysis.record import Record, RecordError
 from analysis.show.tables import Estimate, evaluation, percent
 from whitebox.files import write_atomically
+from whitebox.foreign import parse_json
 from whitebox.text import drawn_lines
 
 if TYPE_CHECKING:
@@ -47,19 +47,22 @@ def read_metrics(path: str | os.PathLike[str]) -> tuple[pd.DataFrame, pd.DataFra
     import pandas as pd
 
     try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = Path(path).read_bytes().splitlines()
     except OSError as error:
         raise RecordError(f"The training log {os.fspath(path)} cannot be read: {error.strerror}.") from error
     entries: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError as error:
             if number == len(lines):
                 break
             raise RecordError(f"{os.fspath(path)}, line {number} is not JSON; remove that line.") from error
         if not isinstance(entry, dict) or "step" not in entry:
             raise RecordError(f"{os.fspath(path)}, line {number} has no key 'step'; remove that line.")
+        for key in ("step", "loss", "lr", "miou"):
+            if not isinstance(entry.get(key), int | float | None):
+                raise RecordError(f"{os.fspath(path)}, line {number}: {key} is no number; remove that line.")
         entries.append(entry)
     evaluations = [entry for entry in entries if "miou" in entry]
     training = [entry for entry in entries if "loss" in entry and "miou" not in entry]

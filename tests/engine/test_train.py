@@ -137,6 +137,22 @@ def test_metrics_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "miou": null}\n'
 
 
+def test_damaged_lines_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    bad = [
+        b'{"step": "a"}',
+        b"\xff\xfe\x00",
+        b"[1]",
+        b"3",
+        b'{"step": null}',
+        b"[" * 5000 + b"]" * 5000,
+        b'{"step": [1]}',
+    ]
+    path.write_bytes(b"\n".join([b'{"step": 1}', *bad, b'{"step": 2}', b'{"step": 9}']))
+    MetricsLog(path, first_step=3, steps=4).begin()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
 def test_the_last_evaluation_is_logged_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 2, "split": "val"}\n{"step": 4}\n{"step": 4, "split": "val"}\n')

@@ -174,6 +174,7 @@ def test_bad_requests(runs: Path, call: Call) -> None:
     assert code == 0 and "depict-fig7" in out
     damaged = runs / "depict" / "shapes" / "measured.json"
     damaged.parent.mkdir(parents=True)
-    damaged.write_text("{")
-    code, _, err = call("reproduce", "depict-tab1", "--dataset", "shapes", "--limit", "1", "--device", "cpu")
-    assert code == 1 and "remove it to measure everything again" in err
+    for text in ("{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": ["../x.json"]}', "[" * 5000):
+        damaged.write_text(text)
+        code, _, err = call("reproduce", "depict-tab1", "--dataset", "shapes", "--limit", "1", "--device", "cpu")
+        assert code == 1 and "remove it to measure everything again" in err

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from whitebox.errors import CheckpointError, ConfigError, ModelError
-from whitebox.models import Encoder, EncoderConfig, record
+from whitebox.models import Encoder, EncoderConfig, hub, record
 
 SMALL = {"width": 48, "depth": 2, "heads": 3}
 
@@ -159,15 +159,8 @@ class TestWeights:
         assert not trap.exists()
 
     def test_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        build = timm.create_model
-
-        def offline(name: str, pretrained: bool = False, **options: object) -> object:
-            if pretrained:
-                raise ConnectionError("no route to host")
-            return build(name, **options)
-
-        monkeypatch.setattr(timm, "create_model", offline)
-        with pytest.raises(ModelError, match=r"could not be downloaded \(ConnectionError\).*encoder.weights=FILE"):
+        monkeypatch.setattr(hub, "_require_answer", lambda: (_ for _ in ()).throw(ConnectionError("no\nroute")))
+        with pytest.raises(ModelError, match=r"could not be downloaded \(ConnectionError: no route\).*weights=FILE"):
             encoder(pretrained=True)
 
 

@@ -361,11 +361,12 @@ def render_command(
     \b
     whitebox render results/camvid/analysis/records -o paper/
     """
-    from analysis.record import read_record, read_records
+    from analysis.record import laid_out, read_record, read_records
     from analysis.show.render import render
 
     found = [record for path in records for record in (read_records(path) if path.is_dir() else [read_record(path)])]
-    render(found, output)
+    with laid_out(f"The records {' '.join(map(str, records))}"):
+        render(found, output)
 
 
 def measure_runs(

@@ -84,15 +84,17 @@ def summary_command(
     \b
     whitebox summary results/camvid
     """
+    from analysis.record import laid_out
     from analysis.show.summary import find_records, render, summarise
     from whitebox.terminal import print_line, table_console
 
     places = folders or [Path("results")]
     if missing := [str(place) for place in places if not place.is_dir()]:
         raise ConfigError(f"{missing[0]} is no folder: name one that holds results, as results/camvid.")
-    summary = summarise(find_records(places), split)
     folder = output or common_folder(places)
-    table = render(summary, folder / "figures" / "summary")
+    with laid_out(f"The records below {' '.join(map(str, places))}"):
+        summary = summarise(find_records(places), split)
+        table = render(summary, folder / "figures" / "summary")
     table.write(folder / "tables" / "summary")
     console = table_console()
     console.print(table.to_rich())

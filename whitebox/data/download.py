@@ -103,11 +103,12 @@ def download(
     failures, most = 0, _size(part)
     web = urllib.request.build_opener(_Http, _Https, _Redirects(url))
     while True:
+        began = time.monotonic()
         try:
             _attempt(web, url, part, note, on_bytes, timeout, largest)
             break
         except _CutError as cut:
-            failures = 0 if _size(part) > most + min(_CHUNK, _SLOWEST * timeout) else failures + 1
+            failures = 0 if _size(part) > most + _SLOWEST * (time.monotonic() - began) else failures + 1
             most = max(most, _size(part))
             if failures >= patience:
                 raise DataError(

@@ -24,6 +24,7 @@ from whitebox.data.published import Published, find_published
 from whitebox.data.readers import READERS, Folder, Layout
 from whitebox.data.unpack import Limits, copy_folder, is_archive, unpack
 from whitebox.errors import DataError
+from whitebox.foreign import read_json
 from whitebox.lock import LOCK, Lock
 
 MARKER = ".whitebox.json"  # in a prepared folder: where it came from, and how complete it is
@@ -133,7 +134,7 @@ class _Preparation:
         self.done: dict[str, dict[str, Any]] = {}  # source -> what the marker will say of it
         if self.state_file.is_file() and self.staging.is_dir():
             try:
-                self.done = dict(json.loads(self.state_file.read_text("utf-8")))
+                self.done = dict(read_json(self.state_file))
             except (ValueError, TypeError):  # cut short; unpacking again skips what is there
                 self.done = {}
 
@@ -161,7 +162,8 @@ class _Preparation:
         if not path.exists():
             self.reporter.say(f"Downloading {url}")
         on_bytes = partial(self._advance, f"download {name}", "B")
-        sha256 = download(url, path, checksum, on_bytes, self.patience, self.wait)
+        largest = self.published.size_limit  # of what is unpacked
+        sha256 = download(url, path, checksum, on_bytes, self.patience, self.wait, largest=largest)
         known = f"{checksum.partition(':')[0]} is right" if checksum else "unknown checksum"
         if url not in self.done:
             self.reporter.say(f"{name}: {known}, sha256 {sha256}")
@@ -264,7 +266,7 @@ def _already_there(published: Published, root: Path, target: Path) -> Prepared |
 def read_marker(folder: Path) -> dict[str, Any] | None:
     """What ``prepare`` wrote about a folder; None where it did not make it."""
     try:
-        marker = json.loads((folder / MARKER).read_text("utf-8"))
+        marker = read_json(folder / MARKER)
     except (OSError, ValueError):
         return None
     return marker if isinstance(marker, dict) else None

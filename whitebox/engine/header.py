@@ -53,6 +53,18 @@ def _is_colour(value: object) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(part in range(256) for part in value)
 
 
+def _why(folder: Path) -> str:
+    """Why the folder of a run has no weights, as far as it shows."""
+    if not (folder / "config.yaml").is_file():
+        return ""
+    if (folder / "records").is_dir() and not (folder / "checkpoints").is_dir():
+        return (
+            ": it has what a run has measured, without its weights (this repository publishes none); train it, for "
+            "example with `whitebox reproduce PAPER --train`, or take other weights"
+        )
+    return " (its training has saved none yet)"
+
+
 def weights_file(path: Path) -> Path:
     """The file that holds the weights: ``path`` itself, or the one in the folder ``path``.
 
@@ -63,8 +75,7 @@ def weights_file(path: Path) -> Path:
         for name in (WEIGHTS, "checkpoint.pth"):
             if (path / name).is_file():
                 return path / name
-        begun = " (its training has saved none yet)" if (path / "config.yaml").is_file() else ""
-        raise CheckpointError(f"{path} holds neither {WEIGHTS} nor an official checkpoint.pth{begun}.")
+        raise CheckpointError(f"{path} holds neither {WEIGHTS} nor an official checkpoint.pth{_why(path)}.")
     if not path.exists():
         raise CheckpointError(f"There is no file or folder {path}.")
     if path.suffix not in (".safetensors", ".pth", ".pt"):

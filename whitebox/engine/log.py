@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from whitebox.config import RunConfig
 from whitebox.errors import OutputError
 from whitebox.files import write_text
+from whitebox.foreign import parse_json
 
 
 class Reporter(Protocol):
@@ -80,12 +81,15 @@ class MetricsLog:
         self.evaluated: set[int] = set()
         if not first_step or not path.exists():
             return
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for written in path.read_bytes().splitlines():
             try:
-                line = json.loads(text)
+                line = parse_json(written)
                 step, evaluation = line["step"], "split" in line
-            except (ValueError, KeyError, TypeError):  # cut short by a crash
+            except (ValueError, KeyError, TypeError):  # cut short by a crash, or damaged
                 continue
+            if not isinstance(step, int):
+                continue
+            text = written.decode()
             if step < first_step or (step == first_step and not (evaluation and step == steps)):  # the last is repeated
                 self.lines.append(text)
                 self.evaluated |= {step} if evaluation else set()

@@ -13,7 +13,6 @@ Shapes: B batch, C channels, D width of the embedding, H W pixels, h w a grid.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
 from whitebox.errors import CheckpointError, ModelError, require
+from whitebox.models.hub import from_hub
 from whitebox.models.taps import Tap
 from whitebox.models.text import TEMPLATE_COUNTS, TextTower, make_tokenizer
 from whitebox.models.weights import load_strictly, read_content, read_tensors, renamed, unwrap
@@ -296,14 +296,7 @@ def _hub_tensors(name: str) -> dict[str, Tensor]:
     repository = PRESETS[name].get("hub")
     if repository is None:
         raise ModelError(f"There are no pretrained weights of {name}: it is trained on made images.")
-    try:
-        from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-        path = hf_hub_download(repository, "open_clip_model.safetensors")
-    except Exception as error:  # the hub client raises errors of several libraries; all mean the same to the user
-        reason = re.sub(r"\s+", " ", str(error).strip())[:120] or type(error).__name__
-        raise ModelError(
-            f"The CLIP weights {repository} could not be downloaded ({reason}); "
-            "without a network give a local file: encoder.pretrained=false encoder.weights=FILE."
-        ) from error
-    return read_tensors(Path(path))
+    file = "open_clip_model.safetensors"
+    return read_tensors(Path(from_hub(name, repository, [file], lambda: hf_hub_download(repository, file))))

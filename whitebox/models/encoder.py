@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from whitebox.errors import CheckpointError, ModelError, require
 from whitebox.models.attention import MHSA, mhsa_weights
+from whitebox.models.hub import from_hub
 from whitebox.models.taps import Tap
 from whitebox.models.unused import freeze_unused, unused_parameters
 from whitebox.models.weights import LoadReport, load_strictly, read_content, renamed, tensors_sha256, unwrap
@@ -532,10 +533,7 @@ def _not_plain(name: str) -> str:
 
 
 def _pretrained_tensors(name: str) -> dict[str, Tensor]:
-    try:
-        return dict(timm.create_model(name, pretrained=True).state_dict())
-    except Exception as error:  # the hub client raises errors of several libraries; all mean the same to the user
-        raise ModelError(
-            f"The pretrained weights of {name} could not be downloaded ({type(error).__name__}); "
-            "without a network give a local file: encoder.pretrained=false encoder.weights=FILE."
-        ) from error
+    known = timm.models.get_pretrained_cfg(name)
+    files = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+    repository = getattr(known, "hf_hub_id", None)
+    return from_hub(name, repository, files, lambda: dict(timm.create_model(name, pretrained=True).state_dict()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,16 @@ def test_damage_before_the_end_is_said(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     changed = json.loads(lines[2])
     changed["right"][0] += 1
-    for wrong in (b"{}\n", b"[1]\n", b"3\n", json.dumps(changed).encode() + b"\n"):
+    huge = base64.b64encode(zlib.compress(bytes(2**24))).decode()
+    bomb = json.dumps({**changed, "images": huge}).encode() + b"\n"
+    for wrong in (
+        b"{}\n",
+        b"[1]\n",
+        b"3\n",
+        b"[" * 5000 + b"]" * 5000 + b"\n",
+        bomb,
+        json.dumps(changed).encode() + b"\n",
+    ):
         path.write_bytes(lines[0] + lines[1] + wrong + lines[3])
         with pytest.raises(RecordError, match=r"jsonl, line 3 is damaged: remove that line"), opened(tmp_path):
             pass

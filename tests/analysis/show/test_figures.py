@@ -79,6 +79,9 @@ def test_of_lines_with_the_same_step_the_last_counts(tmp_path: Path) -> None:
     [
         ('{"step": 1\n{"step": 2, "loss": 1, "lr": 1}\n', "line 1 is not JSON"),
         ('{"step": 1, "loss": 1, "lr": 1}\n{"loss": 2}\n', "line 2 has no key 'step'"),
+        ('{"step": "a"}\n{"step": 2, "loss": 1, "lr": 1}\n', "line 1: step is no number; remove that line"),
+        ('{"step": 1, "loss": [1], "lr": 1}\n{"step": 2}\n', "line 1: loss is no number"),
+        ('{"step": 1}\n' + "[" * 5000 + "\n{}", "line 2 is not JSON"),
         ("", "no training steps yet"),
         ('{"step": 1, "split": "val", "miou": 0.1}\n', "no training steps yet"),
     ],

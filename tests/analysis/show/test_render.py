@@ -1,11 +1,14 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from analysis.record import Data, Record, RecordError
+from analysis.record import Data, Record, RecordError, write_record
 from analysis.show import render
 from analysis.show.tables import Column, Table
+
+Call = Callable[..., tuple[int, str, str]]
 
 
 def made(kind: str, model: str) -> Record:
@@ -44,6 +47,26 @@ def test_what_cannot_be_rendered(tmp_path: Path) -> None:
         render.render([], tmp_path)
     with pytest.raises(RecordError, match="holds 'poem'; what can be rendered: "):
         render.render([made("poem", "x")], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("miou", 3), ("miou", {"value": "x"}), ("per_class", None), ("per_class", [1]), ("macc", [])]
+)
+def test_records_with_values_of_other_types(tmp_path: Path, call: Call, key: str, value: object) -> None:
+    ranged = {"value": 0.5, "low": 0.4, "high": 0.6}
+    row = {"name": "road", "iou": ranged, "acc": {"value": 0.5}, "label_share": 1.0}
+    measured = {"miou": ranged, "macc": ranged, "aacc": ranged, "per_class": [row]}
+    path = write_record(replace(made("eval", "x"), measured={**measured, key: value}), tmp_path)
+    code, _, err = call("render", path, "-o", tmp_path / "out")
+    assert code == 1 and err.count("\n") == 1
+    assert "are not laid out as this version of whitebox writes them" in err or "lacks measured.macc.value" in err
+
+
+def test_records_that_are_none(tmp_path: Path, call: Call) -> None:
+    for text in ("[" * 5000 + "]" * 5000, '{"schema": 1}', "3", '{"schema": [1]}', ""):
+        (tmp_path / "a.json").write_text(text)
+        code, _, err = call("render", tmp_path / "a.json", "-o", tmp_path / "out")
+        assert code == 1 and err.count("\n") == 1, err
 
 
 def test_names_tell_comparisons_apart() -> None:
