@@ -51,6 +51,7 @@ class DataConfig:
     flip: float = 0.5  # probability
     photometric: bool = True
     views: int | None = None  # different augmented views of each image; null: a new one in every epoch
+    view_seed: int | None = None  # of the augmentation; null: train.seed
     transforms: str = "mmseg"  # whose: mmseg | detectron2 (open-vocabulary papers; train_resize is its short side)
     train_resize: int | None = None  # px, short side in training, only for transforms=detectron2; null: resize
     size: int = 128  # px, only for kind=shapes
@@ -70,6 +71,9 @@ class DataConfig:
         known = self.mean_over in ("occurring", "labelled")
         require(known, "data.mean_over", self.mean_over, "choose occurring or labelled")
         require(self.views is None or self.views >= 1, "data.views", self.views, "it must be at least 1, or null")
+        require(
+            self.view_seed is None or self.view_seed >= 0, "data.view_seed", self.view_seed, "it cannot be negative"
+        )
         require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "it cannot be negative")
         low_high = list(self.scale_range)
         require(

@@ -24,6 +24,7 @@ from analysis.measures.rows import Counts, Key, Rows
 from analysis.record import Record, describe_weights, new_record
 from whitebox.engine.encoded import EncodedImages
 from whitebox.engine.evaluate import LabelledImages, evaluate
+from whitebox.engine.kept import tokens_kept
 from whitebox.engine.metrics import resampled_scores, scores
 from whitebox.errors import DataError
 from whitebox.runs import Run
@@ -68,9 +69,10 @@ class Bench:
     def encoded(self) -> EncodedImages:
         """The images behind the encoder."""
         config, dataset = self.run.config, self.samples.dataset
-        return EncodedImages(
-            self.run.model, dataset, config.inference, config.data, limit=self.limit, memory=self.memory
-        )
+        with tokens_kept(self.run.model, config.store):
+            return EncodedImages(
+                self.run.model, dataset, config.inference, config.data, limit=self.limit, memory=self.memory
+            )
 
     def measure(self, key: Key) -> Counts:
         """Counts of a row, (N, 3, K)."""

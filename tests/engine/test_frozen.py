@@ -12,11 +12,15 @@ import torch
 from child_runs import STEPS, Quiet, alone, die, lines, same, tiny, together, weights
 from safetensors.torch import load_file, save_file
 
-from whitebox import load_model
-from whitebox.config import RunConfig
+from whitebox import load_model, record
+from whitebox.api import load_run
+from whitebox.config import RunConfig, StoreConfig
+from whitebox.data import build_dataset
 from whitebox.engine import checkpoint
+from whitebox.engine.evaluate import evaluate
 from whitebox.engine.header import WEIGHTS, read_header
-from whitebox.engine.rows import stores
+from whitebox.engine.kept import tokens_kept
+from whitebox.engine.rows import Stored, stores
 from whitebox.engine.train import train
 from whitebox.errors import CheckpointError, ConfigError, InUseError, ModelError
 from whitebox.lock import LOCK, Lock
@@ -140,6 +144,11 @@ def test_the_last_blocks_may_be_trained(encoder: Path, tmp_path: Path) -> None:
         started(encoder, tmp_path / "other", encoder__train_last=1, data__views=2)
 
 
+def views_kept() -> list[Stored]:
+    """The stores of views, without those of images as they are."""
+    return [stored for stored in stores() if stored.rows is not None]
+
+
 class TestStore:
     @pytest.mark.parametrize(("model", "options"), [("depict-sa-tiny", {}), ("segvit-tiny", SEGVIT)])
     def test_the_losses_are_the_same_with_and_without(
@@ -159,7 +168,7 @@ class TestStore:
         train(frozen_any(encoder, model, {**chosen, "store__use": False}), without, Quiet())
         assert same(with_store, without)
         assert same(with_store, again)
-        assert [stored.done for stored in stores()] == [24]
+        assert [stored.done for stored in views_kept()] == [24]
 
     def test_float16_is_close(self, encoder: Path, tmp_path: Path) -> None:
         started(encoder, tmp_path / "half", data__views=1)
@@ -173,7 +182,7 @@ class TestStore:
         options = {"data__views": 2, "store__precision": "fp32"}
         ended = together(2, _train, encoder, tmp_path / "two", options, cache, folder=tmp_path / "output")
         assert [code for code, _ in ended] == [0, 0], ended
-        (stored,) = stores()
+        (stored,) = views_kept()
         assert stored.done == stored.rows == 24
         assert {path.name for path in stored.folder.glob("rows-*")} == {"rows-0.bin", "rows-1.bin"}
         quiet = started(encoder, tmp_path / "one", **options)
@@ -186,7 +195,7 @@ class TestStore:
         """What was flushed is not made again, and the result is that of an unbroken training."""
         code, output = alone(_killed_at_row, encoder, tmp_path / "run", 17, cache, folder=tmp_path / "output")
         assert code == -9, output
-        (stored,) = stores()
+        (stored,) = views_kept()
         assert stored.done == 16
         quiet = Quiet()
         train(frozen(encoder, data__views=2), tmp_path / "run", quiet, resume=True)
@@ -196,12 +205,50 @@ class TestStore:
 
     def test_it_is_another_for_another_question(self, encoder: Path, tmp_path: Path) -> None:
         for number, changes in enumerate(
-            ({}, {"train__seed": 1}, {"data__flip": 0.0}, {"data__crop": 48}, {"data__shapes_seed": 3})
+            ({}, {"data__view_seed": 1}, {"data__flip": 0.0}, {"data__crop": 48}, {"data__shapes_seed": 3})
         ):
             quiet = started(encoder, tmp_path / str(number), data__views=1, **changes)
             assert quiet.encoded == 12
         quiet = started(encoder, tmp_path / "same", data__views=1, train__epochs=1, optim__lr=0.1, train__batch_size=3)
         assert quiet.encoded == 0
+        quiet = started(encoder, tmp_path / "seed", data__views=1, data__view_seed=0, train__seed=5)
+        assert quiet.encoded == 0
+
+    def test_images_as_they_are_are_encoded_once(
+        self, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By evaluations of every decoder, with the same scores; what the encoder's taps tell is computed anew."""
+        started(encoder, tmp_path / "run", store__use=False)
+        started(encoder, tmp_path / "other", train__epochs=1)
+        seen: list[int] = []
+        forward = Encoder.forward
+        monkeypatch.setattr(Encoder, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
+        model, config = load_run(tmp_path / "run")
+        seen.clear()  # what the model saw to know which weights it uses
+        images = build_dataset(config.data, "val", augment=False)
+        plain = evaluate(model, images, config.inference, config.data)
+        assert sum(seen) == 3
+        seen.clear()
+        with tokens_kept(model, StoreConfig()):
+            kept = evaluate(model, images, config.inference, config.data)
+            assert seen == []
+            with record(model, "encoder.layers.0.tokens") as activations:
+                evaluate(model, images, config.inference, config.data)
+            assert sum(seen) == 3
+        assert activations
+        assert (kept.counts_N3K == plain.counts_N3K).all()
+        assert model.kept is None
+
+    def test_a_full_store_stops_nobody(
+        self, encoder: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        started(encoder, tmp_path / "run", store__gib=1e-9)
+        assert not list(cache.glob("*/rows-*"))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.write_text("in the way")
+        started(encoder, tmp_path / "other")
+        assert "Tokens of images are computed anew each time." in caplog.text
+        assert lines(tmp_path / "run", "miou") == lines(tmp_path / "other", "miou")
 
     def test_what_does_not_fit_is_refused_before_it_is_made(self, encoder: Path, cache: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"3 views of 12 images, .* more than store.gib=1e-05: data.views=2 or"):
@@ -210,7 +257,7 @@ class TestStore:
 
     def test_somebody_else_is_making_it(self, encoder: Path, cache: Path, tmp_path: Path) -> None:
         started(encoder, tmp_path / "run", data__views=1)
-        (stored,) = stores()
+        (stored,) = views_kept()
         (stored.folder / "index-0.bin").write_bytes(b"")
         with (
             Lock(stored.folder / LOCK, "it", "wait"),

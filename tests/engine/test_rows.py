@@ -16,7 +16,7 @@ QUESTION = {"encoder": "abc", "views": 2}
 CONTENT = {row: bytes([row]) * (row + 1) for row in range(6)}
 
 
-def made(folder: Path, wanted: list[int], writer: int = 0) -> RowStore:
+def made(folder: Path, wanted: list[int], writer: str = "0") -> RowStore:
     store = RowStore(QUESTION, 6, folder)
     store.begin()
     assert list(store.write(((row, CONTENT[row]) for row in wanted), writer)) == wanted
@@ -32,9 +32,19 @@ def test_rows_come_back(tmp_path: Path) -> None:
         store.read(1)
 
 
+def test_rows_of_any_number(tmp_path: Path) -> None:
+    store = RowStore(QUESTION, None, tmp_path)
+    store.begin()
+    list(store.write([(2**64 - 1, b"last"), (7, b"seven")]))
+    store.refresh()
+    assert store.missing() == []
+    assert (2**64 - 1 in store, 8 in store, store.read(7)) == (True, False, b"seven")
+    assert [(stored.done, stored.rows) for stored in stores(tmp_path)] == [(2, None)]
+
+
 def test_several_writers_make_one_store(tmp_path: Path) -> None:
-    made(tmp_path, [0, 1, 2], writer=0)
-    store = made(tmp_path, [3, 4, 5], writer=1)
+    made(tmp_path, [0, 1, 2], writer="0")
+    store = made(tmp_path, [3, 4, 5], writer="1")
     assert store.missing() == []
     assert [store.read(row) for row in range(6)] == list(CONTENT.values())
     again = pickle.loads(pickle.dumps(store))  # as a loading process gets it

@@ -35,8 +35,9 @@ def list_command() -> None:
     for stored in found:
         what = (str(stored.question.get(key, "?")) for key in ("what", "encoder"))
         changed = datetime.fromtimestamp(stored.used).strftime("%Y-%m-%d %H:%M")
+        rows = str(stored.done) if stored.rows is None else f"{stored.done} of {stored.rows}"
         size = f"{stored.bytes / 2**30:.2f}"
-        table.add_row(stored.key, *map(shown, what), f"{stored.done} of {stored.rows}", size, changed)
+        table.add_row(stored.key, *map(shown, what), rows, size, changed)
     table_console().print(table)
     say(f"{sum(stored.bytes for stored in found) / 2**30:.2f} GiB in {stores_folder()}")
 

@@ -150,6 +150,7 @@ def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output:
     from whitebox.cli.progress import image_progress
     from whitebox.data import build_dataset
     from whitebox.engine.distributed import evaluate_together
+    from whitebox.engine.kept import tokens_kept
     from whitebox.engine.predict import ComparisonSaver
 
     model, config = run.model, run.config
@@ -163,7 +164,8 @@ def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output:
             pictures(index, sample, prediction)
             advance(index + 1, total)
 
-        evaluation = evaluate_together(model, images, config.inference, config.data, limit=limit, on_image=on_image)
+        with tokens_kept(model, config.store):
+            evaluation = evaluate_together(model, images, config.inference, config.data, limit=limit, on_image=on_image)
     record = evaluation_record(
         evaluation, config, run=run.name, weights=run.weights, classes=images.classes, split=split
     )

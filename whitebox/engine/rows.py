@@ -43,23 +43,23 @@ def stores_folder() -> Path:
 
 
 class RowStore:
-    """Rows of bytes that answer a question.
+    """Rows of bytes, by number, that answer a question.
 
     Args:
         question: all that the rows depend on, in JSON's types.
-        rows: how many there are to be.
+        rows: how many there are to be, numbered from 0; None: nobody knows, and numbers may be any of 64 bits.
         folder: of all stores; None: see `stores_folder`.
 
     Raises:
         StoreError: what is there was written by another version, is damaged, or is shorter than it says.
     """
 
-    def __init__(self, question: Mapping[str, Any], rows: int, folder: Path | None = None) -> None:
+    def __init__(self, question: Mapping[str, Any], rows: int | None, folder: Path | None = None) -> None:
         self.question, self.rows = dict(question), rows
         text = json.dumps([FORMAT, self.question, rows], sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = (stores_folder() if folder is None else folder) / self.key
-        self._files: dict[int, int] = {}  # writer -> descriptor
+        self._files: dict[str, int] = {}  # writer -> descriptor
         self._owner = os.getpid()
         if (self.folder / "store.json").exists():
             about = _read_about(self.folder)
@@ -69,24 +69,26 @@ class RowStore:
 
     def refresh(self) -> None:
         """See what other processes have added."""
-        self.writer_R = np.full(self.rows, -1, np.int64)
-        self.entries_R = np.zeros(self.rows, _ENTRY)
+        self._entries: dict[int, tuple[str, int, int, int]] = {}  # row -> writer, offset, length, checksum
         for path in sorted(self.folder.glob("index-*.bin")):
-            writer = int(path.stem.removeprefix("index-"))
+            writer = path.stem.removeprefix("index-")
             data = path.read_bytes()
             entries = np.frombuffer(data[: len(data) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY)
             rows_file = self.folder / f"rows-{writer}.bin"
             size = rows_file.stat().st_size if rows_file.exists() else 0
-            if len(entries) and (
-                entries["row"].max() >= self.rows or (entries["offset"] + entries["length"]).max() > size
-            ):
+            if len(entries) == 0:
+                continue
+            beyond = self.rows is not None and entries["row"].max() >= self.rows
+            if beyond or (entries["offset"] + entries["length"]).max() > size:
                 raise StoreError(f"The store {self.folder} is cut short ({rows_file.name}); {_cure(self.key)}")
-            self.writer_R[entries["row"].astype(np.int64)] = writer
-            self.entries_R[entries["row"].astype(np.int64)] = entries
+            self._entries |= {row: (writer, *place) for row, *place in entries.tolist()}
 
     def missing(self) -> list[int]:
-        """Rows that are still to be made."""
-        return np.flatnonzero(self.writer_R < 0).tolist()
+        """Rows that are still to be made, where it is known how many there are."""
+        return [row for row in range(self.rows or 0) if row not in self._entries]
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._entries
 
     def begin(self) -> None:
         """Make the folder, with the question in it; once, before anybody writes.
@@ -98,8 +100,10 @@ class RowStore:
         if not (self.folder / "store.json").exists():
             write_text(self.folder / "store.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
 
-    def write(self, rows: Iterable[tuple[int, bytes]], writer: int = 0) -> Iterator[int]:
+    def write(self, rows: Iterable[tuple[int, bytes]], writer: str = "0") -> Iterator[int]:
         """Add rows (number, content), giving each number back when it is written; it counts when it is flushed.
+
+        Several may write at once, each under a name of its own.
 
         Raises:
             OutputError: the disk is full or the folder cannot be written; what was flushed stays.
@@ -132,15 +136,15 @@ class RowStore:
         Raises:
             StoreError: it was never made, or is damaged.
         """
-        writer, entry = int(self.writer_R[row]), self.entries_R[row]
-        if writer < 0:
+        if row not in self._entries:
             raise StoreError(f"Row {row} of the store {self.folder} was never made; start the command again.")
-        content = os.pread(self._file(writer), int(entry["length"]), int(entry["offset"]))
-        if zlib.crc32(content) != entry["checksum"]:
+        writer, offset, length, checksum = self._entries[row]
+        content = os.pread(self._file(writer), length, offset)
+        if zlib.crc32(content) != checksum:
             raise StoreError(f"Row {row} of the store {self.folder} is damaged; {_cure(self.key)}")
         return content
 
-    def _file(self, writer: int) -> int:
+    def _file(self, writer: str) -> int:
         if os.getpid() != self._owner:  # a loading process: descriptors of its own
             self._files, self._owner = {}, os.getpid()
         if writer not in self._files:
@@ -162,13 +166,13 @@ class RowStore:
 
 @dataclass(frozen=True)
 class Stored:
-    """What `stores` says of a store: rows that are there, of how many, and bytes on the disk."""
+    """What `stores` says of a store: rows that are there, of how many (None: of any number), and bytes on the disk."""
 
     key: str
     folder: Path
     question: dict[str, Any]
     done: int
-    rows: int
+    rows: int | None
     bytes: int
     used: float  # seconds since 1970, of the last change
 
@@ -186,7 +190,7 @@ def stores(folder: Path | None = None) -> list[Stored]:
         except StoreError:
             about = {"question": {}, "rows": 0}
         size, used = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0)
-        found.append(Stored(path.name, path, about["question"], min(entries, about["rows"]), about["rows"], size, used))
+        found.append(Stored(path.name, path, about["question"], entries, about["rows"], size, used))
     return sorted(found, key=lambda stored: -stored.used)
 
 
@@ -245,7 +249,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise StoreError(
             f"The store {folder} is of version {version!r}, this whitebox has {FORMAT}; {_cure(folder.name)}"
         )
-    if not isinstance(about.get("question"), dict) or not isinstance(about.get("rows"), int):
+    if not isinstance(about.get("question"), dict) or not isinstance(about.get("rows"), int | None):
         raise StoreError(f"The store {folder} does not say what it holds; {_cure(folder.name)}")
     return about
 

@@ -38,6 +38,7 @@ from whitebox.engine.distributed import (
     on_main,
 )
 from whitebox.engine.evaluate import Evaluation
+from whitebox.engine.kept import tokens_kept
 from whitebox.engine.log import MetricsLog, Reporter, Silent, StepTimes
 from whitebox.engine.optimisation import learning_rate
 from whitebox.engine.resume import find_state
@@ -128,7 +129,7 @@ class _Run:
             config.data,
             config.data.train_split,
             augment=True,
-            seed=config.train.seed,
+            seed=config.train.seed if config.data.view_seed is None else config.data.view_seed,
             mean_255=tuple(built.mean.flatten().tolist()),
         )
         self.val_set = build_dataset(config.data, config.data.val_split, augment=False)
@@ -301,9 +302,10 @@ class _Run:
             self.signals.check()
             self.reporter.evaluating(index + 1, len(self.val_set))
 
-        measured = evaluate_together(
-            model, self.val_set, self.config.inference, self.config.data, workers=self.workers, on_image=on_image
-        )
+        with tokens_kept(model, self.config.store):
+            measured = evaluate_together(
+                model, self.val_set, self.config.inference, self.config.data, workers=self.workers, on_image=on_image
+            )
         found = measured.scores
         line = {
             "step": self.step,

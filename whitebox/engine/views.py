@@ -113,7 +113,7 @@ def encoded_views(
         store.refresh()
         own = store.missing()[state.process_index :: state.num_processes]
         rows = _made(model, views, encoded, own, config.train.batch_size, workers)
-        for done, _ in enumerate(store.write(rows, writer=state.process_index), start=1):
+        for done, _ in enumerate(store.write(rows, writer=str(state.process_index)), start=1):
             on_row(done, len(own))
     except WhiteboxError as raised:
         error = raised
@@ -139,7 +139,7 @@ def _begin(lock: Lock, encoded: EncodedViews, config: RunConfig) -> None:
 
 def question(model: Segmentor, config: RunConfig, fingerprint: str) -> dict[str, Any]:
     """All that the views and their tokens depend on."""
-    apart = ("root", "path", "name", "views", "val_split")
+    apart = ("root", "path", "name", "views", "view_seed", "val_split")
     data = {key: value for key, value in asdict(config.data).items() if key not in apart}
     return {
         "what": f"{config.data.views} views of {config.data.name} {config.data.train_split}",
@@ -149,7 +149,7 @@ def question(model: Segmentor, config: RunConfig, fingerprint: str) -> dict[str,
         "layers": None if model.decoder.encoder_layers is None else list(model.decoder.encoder_layers),
         "data": data,
         "fingerprint": fingerprint,
-        "seed": config.train.seed,
+        "seed": config.train.seed if config.data.view_seed is None else config.data.view_seed,
         "views": config.data.views,
         "precision": config.store.precision,
     }

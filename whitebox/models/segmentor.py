@@ -9,7 +9,7 @@ bilinearly to the padded size before they are cropped (official ``segm/model/seg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from whitebox.models.decoders.base import Prediction, class_scores
 from whitebox.models.encoder import Encoder
 from whitebox.models.losses import CrossEntropy, Loss
 from whitebox.models.precision import full_precision
+from whitebox.models.taps import Tap
 from whitebox.models.unused import freeze_unused
 from whitebox.models.weights import LoadReport
 from whitebox.palette import distinct_palette
@@ -41,11 +42,14 @@ class Segmentor(nn.Module):
         classes: K names. palette: K RGB triples.
         loss: what ``forward`` gives when it has labels.
         load_report: what loading the weights matched; None for a new model.
+        kept: what gives the tokens of one normalised and padded image behind a fixed encoder in place of the encoder
+            itself, from where they are kept (``whitebox.engine.kept``).
     """
 
     mean: Tensor
     std: Tensor
     load_report: LoadReport | None = None
+    kept: Callable[[Tensor], Encoded] | None = None
 
     def __init__(
         self,
@@ -138,9 +142,11 @@ class Segmentor(nn.Module):
         whichever images they were computed with, so that they may be kept.
         """
         x_B3HW = self.pad(self.normalise(images))
+        if self.kept is not None and not any(tap.listening for tap in self.encoder.modules() if isinstance(tap, Tap)):
+            return joined([self.kept(x_13HW) for x_13HW in x_B3HW.split(1)])
         if self.encoder.fixed and x_B3HW.device.type == "cpu" and len(x_B3HW) > 1:
-            return joined([self._encode(x_13HW) for x_13HW in x_B3HW.split(1)])
-        return self._encode(x_B3HW)
+            return joined([self.tokens(x_13HW) for x_13HW in x_B3HW.split(1)])
+        return self.tokens(x_B3HW)
 
     def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """Patch grids (h, w) of what ``encode`` makes of images of ``size`` (H, W), a layer each."""
@@ -149,7 +155,8 @@ class Segmentor(nn.Module):
         layers = self.decoder.encoder_layers
         return [self.encoder.grid(x_13HW, layer) for layer in ((self.encoder.depth - 1,) if layers is None else layers)]
 
-    def _encode(self, x_B3HW: Tensor) -> Encoded:
+    def tokens(self, x_B3HW: Tensor) -> Encoded:
+        """As ``encode``, of normalised and padded images."""
         if self.decoder.encoder_strides is not None:
             maps = self.encoder.maps(x_B3HW, self.decoder.encoder_strides)
             return Encoded(maps, [(each.shape[-2], each.shape[-1]) for each in maps])
