@@ -30,6 +30,7 @@ LOCK = ".lock"
 BEAT = 10.0  # s
 PATIENCE = 60.0  # s; network file systems may show a change only after half of it
 _MOST = 4096  # bytes of a lock
+_LONGEST = 80  # letters of a command
 _REMOVING = 5.0  # s; it takes milliseconds
 log = logging.getLogger("whitebox")
 
@@ -62,7 +63,7 @@ class Lock:
             "machine": _machine(),
             "process": os.getpid(),
             "started": _started(os.getpid()),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200],
+            "command": _command(),
             "since": time.strftime("%Y-%m-%d %H:%M"),
             "token": uuid.uuid4().hex,
         }
@@ -199,6 +200,12 @@ class Lock:
             if now.touched != first.touched:
                 return True
         return False
+
+
+def _command() -> str:
+    program = Path(sys.argv[0]).name
+    text = shlex.join(["whitebox" if program == "__main__.py" else program, *sys.argv[1:]])
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _machine() -> str:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from whitebox.data.loading import ignore_signals
+from whitebox.data.loading import each, ignore_signals
+from whitebox.errors import DataError
 
 ABANDONED = """
 from torch.utils.data import DataLoader
@@ -41,3 +43,23 @@ def test_workers_leave_signals_to_the_main_process() -> None:
         os.kill(worker, number)
     time.sleep(0.2)
     assert {int(pid) for pid in batches} == {worker}
+
+
+def test_a_killed_worker_is_found_out_where_the_next_sample_is_due() -> None:
+    """Not in the middle of what the main process does then, and in one line."""
+    samples = each(DataLoader(Pids(), num_workers=2, worker_init_fn=ignore_signals, prefetch_factor=1))
+    os.kill(int(next(samples)), signal.SIGKILL)
+    for _ in range(20):
+        time.sleep(0.01)  # here PyTorch would raise
+    with pytest.raises(DataError, match=r"A data loading process was killed, .* \(train\.workers\)") as raised:
+        list(samples)
+    assert "\n" not in str(raised.value)
+
+
+def test_other_errors_pass() -> None:
+    class Broken(Pids):
+        def __getitem__(self, index: int) -> int:
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(each(DataLoader(Broken(), num_workers=0)))

@@ -292,7 +292,9 @@ class TestWhatStopsIt:
 
     def test_an_output_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
-        with pytest.raises(OutputError, match=r"Cannot write .*config.yaml: Not a directory"):
+        with pytest.raises(
+            OutputError, match=r"Cannot write .*run: Not a directory; choose another name with --name or folder with -o"
+        ):
             train(config(), tmp_path / "file" / "run", Quiet())
 
     @pytest.mark.parametrize("workers", [0, 1])

@@ -9,12 +9,16 @@ import atexit
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from torch.utils.data import Dataset
 
-from whitebox.errors import WhiteboxError
+from whitebox.errors import DataError, WhiteboxError
+
+T = TypeVar("T")
 
 
 def default_workers() -> int:
@@ -47,6 +51,33 @@ def end_children(patience: float = 1.0) -> None:
         child.join(max(0.0, end - time.monotonic()))
         if child.is_alive():
             child.kill()
+
+
+def each(loader: Iterable[T]) -> Iterator[T]:
+    """What a ``DataLoader`` gives.
+
+    Where one of its processes is killed, PyTorch raises at whatever line the main process has reached, in the middle of
+    saving too. Here that is found out when the next sample is due.
+
+    Raises:
+        DataError: a loading process was killed.
+    """
+    samples = iter(loader)
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler is what raises
+    while True:
+        try:
+            sample = next(samples)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                "A data loading process was killed, most often because memory ran out (also that of /dev/shm): go on "
+                "with fewer of them (train.workers), or smaller images."
+            ) from None
+        yield sample
 
 
 class Indexable(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from whitebox.data import Sample
-from whitebox.data.loading import ErrorsAsValues
+from whitebox.data.loading import ErrorsAsValues, each
 from whitebox.data.sampler import EpochSampler
-from whitebox.errors import WhiteboxError
+from whitebox.errors import DataError, WhiteboxError
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -49,6 +49,10 @@ class Batch:
     seconds: float
     error: WhiteboxError | None = None
 
+    @staticmethod
+    def failed(error: WhiteboxError) -> Batch:
+        return Batch(torch.empty(0), torch.empty(0, 0, 0, dtype=torch.uint8), [], 0.0, error)
+
     def pin_memory(self) -> Batch:
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
@@ -58,7 +62,7 @@ def collate(loaded: tuple[list[Sample | WhiteboxError], float]) -> Batch:
     samples: list[Sample] = []
     for sample in loaded[0]:
         if isinstance(sample, WhiteboxError):
-            return Batch(torch.empty(0), torch.empty(0, 0, 0, dtype=torch.uint8), [], 0.0, sample)
+            return Batch.failed(sample)
         samples.append(sample)
     return Batch(
         torch.stack([sample.image for sample in samples]),
@@ -66,3 +70,11 @@ def collate(loaded: tuple[list[Sample | WhiteboxError], float]) -> Batch:
         [sample.name for sample in samples],
         loaded[1],
     )
+
+
+def batches(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Those of a loader; where it fails, a last one that says so, for all processes to agree on."""
+    try:
+        yield from each(loader)
+    except DataError as error:
+        yield Batch.failed(error)

@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from whitebox.config import DataConfig, InferenceConfig, RunConfig
 from whitebox.engine.evaluate import Evaluation, LabelledImage, LabelledImages, evaluate
 from whitebox.errors import ConfigError, WhiteboxError
+from whitebox.lock import LOCK, Lock
 
 _ONE_PRESS_S = 0.5  # a launcher may pass on the SIGINT that the terminal has sent to all processes
 
@@ -100,6 +102,26 @@ def on_main(action: Callable[[], None]) -> None:
         broadcast_object_list(failed)
     if failed[0] is not None:
         raise failed[0]
+
+
+@contextmanager
+def one_writer(folder: Path, cure: str) -> Iterator[Lock]:
+    """Inside the block the processes of this run alone write into ``folder``; the main one holds its lock.
+
+    Raises:
+        InUseError: another run holds it; ``cure`` says what to do, beside waiting.
+        OutputError: the folder cannot be written.
+    """
+    lock = Lock(folder / LOCK, str(folder), cure)
+
+    def acquire() -> None:
+        lock.__enter__()
+
+    on_main(acquire)
+    try:
+        yield lock
+    finally:
+        lock.__exit__()
 
 
 def gathered(value: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whitebox.config import DataConfig, InferenceConfig
-from whitebox.data.loading import ErrorsAsValues, default_workers, ignore_signals
+from whitebox.data.loading import ErrorsAsValues, default_workers, each, ignore_signals
 from whitebox.engine.inference import evaluating, predict_many
 from whitebox.engine.metrics import Intervals, Scores, bootstrap, image_counts, scores
 from whitebox.errors import ConfigError, DataError, ModelError, WhiteboxError
@@ -174,7 +174,7 @@ def read_images(dataset: LabelledImages, indices: range, workers: int | None = N
         num_workers=min(workers, len(indices)),
         worker_init_fn=ignore_signals,
     )
-    for sample in loader:
+    for sample in each(loader):
         if isinstance(sample, WhiteboxError):
             raise sample
         yield sample

@@ -28,7 +28,7 @@ from whitebox.data.fingerprint import data_fingerprint
 from whitebox.data.loading import default_workers, ignore_signals
 from whitebox.data.sampler import EpochSampler
 from whitebox.engine import checkpoint
-from whitebox.engine.batches import Batches, TimedImages, collate
+from whitebox.engine.batches import Batches, TimedImages, batches, collate
 from whitebox.engine.distributed import (
     StopRequested,
     StopSignals,
@@ -36,6 +36,7 @@ from whitebox.engine.distributed import (
     evaluate_together,
     gathered,
     on_main,
+    one_writer,
 )
 from whitebox.engine.evaluate import Evaluation
 from whitebox.engine.kept import tokens_kept
@@ -46,6 +47,7 @@ from whitebox.engine.update import Learner
 from whitebox.engine.views import EncodedViews, Views, encoded_views
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
 from whitebox.files import remove_leftovers, write_text
+from whitebox.lock import Lock
 from whitebox.models import EncoderConfig, Segmentor, build
 
 TIMED_STEPS = 20  # after the first, which is slower
@@ -84,27 +86,30 @@ def train(
     Raises:
         Interrupted: SIGTERM or SIGINT came; the state is saved.
         TrainingError: the folder holds another run, or the loss is not finite.
-        OutputError: the folder cannot be written.
+        InUseError: another process trains there.
+        OutputError: the folder cannot be written, or was removed.
         ConfigError: the configuration cannot be used here, or differs from that of the run to resume.
         DataError, ModelError, CheckpointError: see there.
     """
     _check_trackers(config)
     _check_frozen(config)
-    state = find_state(config, folder, resume, allow_changes)
     accelerator = accelerator_for(config, folder, device)
+    gathered(None)  # an error before all have met would be a lost connection to the others
     if config.train.batch_size % accelerator.num_processes:
         raise ConfigError(
             f"train.batch_size={config.train.batch_size} cannot be shared by {accelerator.num_processes} processes."
         )
     try:
-        run = _Run(config, folder, reporter if accelerator.is_main_process else Silent(), accelerator, state)
-        with run.signals:
-            try:
-                return run.train()
-            except StopRequested:
-                raise run.stopped() from None
-            finally:
-                run.loader = None  # ends the loading processes
+        with one_writer(folder, "choose another name with --name or folder with -o") as lock:
+            state = find_state(config, folder, resume, allow_changes)
+            run = _Run(config, folder, reporter if accelerator.is_main_process else Silent(), accelerator, state, lock)
+            with run.signals:
+                try:
+                    return run.train()
+                except StopRequested:
+                    raise run.stopped() from None
+                finally:
+                    run.loader = None  # ends the loading processes
     finally:
         accelerator.end_training()
 
@@ -119,8 +124,10 @@ class _Run:
         reporter: Reporter,
         accelerator: Accelerator,
         state: dict[str, Any] | None,
+        lock: Lock,
     ) -> None:
         self.config, self.folder, self.reporter, self.accelerator = config, folder, reporter, accelerator
+        self.lock = lock
         self.signals = StopSignals()
         classes, palette = dataset_info(config.data)
         torch.manual_seed(config.train.seed)
@@ -207,8 +214,7 @@ class _Run:
 
     def stopped(self) -> Interrupted:
         """Save what is not saved yet, and say how to go on."""
-        if self.saved_at != self.step:
-            self._save()
+        self._save_once()
         name = next(received.name for received in gathered(self.signals.received) if received is not None)
         return Interrupted(
             f"Stopped by {name} at step {self.step} of {self.steps}"
@@ -221,10 +227,17 @@ class _Run:
         config = self.config
         since, images_since, waiting = time.perf_counter(), 0, time.perf_counter()
         assert self.loader is not None
-        for batch in self.loader:
+        for batch in batches(self.loader):
             loaded = time.perf_counter()
             rate = learning_rate(self.step, self.steps, config.optim)
-            loss, norm = self.learner.update(batch, self.step, rate, self.signals)
+            try:
+                loss, norm = self.learner.update(batch, self.step, rate, self.signals)
+            except DataError as error:  # in all processes, before anything was changed
+                if self.step == 0:
+                    raise
+                self._save_once()
+                saved = f"The state of step {self.step} is saved, --resume goes on from it."
+                raise DataError(f"{error} {saved}") from error
             if not (math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
                 self._refuse(loss, norm, epoch, rate, batch.names)
             self.step += 1
@@ -270,11 +283,17 @@ class _Run:
             return True
         return chosen.save_every_steps is not None and self.step % chosen.save_every_steps == 0
 
+    def _save_once(self) -> None:
+        """Save what is not saved yet."""
+        if self.saved_at != self.step:
+            self._save()
+
     def _save(self) -> None:
         weights, state = self.learner.state()
         state |= {"step": self.step, "config": json.dumps(configuration.to_dict(self.config))}
 
         def write() -> None:
+            self.lock.check()
             states = self.folder / "checkpoints"
             try:  # in this order: a state that is there has its weights beside it
                 checkpoint.save_model(self.folder / checkpoint.WEIGHTS, self.learner.built, self.config, weights)
@@ -321,8 +340,11 @@ class _Run:
         return measured
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
+        def write() -> None:
+            self.lock.check()
             self.log.write(line)
+
+        on_main(write)
 
 
 def _check_frozen(config: RunConfig) -> None:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from whitebox.config import RunConfig
 from whitebox.data import Sample, SegmentationDataset
-from whitebox.data.loading import ErrorsAsValues, ignore_signals
+from whitebox.data.loading import ErrorsAsValues, each, ignore_signals
 from whitebox.engine.distributed import gathered, on_main
 from whitebox.engine.rows import RowStore, require_room
 from whitebox.errors import WhiteboxError
@@ -181,7 +181,7 @@ def _made(
     waiting = iter(rows)
     device = model.mean.device
     model.eval()
-    for samples in loader:
+    for samples in each(loader):
         for sample in samples:
             if isinstance(sample, WhiteboxError):
                 raise sample
