@@ -16,16 +16,19 @@ derivation has the basis itself (``UntiedSubspaces``).
 
 from __future__ import annotations
 
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention as MHSA
+from timm.layers import AttentionRope, apply_rot_embed_cat
+from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
 from whitebox.models.taps import Tap
 
 __all__ = [
+    "ATTENTIONS",
     "CBSA",
     "MHSA",
     "TSSA",
@@ -37,6 +40,8 @@ __all__ = [
     "mhsa_weights",
     "subspace_layers",
 ]
+
+ATTENTIONS = (MHSA, EvaAttention, AttentionRope)  # what ``mhsa_weights`` knows
 
 
 @runtime_checkable
@@ -60,12 +65,36 @@ def attention_weights(q_BHMP: Tensor, k_BHNP: Tensor, scale: float) -> Tensor:
     return (q_BHMP @ k_BHNP.transpose(-1, -2) * scale).softmax(dim=-1)
 
 
-def mhsa_weights(attention: MHSA, z_BND: Tensor) -> Tensor:
-    """Attention weights (B, H, N, N) of a timm ``Attention`` for its (already normalised) input."""
-    B, N, _ = z_BND.shape
-    qkv = attention.qkv(z_BND).reshape(B, N, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
-    q, k, _ = qkv.unbind(0)
-    return attention_weights(attention.q_norm(q), attention.k_norm(k), attention.scale)
+def mhsa_weights(attention: Any, z_BND: Tensor, rope: Tensor | None = None) -> Tensor:
+    """Attention weights (B, H, N, N) of a layer of timm's for its (already normalised) input.
+
+    Args:
+        attention: one of ``ATTENTIONS``: of a ViT, or of an encoder with rotary positions (EVA-02, DINOv3, PE).
+        z_BND: class tokens and registers in front.
+        rope: sines and cosines of the patches' places, as the layer is given them; None: it has no rotary positions.
+    """
+    heads = (attention.num_heads, attention.head_dim)
+    if attention.qkv is None:
+        parts = (attention.q_proj, attention.k_proj)
+        q_BHNP, k_BHNP = (part(z_BND).unflatten(-1, (-1, heads[1])).transpose(1, 2) for part in parts)
+    else:
+        qkv_BNC = attention.qkv(z_BND)
+        if getattr(attention, "q_bias", None) is not None:  # EVA's queries and values have a bias, its keys have none
+            qkv_BNC = qkv_BNC + torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+        q_BHNP, k_BHNP, _ = qkv_BNC.unflatten(-1, (3, *heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    q_BHNP, k_BHNP = attention.q_norm(q_BHNP), attention.k_norm(k_BHNP)
+    if rope is not None:
+        q_BHNP, k_BHNP = _turned(attention, q_BHNP, rope), _turned(attention, k_BHNP, rope)
+    if k_BHNP.shape[1] < q_BHNP.shape[1]:  # several heads share their keys
+        k_BHNP = k_BHNP.repeat_interleave(q_BHNP.shape[1] // k_BHNP.shape[1], dim=1)
+    return attention_weights(q_BHNP, k_BHNP, attention.scale)
+
+
+def _turned(attention: Any, x_BHNP: Tensor, rope: Tensor) -> Tensor:
+    """Rotary positions of the patches; class tokens and registers have none."""
+    prefix = attention.num_prefix_tokens
+    turned = apply_rot_embed_cat(x_BHNP[:, :, prefix:], rope, half=getattr(attention, "rotate_half", False))
+    return torch.cat([x_BHNP[:, :, :prefix], turned.to(x_BHNP.dtype)], dim=2)
 
 
 class Subspaces(nn.Module):

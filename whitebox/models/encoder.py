@@ -19,7 +19,8 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from whitebox.errors import CheckpointError, ModelError, require
-from whitebox.models.attention import MHSA, mhsa_weights
+from whitebox.models.attention import ATTENTIONS, MHSA, mhsa_weights
 from whitebox.models.hub import from_hub
 from whitebox.models.taps import Tap
 from whitebox.models.unused import freeze_unused, unused_parameters
@@ -153,7 +154,8 @@ class Encoder(nn.Module):
         self._check()
         if self.plain:
             self.input = Tap()
-        self.layers = nn.ModuleList(EncoderLayerTaps(attention=self.plain) for _ in range(self.depth))
+        known = [type(getattr(block, "attn", None)) in ATTENTIONS for block in self.vit.blocks]
+        self.layers = nn.ModuleList(EncoderLayerTaps(attention=each) for each in known)
         mean, std = _pixel_statistics(config.normalization, self.vit.pretrained_cfg)
         self.mean, self.std = (tuple(np.round(255 * np.array(each), 2).tolist()) for each in (mean, std))
         self._idle = unused_parameters(self, lambda: [self(self.sample())[0]])
@@ -301,7 +303,7 @@ class Encoder(nn.Module):
         found = []
         for index, (block, taps) in enumerate(zip(self.vit.blocks, self._taps(), strict=True)):
             kept_M = self._kept(x_B3HW) if index == self.config.shrink else None
-            if taps.attention.listening:
+            if self._hears_attention(taps):
                 weights_BHNN = mhsa_weights(block.attn, block.norm1(z_BND))
                 taps.attention(weights_BHNN if kept_M is None else weights_BHNN[:, :, kept_M])
             z_BND = taps.tokens(block(z_BND) if kept_M is None else shrunk_block(block, z_BND, kept_M))
@@ -352,14 +354,35 @@ class Encoder(nn.Module):
         patches = resample(patches, old, new, "bilinear" if how == "segmenter" else "bicubic")
         return torch.cat([front, patches], dim=1)
 
+    def _hears_attention(self, taps: EncoderLayerTaps) -> bool:
+        return hasattr(taps, "attention") and taps.attention.listening
+
+    @contextmanager
+    def _attention_of_timm(self) -> Iterator[None]:
+        """Within it, who listens to attention hears it of timm's own forward pass: from the inputs of its layers."""
+        handles = []
+        for block, taps in zip(self.vit.blocks, self._taps(), strict=True):
+            if self._hears_attention(taps):
+
+                def hear(layer: Any, given: Any, named: dict[str, Any], tap: Tap = taps.attention) -> None:
+                    tap(mhsa_weights(layer, given[0], named.get("rope", given[1] if len(given) > 1 else None)))
+
+                handles.append(block.attn.register_forward_pre_hook(hear, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def _timm_tokens(self, x_B3HW: Tensor) -> Tensor:
         """Other timm transformers (rotary positions, ...) run their own forward pass."""
         heard = [index for index, taps in enumerate(self._taps()) if taps.tokens.listening]
-        if not heard:
-            return cast(Tensor, self.vit.forward_features(x_B3HW))
-        final, layers = self.vit.forward_intermediates(
-            x_B3HW, indices=heard, return_prefix_tokens=True, output_fmt="NLC"
-        )
+        with self._attention_of_timm():
+            if not heard:
+                return cast(Tensor, self.vit.forward_features(x_B3HW))
+            final, layers = self.vit.forward_intermediates(
+                x_B3HW, indices=heard, return_prefix_tokens=True, output_fmt="NLC"
+            )
         for index, (patches, prefix) in zip(heard, layers, strict=True):
             self._taps()[index].tokens(torch.cat([prefix, patches], dim=1))
         return cast(Tensor, final)
@@ -368,14 +391,15 @@ class Encoder(nn.Module):
         """As ``_after``, by timm's forward pass."""
         heard = [index for index, taps in enumerate(self._taps()) if taps.tokens.listening and index < layers[-1]]
         indices = sorted({*layers, *heard})
-        found = self.vit.forward_intermediates(
-            x_B3HW,
-            indices=indices,
-            return_prefix_tokens=True,
-            output_fmt="NLC",
-            stop_early=True,
-            intermediates_only=True,
-        )
+        with self._attention_of_timm():
+            found = self.vit.forward_intermediates(
+                x_B3HW,
+                indices=indices,
+                return_prefix_tokens=True,
+                output_fmt="NLC",
+                stop_early=True,
+                intermediates_only=True,
+            )
         tokens = {
             index: torch.cat([prefix, patches], dim=1) for index, (patches, prefix) in zip(indices, found, strict=True)
         }

@@ -3,7 +3,7 @@
 A ``Tap`` is an identity module placed where the papers talk about a quantity; its module path is its name. Naming is
 the same in every model:
 
-    encoder.input                   tokens that enter the first encoder block                 (B, 1+N, D)
+    encoder.input                   of an ordinary ViT: tokens that enter the first block     (B, 1+N, D)
     encoder.layers.{i}.tokens       tokens after encoder block i, class tokens first          (B, 1+N, D)
     encoder.layers.{i}.attention    softmax weights of block i                                (B, H, 1+N, 1+N)
     decoder.input                   tokens that enter the first decoder layer                 (B, N, D)
