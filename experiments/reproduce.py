@@ -24,7 +24,8 @@ from analysis.show.render import render
 from analysis.show.tables import Column, Table
 from experiments import EXPERIMENTS, PAPERS
 from experiments.experiment import Experiment, Setting, beside
-from whitebox.config import RunConfig, architecture, flatten, model_names, nearest, resolve
+from whitebox.catalog import flatten, model_names, nearest
+from whitebox.config import RunConfig, architecture, resolve
 from whitebox.data import build_dataset, dataset_info
 from whitebox.errors import ConfigError
 from whitebox.files import write_text

@@ -15,8 +15,8 @@ from golden_vectors import vector_file
 from PIL import Image
 
 import whitebox
+from whitebox.catalog import dataset_names, model_names
 from whitebox.cli import main
-from whitebox.config import dataset_names, model_names
 
 SETTINGS = """
 encoder.width=24 encoder.depth=1 encoder.heads=2 decoder.head_dim=8 data.size=32 data.crop=32 data.resize=32

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from whitebox import config as configuration
-from whitebox.config import change, dataset_names, from_dict, model_names, resolve, to_dict, to_yaml
-from whitebox.data import dataset_info
+from whitebox.catalog import dataset_names
+from whitebox.config import change, from_dict, resolve, to_dict, to_yaml
 from whitebox.errors import ConfigError
 
 
@@ -26,7 +25,6 @@ def test_layers_in_order() -> None:
     ("dataset", "epochs", "batch", "lr", "resize", "max_ratio", "crop", "window", "stride"),
     [  # config.yml and segm/data/config of Segmenter
         ("ade20k", 64, 8, 1e-3, 512, 4, 512, 512, 512),
-        ("ade20k-640", 64, 8, 1e-3, 640, 4, 640, 640, 640),
         ("pascal-context", 256, 16, 1e-3, 520, 8, 480, 480, 320),
         ("cityscapes", 216, 8, 1e-2, 1024, 2, 768, 768, 512),
     ],
@@ -52,30 +50,9 @@ def test_official_recipes(
     assert (optim.name, optim.momentum, optim.weight_decay, optim.min_lr, optim.power) == ("sgd", 0.9, 0, 1e-5, 0.9)
 
 
-@pytest.mark.parametrize("model", model_names())
-def test_every_model_resolves(model: str) -> None:
-    (size,) = {"tiny", "small", "base", "large"} & set(model.split("-"))
-    assert sorted(model.split("-")) == sorted([*resolve(model).decoder.name.split("-"), size])
-
-
 @pytest.mark.parametrize("dataset", dataset_names())
 def test_every_dataset_resolves(dataset: str) -> None:
     assert resolve("depict-sa-tiny", dataset).data.name == dataset
-
-
-@pytest.mark.parametrize("kind", ["models", "datasets"])
-def test_files_hold_differences_only(kind: str) -> None:
-    """What a file says differs from the defaults (a name, kind or path may be the default's)."""
-    for path in (configuration.configs_folder() / kind).glob("*.yaml"):
-        said = configuration.flatten(OmegaConf.to_container(OmegaConf.load(path)))
-        decoder = said.get("decoder.name", "depict-sa")
-        defaults = configuration.flatten(
-            OmegaConf.to_container(configuration._structure("m", "vit_tiny_patch16_384", decoder))
-        )
-        repeated = [
-            key for key, value in said.items() if defaults[key] == value and not key.endswith((".name", ".kind"))
-        ]
-        assert repeated == [], path.name
 
 
 @pytest.mark.parametrize(
@@ -148,13 +125,6 @@ def test_one_line_errors(overrides: list[str], message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_unknown_names() -> None:
-    with pytest.raises(ConfigError, match=r"^Unknown model 'segmentr-mask-tiny'; did you mean 'segmenter-mask-tiny'\?"):
-        resolve("segmentr-mask-tiny")
-    with pytest.raises(ConfigError, match=r"^Unknown dataset 'camvit'; did you mean 'camvid'\? `whitebox datasets`"):
-        resolve("depict-sa-tiny", "camvit")
-
-
 def test_another_decoder_brings_its_own_keys() -> None:
     config = resolve("depict-sa-tiny", None, ["decoder.name=segmenter-mask", "decoder.width=64"])
     assert (config.decoder.name, config.decoder.width) == ("segmenter-mask", 64)
@@ -171,38 +141,6 @@ def test_a_section_is_named_in_short() -> None:
     assert resolve("depict-sa-tiny", None, {"loss": "atm", "encoder": "vit_small_patch16_384"}).loss.name == "atm"
     assert resolve("segvit-tiny").loss.name == "atm"
     assert resolve("depict-sa-tiny").loss.name == "cross-entropy"
-
-
-@pytest.mark.parametrize(
-    ("dataset", "classes", "crop", "stride", "train_ratio", "ratio", "power", "decay", "steps"),
-    [  # shared/reference/segvit_sed.md, section A7; a ratio of 100 stands for no limit
-        ("ade20k-segvit", 150, 640, 608, None, 3.2, 1.0, 0.01, 160_000),
-        ("coco-stuff10k-segvit", 171, 512, 341, 4.0, 100.0, 2.0, 0.02, 80_000),
-        ("pascal-context-segvit", 60, 480, 320, 1.0, 100.0, 1.0, 0.03, 80_000),
-        ("pascal-context-59-segvit", 59, 480, 320, 1.0, 100.0, 1.0, 0.03, 80_000),
-    ],
-)
-def test_recipes_of_segvit(
-    dataset: str,
-    classes: int,
-    crop: int,
-    stride: int,
-    train_ratio: float | None,
-    ratio: float,
-    power: float,
-    decay: float,
-    steps: int,
-) -> None:
-    config = resolve("segvit-large", dataset)
-    data, optim = config.data, config.optim
-    assert len(dataset_info(data)[0]) == classes
-    assert (data.crop, data.train_max_ratio, data.max_ratio) == (crop, train_ratio, ratio)
-    assert data.resize == (520 if crop == 480 else crop)
-    assert (config.inference.window, config.inference.stride, config.encoder.image_size) == (crop, stride, crop)
-    assert (optim.name, optim.lr, optim.min_lr, optim.power, optim.weight_decay) == ("adamw", 2e-5, 0, power, decay)
-    assert (optim.warmup_steps, optim.warmup_ratio, optim.clip_grad) == (1500, 1e-6, 35)
-    assert (optim.decoder_lr, optim.decay_norms) == (10, False)
-    assert (config.train.steps, config.train.batch_size, config.loss.name) == (steps, 16, "atm")
 
 
 def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ ROWS = re.findall(
 
 
 def test_the_model_table_is_complete() -> None:
-    from whitebox.config import model_names
+    from whitebox.catalog import model_names
 
     assert sorted(row[0] for row in ROWS) == model_names()
 

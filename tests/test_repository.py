@@ -27,7 +27,8 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 # the command line, which is inside `whitebox`, stands above all of them, and only it knows itself.
 _LOW = ("errors", "extras", "files", "foreign", "lock", "memory", "palette", "pictures", "terminal", "text", "versions")
 FOUNDATIONS = {f"whitebox.{name}" for name in _LOW}
-ENGINE = FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.engine", "whitebox.interop", "whitebox.models"}
+CONFIG = {"whitebox.catalog", "whitebox.config"}
+ENGINE = FOUNDATIONS | CONFIG | {"whitebox.data", "whitebox.engine", "whitebox.interop", "whitebox.models"}
 BELOW_CLI = ENGINE | {"whitebox.api", "whitebox.runs"}
 ARROWS = {
     "whitebox.errors": set(),
@@ -42,10 +43,11 @@ ARROWS = {
     "whitebox.text": {"whitebox.errors"},
     "whitebox.versions": set(),
     "whitebox.models": FOUNDATIONS,
-    "whitebox.config": FOUNDATIONS | {"whitebox.models"},
-    "whitebox.data": FOUNDATIONS | {"whitebox.config", "whitebox.models"},
-    "whitebox.engine": FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.models"},
-    "whitebox.interop": FOUNDATIONS | {"whitebox.config", "whitebox.data", "whitebox.engine", "whitebox.models"},
+    "whitebox.catalog": FOUNDATIONS | {"whitebox.models"},
+    "whitebox.config": FOUNDATIONS | {"whitebox.catalog", "whitebox.models"},
+    "whitebox.data": FOUNDATIONS | CONFIG | {"whitebox.models"},
+    "whitebox.engine": FOUNDATIONS | CONFIG | {"whitebox.data", "whitebox.models"},
+    "whitebox.interop": FOUNDATIONS | CONFIG | {"whitebox.data", "whitebox.engine", "whitebox.models"},
     "whitebox.api": ENGINE,
     "whitebox.runs": ENGINE | {"whitebox.api"},
     "analysis": BELOW_CLI,

@@ -24,7 +24,8 @@ def create_model(name: str, num_classes: int, **overrides: Any) -> Segmentor:
     Args:
         name: as listed by ``whitebox models``, e.g. ``depict-ca-tiny``.
         num_classes: K.
-        overrides: configuration keys, nested (``encoder={"depth": 6}``) or dotted (``**{"decoder.layers": 2}``).
+        overrides: configuration keys, nested (``encoder={"depth": 6}``) or dotted (``**{"decoder.layers": 2}``);
+            ``encoder="dinov2-small"``: another encoder, a name of ``whitebox encoders`` or of timm.
 
     Raises:
         ConfigError: unknown name or key, wrong type, impossible value.

@@ -1,13 +1,13 @@
-"""Typed run configuration: defaults <- configs/models/NAME.yaml <- configs/datasets/NAME.yaml <- key=value overrides.
+"""Typed run configuration: defaults <- encoder <- decoder <- dataset <- recipe <- key=value overrides.
 
-A model, a dataset and a schedule are separate: ``depict-ca-tiny`` names a model, ``ade20k`` brings crop size, schedule
-and metric conventions. The YAML files hold differences from the defaults below and nothing else. The resolved
-``RunConfig`` is saved with the run and is enough to repeat it.
+Encoder, decoder, dataset and recipe are separate: ``depict-ca-tiny`` names a decoder on a size of ViT, ``dinov2-small``
+another encoder, ``ade20k`` images, crop and windows, ``segvit`` optimiser and schedule. Their files
+(``whitebox.catalog``) hold differences from the defaults below and nothing else. The resolved ``RunConfig`` is saved
+with the run and is enough to repeat it.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import os
@@ -21,6 +21,17 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from whitebox.catalog import (
+    LABEL_MAP,
+    RENAMED,
+    Layer,
+    dataset_layers,
+    flatten,
+    model_layers,
+    nearest,
+    patch_of,
+    tell,
+)
 from whitebox.errors import ConfigError, require
 from whitebox.text import require_text
 
@@ -277,39 +288,8 @@ class RunConfig:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
-def configs_folder() -> Path:
-    """Folder of the YAML files: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
-
-
-def model_names() -> list[str]:
-    """Names of all models, sorted."""
-    return sorted(path.stem for path in (configs_folder() / "models").glob("*.yaml"))
-
-
-def dataset_names() -> list[str]:
-    """Names of all datasets, sorted."""
-    return sorted(path.stem for path in (configs_folder() / "datasets").glob("*.yaml"))
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean ...?`` to end the first sentence of an error message, or its full stop when nothing is near."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "."
-
-
-def _read_named(kind: str, name: str, known: Sequence[str]) -> DictConfig:
-    if name not in known:
-        raise ConfigError(f"Unknown {kind} {name!r}{nearest(name, known)} `whitebox {kind}s` lists them.")
-    loaded = OmegaConf.load(configs_folder() / f"{kind}s" / f"{name}.yaml")
-    assert isinstance(loaded, DictConfig)
-    return loaded
-
-
 PATHS = ("data.root", "data.path", "encoder.weights")  # ~ is the home directory
 _SECTIONS = ("encoder", "decoder", "loss", "optim")  # that have a name: loss=atm means loss.name=atm
-_LABEL_MAP = "data.label_map"
 _NULLS = ("", "null", "Null", "NULL", "~")  # of YAML
 
 
@@ -362,7 +342,7 @@ def _read_value(key: str, text: str) -> Any:
         return text
     if kind == "str | None":
         return None if text in _NULLS else text
-    if key == _LABEL_MAP:
+    if key == LABEL_MAP:
         inside = re.fullmatch(r"\s*\{(.*)\}\s*", text, re.DOTALL)
         pairs = (
             [] if inside is None else [re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", each) for each in inside[1].split(",")]
@@ -394,17 +374,6 @@ def architecture(config: RunConfig) -> dict[str, Any]:
     return flatten({"encoder": encoder, "decoder": asdict(config.decoder)})
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> one level with dotted keys; keys that are already dotted stay."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and f"{prefix}{key}" != _LABEL_MAP:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _merge(config: DictConfig, differences: Mapping[str, Any], origin: str) -> None:
     """Set ``differences`` (dotted keys) in ``config``, naming the key in every error."""
     known = list(flatten(OmegaConf.to_container(config, resolve=False)))  # type: ignore[arg-type]
@@ -412,7 +381,7 @@ def _merge(config: DictConfig, differences: Mapping[str, Any], origin: str) -> N
         if key not in known:
             raise ConfigError(f"Unknown key {key!r}{origin}{nearest(key, known)} `--print-config` shows all keys.")
         try:
-            if key == _LABEL_MAP:
+            if key == LABEL_MAP:
                 value = {int(stored): index for stored, index in value.items()}  # JSON has no numbers as keys
             OmegaConf.update(config, key, _literal(value), merge=False)
         except (OmegaConfBaseException, AttributeError, ValueError) as error:
@@ -456,39 +425,75 @@ def resolve(
     dataset: str | None = None,
     overrides: Mapping[str, Any] | Sequence[str] = (),
     data_root: str | os.PathLike[str] | None = None,
+    *,
+    encoder: str | None = None,
+    recipe: str | None = None,
 ) -> RunConfig:
     """The complete configuration of a run.
+
+    Where several of these say the same key, the last counts: encoder, model, dataset, recipe, overrides.
 
     Args:
         model: a name of ``whitebox models``.
         dataset: a name of ``whitebox datasets``; None: the defaults, without a dataset's recipe.
-        overrides: dotted keys to values, or ``key=value`` strings.
+        overrides: dotted keys to values, or ``key=value`` strings. ``encoder=NAME`` is as ``encoder``, or any of timm.
         data_root: where datasets live; None: ``$WHITEBOX_DATA``, else ``data``.
+        encoder: a name of ``whitebox encoders``; None: the model's own.
+        recipe: a name of ``whitebox recipes``; None: the dataset's own.
 
     Raises:
         ConfigError: unknown name or key, wrong type, impossible value.
     """
     chosen = _named(flatten(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides))
-    layers = [(flatten(_as_dict(_read_named("model", model, model_names()))), f" in configs/models/{model}.yaml")]
-    if dataset is not None:
-        layers.append(
-            (
-                flatten(_as_dict(_read_named("dataset", dataset, dataset_names()))),
-                f" in configs/datasets/{dataset}.yaml",
-            )
-        )
-    layers += [(_root(data_root), ""), (chosen, "")]
+    if encoder is None and _is_of_ours(chosen.get("encoder.name")):
+        encoder = str(chosen.pop("encoder.name"))
+    if dataset in RENAMED:
+        old, (dataset, own) = dataset, RENAMED[dataset]
+        tell(f"{old} is now a dataset with a recipe: write --dataset {dataset} --recipe {own}")
+        recipe = recipe or own
+    layers = model_layers(model, encoder) + dataset_layers(dataset, recipe)
+    said = _united([*layers, (chosen, "")])
+    patch = said.get("encoder.patch_size", patch_of(str(said["encoder.name"])))
+    fitted = _whole_patches(patch, _united(layers))
+    told = [f"{key}={value}" for key, value in fitted.items() if key not in chosen]
+    if told and dataset is not None:
+        tell(f"Whole patches of {patch} px: {' '.join(told)}")
+    layers += [(fitted, ""), (_root(data_root), ""), (chosen, "")]
 
-    named = {key: value for differences, _ in layers for key, value in differences.items()}
+    named = _united(layers)
     config = _structure(model, str(named["encoder.name"]), str(named["decoder.name"]))
     for differences, origin in layers:
         _merge(config, differences, origin)
     if config.encoder.image_size is None:
         config.encoder.image_size = config.data.crop
-    _follow(config, chosen, before={key: value for differences, _ in layers[:-1] for key, value in differences.items()})
+    _follow(config, chosen, before=_united(layers[:-1]))
     given = data_root is not None or "data.root" in chosen
     _find_folder(config, [config.data.root, ""] if given else ["", config.data.root])
     return _to_run_config(config)
+
+
+def _united(layers: Sequence[Layer]) -> dict[str, Any]:
+    return {key: value for differences, _ in layers for key, value in differences.items()}
+
+
+def _is_of_ours(name: object) -> bool:
+    """Whether the name of an encoder is meant to be one of `whitebox encoders`: timm's have no hyphens."""
+    return isinstance(name, str) and re.fullmatch(r"[a-z0-9.]+(-[a-z0-9.]+)+", name) is not None
+
+
+def _whole_patches(patch: object, said: Mapping[str, Any]) -> dict[str, int]:
+    """Crop and window of a dataset, where they are no multiples of the patch: the next smaller ones."""
+    fitted: dict[str, int] = {}
+    if not isinstance(patch, int) or patch < 1:
+        return fitted
+    for key, default in (("data.crop", DataConfig().crop), ("inference.window", InferenceConfig().window)):
+        length = said.get(key, default)
+        if length is not None and length % patch:
+            fitted[key] = max(patch, length // patch * patch)
+    stride = said.get("inference.stride", InferenceConfig().stride)
+    if "inference.window" in fitted and stride is not None and stride > fitted["inference.window"]:
+        fitted["inference.stride"] = fitted["inference.window"]
+    return fitted
 
 
 @dataclass(kw_only=True)
@@ -532,11 +537,10 @@ def change_shown(
     layers: list[tuple[dict[str, Any], str]] = []
     if dataset is None:
         there = {key: saved.get(key, {}) for key in ("data", "inference")}
-        layers.append((flatten(there), " in the saved configuration"))
+        layers.append((_current(flatten(there)), " in the saved configuration"))
     else:
-        recipe = flatten(_as_dict(_read_named("dataset", dataset, dataset_names())))
-        wanted = {key: value for key, value in recipe.items() if key.startswith(("data.", "inference."))}
-        layers.append((wanted, f" in configs/datasets/{dataset}.yaml"))
+        layers += _shown_layers(dataset)
+        layers.append((_whole_patches(_saved_patch(saved), _united(layers)), ""))
     layers += [(_root(data_root), ""), (chosen, "")]
     changed = OmegaConf.structured(Shown())
     for differences, origin in layers:
@@ -548,6 +552,24 @@ def change_shown(
     shown = _to_object(changed)
     assert isinstance(shown, Shown)
     return shown
+
+
+def _shown_layers(dataset: str) -> list[Layer]:
+    """Of a dataset's own recipe nothing is shown; a former dataset with a recipe in its name goes on showing it."""
+    dataset, recipe = RENAMED.get(dataset, (dataset, None))
+    layers = [
+        ({key: value for key, value in said.items() if key.startswith(("data.", "inference."))}, origin)
+        for said, origin in dataset_layers(dataset, recipe)
+    ]
+    if recipe is not None:
+        differences = " ".join(f"{key}={value}" for key, value in _united(layers[1:]).items())
+        tell(f"{dataset} with the recipe {recipe} is now written --dataset {dataset} {differences}")
+    return layers
+
+
+def _saved_patch(saved: Mapping[str, Any]) -> int | None:
+    encoder = saved.get("encoder", {})
+    return encoder.get("patch_size") or patch_of(str(encoder.get("name")))
 
 
 def _follow(config: DictConfig, chosen: Mapping[str, Any], before: Mapping[str, Any]) -> None:
@@ -600,15 +622,18 @@ def from_dict(saved: Mapping[str, Any]) -> RunConfig:
         require(isinstance(name, str), key, name, "it is a name")
     model, encoder, decoder = named
     config = _structure(model, encoder, decoder)
-    flat = flatten(saved)
+    flat = _current(flatten(saved))
     if flat.get("loss.name") == "cross-entropy" and "loss.class_weights" not in flat:
         flat.pop("loss.dice", None)  # written before cross-entropy could have a Dice term: it was atm's default
     _merge(config, flat, " in the saved configuration")
     return _to_run_config(config)
 
 
-def _as_dict(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
+def _current(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the dataset's name of today."""
+    if saved.get("data.name") in RENAMED:
+        saved["data.name"] = RENAMED[saved["data.name"]][0]
+    return saved
 
 
 def _to_run_config(config: DictConfig) -> RunConfig:

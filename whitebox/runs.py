@@ -8,15 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whitebox.config import (
-    MULTISCALE,
-    DataConfig,
-    InferenceConfig,
-    RunConfig,
-    change_shown,
-    from_dict,
-    to_dict,
-)
+from whitebox.config import MULTISCALE, DataConfig, InferenceConfig, RunConfig, change_shown, from_dict, to_dict
 from whitebox.engine.header import WEIGHTS, read_header, weights_file
 from whitebox.errors import ConfigError
 

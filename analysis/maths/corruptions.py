@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.maths.perturbation import random_state
-from whitebox.config import nearest
+from whitebox.catalog import nearest
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
 

@@ -29,7 +29,7 @@ from analysis.measures.changes import CLEAN, Bench, MeanScores, draw_interval, p
 from analysis.measures.images import Progress
 from analysis.measures.rows import Key
 from analysis.record import Record
-from whitebox.config import nearest
+from whitebox.catalog import nearest
 from whitebox.errors import ConfigError
 from whitebox.runs import Run
 

@@ -41,7 +41,8 @@ from analysis.measures.images import Progress
 from analysis.record import Data, Record, RecordError, describe_weights, fingerprint, hardware, new_record
 from analysis.show.figures import PAGE, figure_style, legend_columns, new_figure, save_figure
 from analysis.show.tables import Cell, Column, Estimate, Table
-from whitebox.config import InferenceConfig, RunConfig, architecture, model_names, nearest, resolve
+from whitebox.catalog import model_names, nearest
+from whitebox.config import InferenceConfig, RunConfig, architecture, resolve
 from whitebox.data import dataset_info
 from whitebox.engine.distributed import join
 from whitebox.engine.inference import device_of, predict_many
@@ -161,6 +162,7 @@ def open_subject(
     data_root: Path | None = None,
     overrides: Sequence[str] = (),
     device: str | None = None,
+    encoder: str | None = None,
 ) -> Subject:
     """A run (what exists on the disk), or a new model of a name with random weights.
 
@@ -168,15 +170,18 @@ def open_subject(
         size: px, of the grid that a new model's position embeddings are made for.
         classes: of a new model; None: those of the dataset, else 150.
         overrides: ``key=value``.
+        encoder: of a new model; None: its own.
 
     Raises:
         CheckpointError: it is a file or folder, and no run.
-        ConfigError: neither on the disk nor a model; or ``classes`` for a run that has others.
+        ConfigError: neither on the disk nor a model; or ``classes`` or ``encoder`` for a run, which has its own.
     """
     if item.exists():
         run = open_run(item, dataset, data_root, overrides, device)
         if classes not in (None, run.model.num_classes):
             raise ConfigError(f"--classes is for models by name: {run.name} has {run.model.num_classes} classes.")
+        if encoder is not None:
+            raise ConfigError(f"--encoder is for models by name: {run.name} has its own.")
         return Subject(name=run.name, model=run.model, config=run.config, weights=run.weights, folder=run.folder)
     name = str(item)
     if name not in model_names():
@@ -184,11 +189,12 @@ def open_subject(
             f"{name} is neither a file or folder nor a model{nearest(name, model_names())} "
             "`whitebox models` lists the models."
         )
-    config = resolve(name, dataset, [f"encoder.image_size={size}", *overrides], data_root)
+    config = resolve(name, dataset, [f"encoder.image_size={size}", *overrides], data_root, encoder=encoder)
     if classes is None:
         classes = PAPER_CLASSES if dataset is None else len(dataset_info(config.data)[0])
     with _memory_errors(name, size):
         model = build(config.encoder, config.decoder, classes).eval().to(join(device).device)
+    name = name if encoder is None else f"{name}-{encoder}"
     return Subject(name=name, model=model, config=config, weights=None, folder=FOLDER)
 
 

@@ -20,7 +20,8 @@ import pytest
 from misbehaving_web import Web, serve
 from PIL import Image
 
-from whitebox.config import dataset_names, resolve
+from whitebox.catalog import dataset_names
+from whitebox.config import resolve
 from whitebox.data import build_dataset, unpack
 from whitebox.data.images import read_label
 from whitebox.data.prepare import MARKER, Prepared, prepare

@@ -13,7 +13,8 @@ from analysis.show.tables import Estimate
 from experiments import EXPERIMENTS, PAPERS
 from experiments.experiment import Experiment, Reported, Value, beside
 from experiments.reproduce import Needed, chosen_experiments, needed_runs, training_cost
-from whitebox.config import model_names, resolve
+from whitebox.catalog import model_names
+from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError
 from whitebox.models import build

@@ -23,7 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import whitebox
-from whitebox.config import RunConfig, configs_folder
+from whitebox.catalog import configs_folder, model_names
+from whitebox.config import RunConfig
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, ModelError
 from whitebox.models import DECODERS, EncoderConfig, build, intervene, record, tap_names
@@ -259,16 +260,20 @@ class TestTheExampleOfTheDocumentation:
         line = written("new_decoder.md", "line: whitebox/models/decoders/__init__.py")
         registered = eval(f"{{{line}}}", {}, vars(EXAMPLE))
         shutil.copytree(configs_folder(), tmp_path / "configs")
-        path = tmp_path / "configs" / "models" / "kmeans-tiny.yaml"
-        path.write_text(written("new_decoder.md", "file: configs/models/kmeans-tiny.yaml"))
-        monkeypatch.setattr("whitebox.config.configs_folder", lambda: tmp_path / "configs")
-        with pytest.raises(ConfigError, match="Unknown decoder 'kmeans'"):
+        monkeypatch.setattr("whitebox.catalog.configs_folder", lambda: tmp_path / "configs")
+        with pytest.raises(ConfigError, match="Unknown model 'kmeans-tiny'"):
             whitebox.create_model("kmeans-tiny", 7)
         for name, value in registered.items():
             monkeypatch.setitem(DECODERS, name, value)
         with torch.device("meta"):
             model = whitebox.create_model("kmeans-tiny", 7, **{"decoder.layers": 5})
         assert len(model.decoder.cross_layers) == 5
+        path = tmp_path / "configs" / "decoders" / "kmeans.yaml"
+        path.write_text(written("new_decoder.md", "file: configs/decoders/kmeans.yaml"))
+        assert [name for name in model_names() if "kmeans" in name] == ["kmeans-dino", "kmeans-large", "kmeans-tiny"]
+        with torch.device("meta"):
+            assert len(whitebox.create_model("kmeans-large", 7).decoder.cross_layers) == 6
+            assert whitebox.create_model("kmeans-dino", 7).encoder.patch_size == 14
 
 
 @pytest.mark.parametrize("name", ["depict-sa", "depict-ca"])

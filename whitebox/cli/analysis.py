@@ -11,6 +11,7 @@ import typer
 from whitebox.cli.app import (
     DataRoot,
     Device,
+    Encoder,
     RunsAndOverrides,
     app,
     common_folder,
@@ -288,6 +289,7 @@ def profile_command(
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor. Default: as PyTorch chooses.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes.")] = 10,
     dataset: Annotated[str | None, typer.Option(help="Takes size and classes from a dataset.")] = None,
+    encoder: Encoder = None,
     data_root: DataRoot = None,
     device: Device = None,
     output: Annotated[
@@ -325,7 +327,16 @@ def profile_command(
     for each in sizes:
         setting = Setting(size=each, batch=batch, precision=precision, repeats=repeats)
         subjects = [
-            open_subject(path, each, classes, dataset=dataset, data_root=data_root, overrides=overrides, device=device)
+            open_subject(
+                path,
+                each,
+                classes,
+                dataset=dataset,
+                data_root=data_root,
+                overrides=overrides,
+                device=device,
+                encoder=encoder,
+            )
             for path in paths
         ]
         with image_progress(f"profile, {each} px", None) as advance:

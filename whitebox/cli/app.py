@@ -57,6 +57,9 @@ DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the datasets. Default: $WHITEBOX_DATA, else ./data.", show_default=False)
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
+Encoder = Annotated[
+    str | None, typer.Option(help="A name of `whitebox encoders`. Default: the ViT of the model's size.")
+]
 Multiscale = Annotated[bool, typer.Option("--multiscale", help="Average six scales and their mirror images.")]
 RunsAndOverrides = Annotated[
     list[str] | None,

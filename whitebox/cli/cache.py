@@ -53,7 +53,7 @@ def remove_command(
     whitebox cache rm 3f2a90c1d2b4e5f6
     whitebox cache rm --all
     """
-    from whitebox.config import nearest
+    from whitebox.catalog import nearest
     from whitebox.engine.rows import remove, stores
     from whitebox.errors import ConfigError
 

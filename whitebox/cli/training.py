@@ -10,6 +10,7 @@ import typer
 from whitebox.cli.app import (
     DataRoot,
     Device,
+    Encoder,
     Multiscale,
     Overrides,
     RunPath,
@@ -37,6 +38,8 @@ def train(
     model: Annotated[str, typer.Argument(help="A name of `whitebox models`.")],
     overrides: Overrides = None,
     dataset: Annotated[str, typer.Option(help="A name of `whitebox datasets`.")] = "shapes",
+    encoder: Encoder = None,
+    recipe: Annotated[str | None, typer.Option(help="A name of `whitebox recipes`. Default: the dataset's.")] = None,
     data_root: DataRoot = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = Path("results"),
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: MODEL-DATASET.")] = None,
@@ -63,6 +66,7 @@ def train(
     whitebox train depict-ca-tiny
     whitebox train segmenter-mask-small --dataset ade20k encoder.pretrained=true
     whitebox train depict-sa-tiny --dataset camvid --data-root data optim.lr=0.01 train.epochs=20
+    whitebox train depict-sa-small --encoder dinov2-small --dataset camvid encoder.pretrained=true
     """
     from whitebox.config import resolve, to_yaml
 
@@ -73,7 +77,7 @@ def train(
         "train.compile": compile,
     }
     chosen = [*(overrides or ()), *(f"{key}=true" for key, on in switches.items() if on)]
-    config = resolve(model, dataset, chosen, data_root)
+    config = resolve(model, dataset, chosen, data_root, encoder=encoder, recipe=recipe)
     if print_config:
         typer.echo(to_yaml(config), nl=False)
         return
@@ -83,7 +87,7 @@ def train(
     from whitebox.engine.train import Interrupted
     from whitebox.engine.train import train as run_training
 
-    folder = output / (name or f"{model}-{dataset}")
+    folder = output / (name or "-".join(part for part in (model, encoder, dataset, recipe) if part))
     try:
         with TrainingProgress() as progress:
             trained, evaluation = run_training(
@@ -306,7 +310,8 @@ def models() -> None:
     """List the models."""
     from rich.table import Table
 
-    from whitebox.config import model_names, resolve
+    from whitebox.catalog import model_names
+    from whitebox.config import resolve
     from whitebox.terminal import table_console
 
     table = Table("model", "encoder", "decoder", box=None)
@@ -326,7 +331,8 @@ def datasets(data_root: DataRoot = None) -> None:
     """List the datasets, and which of them are there."""
     from rich.table import Table
 
-    from whitebox.config import dataset_names, resolve
+    from whitebox.catalog import dataset_names
+    from whitebox.config import resolve
     from whitebox.data import GENERATED
     from whitebox.terminal import table_console
 
@@ -343,6 +349,42 @@ def datasets(data_root: DataRoot = None) -> None:
             str(config.data.crop),
             there,
         )
+    table_console().print(table)
+
+
+@app.command()
+def encoders() -> None:
+    """List the encoders that `--encoder` takes."""
+    from rich.table import Table
+
+    from whitebox.catalog import about, encoder_names
+    from whitebox.terminal import table_console
+
+    table = Table(
+        "encoder", "parameters", "patch", "made for", "pretraining", "licence", "before downloading", box=None
+    )
+    for name in encoder_names():
+        known = about(name)
+        sizes = f"{known.parameters:.1f} M", f"{known.patch} px", f"{known.image_size} px"
+        table.add_row(name, *sizes, known.pretraining, known.licence, known.gated)
+    table_console().print(table)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that `--recipe` takes, on a dataset that they do not name."""
+    from rich.table import Table
+
+    from whitebox.catalog import datasets_of, recipe_names
+    from whitebox.config import resolve
+    from whitebox.terminal import table_console
+
+    table = Table("recipe", "optimiser", "rate", "length", "batch", "crop", "has its own settings for", box=None)
+    for name in recipe_names():
+        config = resolve("segmenter-linear-tiny", recipe=name)
+        length = f"{config.train.epochs} epochs" if config.train.steps is None else f"{config.train.steps} steps"
+        numbers = f"{config.optim.lr:g}", length, str(config.train.batch_size), f"{config.data.crop} px"
+        table.add_row(name, config.optim.name, *numbers, ", ".join(datasets_of(name)))
     table_console().print(table)
 
 

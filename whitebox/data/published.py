@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from whitebox.config import DataConfig, nearest
+from whitebox.catalog import nearest
+from whitebox.config import DataConfig
 from whitebox.data.readers import READERS, Layout
 from whitebox.errors import ConfigError
 

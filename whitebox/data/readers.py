@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from whitebox.config import DataConfig, nearest
+from whitebox.catalog import nearest
+from whitebox.config import DataConfig
 from whitebox.data import open_shapes, shapes
 from whitebox.data.images import (
     IGNORE,

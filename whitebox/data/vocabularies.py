@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from whitebox.config import nearest
+from whitebox.catalog import nearest
 from whitebox.data.readers import class_list
 from whitebox.errors import ConfigError
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from whitebox import config as configuration
+from whitebox.catalog import flatten
 from whitebox.config import RunConfig
 from whitebox.engine import checkpoint
 from whitebox.errors import ConfigError, TrainingError
@@ -45,8 +46,8 @@ def find_state(config: RunConfig, folder: Path, resume: bool, allow_changes: boo
 
 
 def _check_same(saved: dict[str, Any], config: RunConfig, folder: Path) -> None:
-    was = configuration.flatten(configuration.to_dict(configuration.from_dict(saved)))  # with keys it did not know
-    now = configuration.flatten(configuration.to_dict(config))
+    was = flatten(configuration.to_dict(configuration.from_dict(saved)))  # with keys it did not know
+    now = flatten(configuration.to_dict(config))
     changed = [
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was.keys() | now.keys())

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from whitebox import config as configuration
+from whitebox.catalog import flatten
 from whitebox.config import RunConfig
 from whitebox.data import Sample, build_dataset, dataset_info
 from whitebox.data.fingerprint import data_fingerprint
@@ -155,7 +156,7 @@ class _Run:
         self.loader: DataLoader[Any] | None = None
         self.log = MetricsLog(folder / "metrics.jsonl", self.first_step, self.steps)
         on_main(self._begin)
-        settings = configuration.flatten(configuration.to_dict(config))
+        settings = flatten(configuration.to_dict(config))
         plain = {key: value if isinstance(value, int | float) else str(value) for key, value in settings.items()}
         accelerator.init_trackers("whitebox", plain)  # tensorboard takes no lists
 

@@ -15,7 +15,8 @@ from typing import Any
 import timm
 from torch import Tensor
 
-from whitebox.config import DataConfig, InferenceConfig, RunConfig, dataset_names, resolve
+from whitebox.catalog import dataset_names
+from whitebox.config import DataConfig, InferenceConfig, RunConfig, resolve
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.foreign import read_yaml
 from whitebox.interop.reading import count

@@ -40,7 +40,7 @@ RELEASED = {  # (width, depth) of the encoder -> our name, drop path, layers rea
     (1024, 24): ("vit_large_patch16_384", 0.3, [7, 15, 23], [7, 23]),
 }
 SHRUNK_AT = 8
-DATASETS = ("ade20k-segvit", "coco-stuff10k-segvit", "pascal-context-segvit", "pascal-context-59-segvit")
+DATASETS = ("ade20k", "coco-stuff10k", "pascal-context", "pascal-context-59")
 
 
 def is_segvit(checkpoint: object) -> bool:
@@ -191,7 +191,7 @@ def _normalization(stated: Mapping[str, Any] | None) -> str:
 def _dataset(classes: tuple[str, ...]) -> tuple[DataConfig, tuple[tuple[int, int, int], ...]]:
     """The released dataset that has these classes, and its colours."""
     for name in DATASETS:
-        data = resolve("segvit-base", name).data
+        data = resolve("segvit-base", name, recipe="segvit").data
         known, palette = dataset_info(data)
         if [each.strip() for each in known] == [each.strip() for each in classes]:
             return data, palette
