@@ -221,7 +221,11 @@ class TestNamesOfBefore:
     [
         ("segmentr-mask-tiny", {}, r"^Unknown model 'segmentr-mask-tiny'; did you mean 'segmenter-mask-tiny'\?"),
         ("segvit-shrunk-tiny", {}, r"^Unknown model 'segvit-shrunk-tiny'; did you mean 'segvit-"),
-        ("depict-sa-tiny", {"dataset": "camvit"}, r"^Unknown dataset 'camvit'; did you mean 'camvid'\? `whitebox data"),
+        (
+            "depict-sa-tiny",
+            {"dataset": "camvit"},
+            r"^Unknown dataset 'camvit'; did you mean 'camvid'.*--dataset folder",
+        ),
         (
             "depict-sa-tiny",
             {"encoder": "dino-small"},

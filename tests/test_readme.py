@@ -109,7 +109,7 @@ def test_commands_and_python(reader: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(SystemExit) as stopped:
             main()
         asked = [extra for option, extra in EXTRA_OPTIONS.items() if option in command]
-        missing = [extra for extra in asked if find_spec(EXTRAS[extra][0]) is None]
+        missing = [extra for extra in asked if find_spec(EXTRAS[extra].module) is None]
         assert (stopped.value.code or 0) == (ConfigError.exit_code if missing else 0), command
 
     (python,) = blocks("python")

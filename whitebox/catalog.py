@@ -215,7 +215,8 @@ def _files(kind: str) -> list[str]:
 def _read(kind: str, name: str) -> dict[str, Any]:
     known = _files(kind)
     if name not in known:
-        raise ConfigError(f"Unknown {kind} {name!r}{nearest(name, known)} `whitebox {kind}s` lists them.")
+        other = "; any other is --dataset folder data.path=DIR" if kind == "dataset" else ""
+        raise ConfigError(f"Unknown {kind} {name!r}{nearest(name, known)} `whitebox {kind}s` lists them{other}.")
     path = configs_folder() / f"{kind}s" / f"{name}.yaml"
     return _load(path, path.stat().st_mtime_ns)
 

@@ -5,22 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from whitebox.errors import ConfigError
 
-# `import cv2` of OpenCV's wheel with windows needs X libraries; the extras named here bring that wheel over ours.
+# OpenCV's wheel with windows needs X libraries to be imported; the one without writes the same folder.
 HEADLESS = "pip install --force-reinstall --no-deps opencv-python-headless"
-EXTRAS = {  # name in pyproject.toml: a module it brings, and what the package is called
-    "corruptions": ("imagecorruptions", "imagecorruptions-imaug"),
-    "mmseg": ("mmseg", "mmsegmentation"),
+
+
+class Extra(NamedTuple):
+    """What an extra of pyproject.toml brings."""
+
+    module: str
+    package: str
+    opencv: bool = False  # whether it also brings the OpenCV with windows, over ours
+
+
+EXTRAS = {
+    "corruptions": Extra("imagecorruptions", "imagecorruptions-imaug", opencv=True),
+    "mmseg": Extra("mmseg", "mmsegmentation", opencv=True),
+    "sed": Extra("open_clip", "open_clip"),
 }
 
 
-def require_extra(extra: str, user: str) -> None:
+def require_extra(name: str, user: str) -> None:
     """Raise a ``ConfigError`` with the line that installs an extra, unless it is there; ``user`` is what needs it."""
-    module, package = EXTRAS[extra]
-    if find_spec(module) is None:
-        raise ConfigError(f"{user} needs {package}: pip install 'whitebox-seg[{extra}]' && {HEADLESS}")
+    extra = EXTRAS[name]
+    if find_spec(extra.module) is None:
+        then = f" && {HEADLESS}" if extra.opencv else ""
+        raise ConfigError(f"{user} needs {extra.package}: pip install 'whitebox-seg[{name}]'{then}")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from sed_vectors import Case, clip_name, relative, whole_model
 
-from whitebox.errors import ModelError
+from whitebox.errors import ConfigError
 from whitebox.models import text
 from whitebox.models.text import TextTower, VocabularyError, Words, make_tokenizer, text_features
 
@@ -182,7 +182,7 @@ def test_a_vocabulary_that_cannot_be_is_refused(names: list[str], message: str) 
 def test_a_missing_open_clip_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
     text._byte_pairs.cache_clear()
-    with pytest.raises(ModelError, match="pip install"):
+    with pytest.raises(ConfigError, match=r"needs open_clip: pip install 'whitebox-seg\[sed\]'$"):
         make_tokenizer((), 77).tokens("cat")
-    with pytest.raises(ModelError, match="pip install"):
+    with pytest.raises(ConfigError, match="pip install"):
         text.templates("imagenet")

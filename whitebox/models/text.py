@@ -27,7 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whitebox.errors import ConfigError, ModelError, OutputError
+from whitebox.errors import ConfigError, OutputError
+from whitebox.extras import require_extra
 from whitebox.files import write_atomically
 
 log = logging.getLogger("whitebox")
@@ -58,7 +59,7 @@ def templates(name: str) -> tuple[str, ...]:
     """Prompt templates with ``{}`` for the name, in the order the cost volume has them as channels.
 
     Raises:
-        ModelError: they come from open_clip, which is not installed.
+        ConfigError: they come from open_clip, which is not installed.
     """
     if name == "imagenet":
         return tuple(each("{}") for each in _open_clip().OPENAI_IMAGENET_TEMPLATES)
@@ -71,12 +72,9 @@ def prompts(name: str, of: Sequence[str]) -> list[str]:
 
 
 def _open_clip() -> Any:
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ModelError(
-            "Names become tokens by open_clip, which is not installed: pip install open_clip_torch."
-        ) from error
+    require_extra("sed", "Making tokens of names")
+    import open_clip
+
     return open_clip
 
 
