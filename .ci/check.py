@@ -1,4 +1,4 @@
-"""Checks of .ci/run that are more than one command: ``python .ci/check.py NAME ARGUMENTS``; exit code 1 if unwell."""
+"""What of .ci/run and .ci/bare is more than a command: ``python .ci/check.py NAME ARGUMENTS``; exit code 1 if bad."""
 
 import re
 import statistics
@@ -32,16 +32,38 @@ def repository() -> list[str]:
     return found
 
 
-def skips(report: str) -> list[str]:
-    """No test is skipped, except those that need a GPU."""
+def line(marker: str) -> list[str]:
+    """Print the one line of bash under ``<!-- MARKER -->`` in README.md."""
+    readme = Path("README.md").read_text(encoding="utf-8")
+    found = re.findall(rf"^<!-- {re.escape(marker)} -->\n```bash\n(.+)\n```$", readme, re.MULTILINE)
+    sys.stdout.write("".join(f"{text}\n" for text in found[:1]))
+    return [] if len(found) == 1 else [f"README.md has not one line under <!-- {marker} -->"]
+
+
+def downloads(log: str) -> list[str]:
+    """Print the megabytes of the files that pip says it took, from an index or from a folder."""
+    text, units = Path(log).read_text(encoding="utf-8", errors="replace"), {"B": 1e-6, "kB": 1e-3, "MB": 1, "GB": 1e3}
+    fetched = re.findall(r"Downloading \S+ \(([\d.]+) (B|kB|MB|GB)\)", text)
+    local = [Path(path) for path in re.findall(r"Processing (/\S+\.(?:whl|tar\.gz|zip))", text)]
+    size = sum(float(number) * units[unit] for number, unit in fetched)
+    size += sum(path.stat().st_size / 1e6 for path in local if path.exists())
+    sys.stdout.write(f"{len(fetched) + len(local)} files, {size:.0f} MB\n")
+    return []
+
+
+def skipped(report: str) -> dict[str, str]:
+    """Tests of a report that were skipped, and why; without those that need a GPU."""
     cases = ElementTree.parse(report).getroot().iter("testcase")
-    skipped = [(case, case.find("skipped")) for case in cases]
-    found = [
-        f"{case.get('classname')}::{case.get('name')} was skipped: {reason.get('message')}"
-        for case, reason in skipped
-        if reason is not None and not (reason.get("message") or "").startswith("needs a GPU")
-    ]
-    return found
+    found = {f"{case.get('classname')}::{case.get('name')}": case.find("skipped") for case in cases}
+    reasons = {name: element.get("message") or "" for name, element in found.items() if element is not None}
+    return {name: reason for name, reason in reasons.items() if not reason.startswith("needs a GPU")}
+
+
+def skips(bare: str, full: str) -> list[str]:
+    """Without extras, only what needs one is skipped, and nothing is skipped in both environments."""
+    without, with_all = skipped(bare), skipped(full)
+    found = [f"{name} was skipped: {reason}" for name, reason in without.items() if "needs the extra" not in reason]
+    return found + [f"{name} is skipped with all extras too: {with_all[name]}" for name in without if name in with_all]
 
 
 def startup() -> list[str]:
@@ -71,6 +93,7 @@ def wheel(path: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    check = {"repository": repository, "skips": skips, "startup": startup, "wheel": wheel}[sys.argv[1]]
+    checks = (downloads, line, repository, skips, startup, wheel)
+    check = {function.__name__: function for function in checks}[sys.argv[1]]
     if problems := check(*sys.argv[2:]):
         sys.exit("\n".join(problems))

@@ -147,7 +147,7 @@ def test_the_changelog_knows_this_version() -> None:
     assert re.search(rf"^## {re.escape(whitebox.__version__)}\b", changelog, re.MULTILINE)
 
 
-@pytest.mark.parametrize("marker", ["ci:quickstart", "ci:test"])
+@pytest.mark.parametrize("marker", ["ci:quickstart", "ci:extras", "ci:test"])
 def test_the_readme_has_the_lines_that_ci_runs(marker: str) -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", readme, re.MULTILINE | re.DOTALL)
