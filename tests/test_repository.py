@@ -38,7 +38,7 @@ ARROWS = {
     "whitebox.lock": {"whitebox.errors"},
     "whitebox.memory": set(),
     "whitebox.palette": set(),
-    "whitebox.pictures": set(),
+    "whitebox.pictures": {"whitebox.text"},
     "whitebox.terminal": {"whitebox.text"},
     "whitebox.text": {"whitebox.errors"},
     "whitebox.versions": set(),

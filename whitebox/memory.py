@@ -14,6 +14,12 @@ def free_bytes() -> int:
     return max(0, min(_machine(), _limit(), _container()))
 
 
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether an error of NumPy, OpenCV or PyTorch means that memory could not be had."""
+    words = ("out of memory", "allocate memory", "not enough memory", "Insufficient memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def readable(size: float) -> str:
     """``1.2 GB``."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -11,13 +11,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from whitebox.text import drawn, font
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB
 
 Palette = Sequence[Sequence[int]]  # K RGB triples
 
 _SMALLEST = 320  # px: smaller photos are shown enlarged, so that their legend is readable
+
+_LARGEST_JPEG = 65500  # px, a side
+_ROWS = 256  # blended at once: floating point takes many times the memory of a photo
 
 _IGNORED = (0, 0, 0)
 
@@ -30,8 +35,11 @@ def save_label(label_HW: NDArray[np.integer], palette: Palette, path: str | os.P
 
 
 def save_picture(picture: Pixels, path: Path) -> None:
-    """Write a JPEG."""
-    Image.fromarray(picture).save(path, quality=92, subsampling=0)  # full colour resolution: borders stay sharp
+    """Write a JPEG; what is larger than one can be is made smaller."""
+    image = Image.fromarray(picture)
+    if max(image.size) > _LARGEST_JPEG:
+        image.thumbnail((_LARGEST_JPEG, _LARGEST_JPEG))
+    image.save(path, quality=92, subsampling=0)  # full colour resolution: borders stay sharp
 
 
 def colourise(label_HW: NDArray[np.integer], palette: Palette) -> Pixels:
@@ -79,14 +87,19 @@ def side_by_side(
 
 def blend(image_HW3: Pixels, label_HW: NDArray[np.integer], palette: Palette, alpha: float) -> Pixels:
     """Classes over a photo at opacity ``alpha``, their borders solid; RGB uint8 of the photo's size."""
-    known = label_HW < len(palette)
-    opacity = np.where(known, alpha, 0.0).astype(np.float32)
     border = np.zeros(label_HW.shape, dtype=bool)
     border[:, 1:] |= label_HW[:, 1:] != label_HW[:, :-1]
     border[1:] |= label_HW[1:] != label_HW[:-1]
-    opacity[border & known] = 1.0 if alpha > 0 else 0.0
-    blended = image_HW3 + opacity[..., None] * (colourise(label_HW, palette).astype(np.float32) - image_HW3)
-    return np.rint(blended).astype(np.uint8)
+    blended = np.empty_like(image_HW3)
+    for top in range(0, len(image_HW3), _ROWS):
+        rows = slice(top, top + _ROWS)
+        image, label = image_HW3[rows], label_HW[rows]
+        known = label < len(palette)
+        opacity = np.where(known, alpha, 0.0).astype(np.float32)
+        opacity[border[rows] & known] = 1.0 if alpha > 0 else 0.0
+        mixed = image + opacity[..., None] * (colourise(label, palette).astype(np.float32) - image)
+        blended[rows] = np.rint(mixed)
+    return blended
 
 
 def with_legend(
@@ -102,9 +115,9 @@ def with_legend(
     pixels = np.bincount(np.concatenate([label.ravel() for label in labels]), minlength=len(classes))[: len(classes)]
     present = [int(index) for index in np.argsort(-pixels, kind="stable") if pixels[index] > 0]
     size = int(np.clip(max(width / 50, total / 90), 12, 64))  # px, of the text
-    font = ImageFont.load_default(size)
+    letters, names = font(size), {index: drawn(classes[index], 200) for index in present}
     pad = size // 2
-    widths = [size + 3 * pad + int(font.getlength(classes[index])) for index in present]
+    widths = [size + 3 * pad + int(letters.getlength(names[index])) for index in present]
     total = max([total, _SMALLEST] + [pad + needed for needed in widths])
     places: list[tuple[int, int, int]] = []  # x, y, class
     x, y = pad, height + pad
@@ -120,5 +133,5 @@ def with_legend(
     draw = ImageDraw.Draw(canvas)
     for x, y, index in places:
         draw.rectangle((x, y, x + size - 1, y + size - 1), fill=tuple(palette[index]), outline="#404040")
-        draw.text((x + size + pad, y + size / 2), classes[index], fill="#202020", font=font, anchor="lm")
+        draw.text((x + size + pad, y + size / 2), names[index], fill="#202020", font=letters, anchor="lm")
     return np.asarray(canvas)

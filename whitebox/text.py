@@ -57,6 +57,11 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def file_name(text: str) -> str:
+    """``text`` as part of a file's name: no folder, and not too long for one."""
+    return text.replace("/", "_").encode(errors="surrogateescape")[:200].decode(errors="ignore")
+
+
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 

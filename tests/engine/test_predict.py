@@ -13,7 +13,7 @@ from whitebox.config import DataConfig, InferenceConfig
 from whitebox.engine.inference import predict_labels, segment
 from whitebox.engine.predict import ComparisonSaver, predict_files
 from whitebox.errors import ConfigError, DataError
-from whitebox.pictures import colourise, overlay, save_label, side_by_side
+from whitebox.pictures import colourise, overlay, save_label, save_picture, side_by_side
 
 INFERENCE = InferenceConfig(window=16, stride=16)
 CLASSES = ("red thing", "green thing", "blue thing")
@@ -329,3 +329,36 @@ def test_a_real_photo(shared, tmp_path):
     width, height = Image.open(source).size
     assert Image.open(label).size == (width, height)
     assert Image.open(shown).size[0] == width and Image.open(shown).size[1] > height
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    write(tmp_path / "photos" / "a.png")
+    write(tmp_path / "photos" / "moving.gif")
+    write(tmp_path / "photos" / f"{'n' * 245}.png")
+    result = run([tmp_path / "photos"], tmp_path / "out")
+    reasons = {path.name[:6]: reason for path, reason in result.failed}
+    assert reasons["moving"].endswith("moving.gif is left out: GIF is not read, save it as PNG or JPEG.")
+    assert "has a name too long for _labels.png behind it: shorten it" in reasons["nnnnnn"]
+    assert (result.images, len(result.written)) == (3, 2)
+
+
+def test_photos_that_do_not_fit_into_the_memory(tmp_path, monkeypatch):
+    """By their size, before they are decoded; and where PyTorch finds no memory nevertheless."""
+    path = write(tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("whitebox.data.images.free_bytes", lambda: 24 * 600 - 1)
+        ((_, reason),) = run([path], tmp_path / "out").failed
+        assert "a.png has 30 x 20 px, which need 0.0 MB of memory, and 0.0 MB are free" in reason
+
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr("whitebox.engine.predict.predict_labels", full)
+    ((_, reason),) = run([path], tmp_path / "out").failed
+    assert reason == f"Image {path} does not fit into the memory: make it smaller, or cut it."
+
+
+def test_wide_pictures_are_made_smaller(tmp_path):
+    """A JPEG has at most 65500 px a side."""
+    save_picture(np.zeros((16, 66_000, 3), np.uint8), tmp_path / "a.jpg")
+    assert Image.open(tmp_path / "a.jpg").size == (65_500, 16)

@@ -417,3 +417,15 @@ def test_frames_of_davis(shared, tmp_path):
     (path,) = run([folder], tmp_path, video="swan.mp4").written
     pictures, _ = read_video(path)
     assert len(pictures) == len(list(folder.iterdir())) and pictures[0].shape[1] == 428
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "-i.mp4", "file:x.mp4", "%03d.mp4", "a b$(c).mp4", "ü [x].mp4"])
+def test_names_that_mean_something_to_ffmpeg(name, tmp_path, monkeypatch):
+    """Also where they are relative: FFmpeg takes what is before a colon for a protocol."""
+    write_video(tmp_path / "plain.mp4", [frame("red")] * 3)
+    (tmp_path / "plain.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    result = predict_videos(Brightest(), [name], "out", INFERENCE)
+    assert result.failed == []
+    assert result.written == [Path("out") / f"{Path(name).stem}_overlay.mp4"]
+    assert sum(1 for _ in open_video(result.written[0]).frames()) == 3

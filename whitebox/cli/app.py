@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,10 @@ from whitebox.text import require_text, shown
 
 
 class App(typer.Typer):
-    """A Typer app in whose paths ``~`` is the home directory; of ``-o=~/x`` a shell does not make it."""
+    """A Typer app whose commands share what comes before their work.
+
+    In paths ``~`` is the home directory, which a shell does not make of ``-o=~/x``; and results must be writable.
+    """
 
     def command(self, *names: Any, **settings: Any) -> Callable[[Any], Any]:
         register = super().command(*names, **settings)
@@ -27,7 +30,9 @@ class App(typer.Typer):
         def decorate(function: Any) -> Any:
             @functools.wraps(function)
             def expanded(**given: Any) -> Any:
-                return function(**{key: _expanded(value) for key, value in given.items()})
+                given = {key: _expanded(value) for key, value in given.items()}
+                _look_at_output(given)
+                return function(**given)
 
             register(expanded)
             return function
@@ -39,6 +44,18 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_expanded(each) for each in value]
     return value.expanduser() if isinstance(value, Path) else value
+
+
+def _look_at_output(given: Mapping[str, Any]) -> None:
+    """See, before any work, that a command can write: at ``--output``, else in the folders of its runs."""
+    if "output" not in given:
+        return
+    from whitebox.data.preflight import preflight
+
+    runs = [Path(item) for item in (*(given.get("runs") or ()), given.get("run")) if item]
+    folders = [run if run.is_dir() else run.parent for run in runs if run.exists()]
+    for folder in [given["output"]] if given["output"] is not None else folders:
+        preflight(folder)
 
 
 app = App(

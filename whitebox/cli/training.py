@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,10 @@ def train(
     from whitebox.engine.train import train as run_training
 
     folder = output / (name or "-".join(part for part in (model, encoder, dataset, recipe) if part))
+    if name and (os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] in ("..", ".")):
+        raise ConfigError(
+            f"--name {name} leaves the folder of the runs, {output}: give a name, and the folder with -o."
+        )
     try:
         with TrainingProgress() as progress:
             trained, evaluation = run_training(
@@ -214,18 +219,17 @@ def predict(
     model, config = opened.model, opened.config
     failed = []
     if photos:
-        counted = 0
         with image_progress("predicting", None) as advance:
-
-            def on_file(done: int, total: int, path: Path) -> None:
-                nonlocal counted
-                counted = total
-                advance(done, total)
-
             result = predict_files(
-                model, photos, output, config.inference, config.data, probabilities=probabilities, on_file=on_file
+                model,
+                photos,
+                output,
+                config.inference,
+                config.data,
+                probabilities=probabilities,
+                on_file=lambda done, total, _path: advance(done, total),
             )
-        say(f"{counted - len(result.failed)} of {counted} images segmented into {output}")
+        say(f"{result.images - len(result.failed)} of {result.images} images segmented into {output}")
         failed += result.failed
     if videos:
         result = predict_videos(

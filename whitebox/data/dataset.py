@@ -14,6 +14,7 @@ from whitebox.config import DataConfig
 from whitebox.data.augment import augment as augment_pair
 from whitebox.data.augment import random_key
 from whitebox.data.images import IGNORE
+from whitebox.data.learnable import look_at_labels
 from whitebox.data.readers import Classes, Palette, Source, reader_of
 from whitebox.errors import ConfigError, DataError
 
@@ -46,6 +47,18 @@ class SegmentationDataset(Dataset[Sample]):
         self.palette: Palette = source.palette
         self.names: list[str] = source.names
         self.ignore_index = source.ignore
+        self.split = ""
+        self._looked: dict[int | None, list[str]] = {}
+
+    def look_at_labels(self, limit: int | None = None) -> list[str]:
+        """As ``whitebox.data.learnable.look_at_labels``, once.
+
+        Raises:
+            DataError: see there.
+        """
+        if limit not in self._looked:
+            self._looked[limit] = look_at_labels(self.source, self.split, limit=limit)
+        return self._looked[limit]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -100,4 +113,6 @@ def build_dataset(
     source = reader_of(config).source(config, split)
     if augment and source.ignore != IGNORE:
         raise ConfigError(f"Dataset {config.name} has labels of 16 bits, which are for evaluation only.")
-    return SegmentationDataset(config, source, seed, mean_255 if augment else None)
+    dataset = SegmentationDataset(config, source, seed, mean_255 if augment else None)
+    dataset.split = split
+    return dataset

@@ -30,6 +30,7 @@ Label = npt.NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 
 IGNORE = 255  # label value of pixels that do not count
 NARROW, WIDE = 2**8, 2**16  # values that labels of 8 and of 16 bits store; the last one of them is ignored
+OTHER_IMAGES = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg")  # suffixes of what is not read
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Data loading is parallel over processes; OpenCV's own threads would compete with them, and can hang after a fork.
@@ -112,18 +113,23 @@ def _is_complete(content: bytes) -> bool:
     return True
 
 
-def read_image(path: str | os.PathLike[str]) -> UInt8:
+def read_image(path: str | os.PathLike[str], room: int = 6) -> UInt8:
     """An image file as RGB, shape (H, W, 3), uint8.
 
     The EXIF orientation is applied; 16-bit images are scaled to 8 bits, grey ones get three equal channels, and
     transparency is dropped (the colours below it stay).
+
+    Args:
+        path: the file.
+        room: bytes of free memory that it needs for each pixel, by what its header says; at least 6, for itself as it
+            is decoded and as RGB, more where something is made of it.
 
     Raises:
         DataError: the file is missing, empty, cut short, not an image, of floating point, or too large for the memory.
     """
     path = Path(path)
     content = _read_bytes(path, "Image")
-    _require_room(path, "Image", content, bytes_a_pixel=6)  # as decoded, and as RGB
+    _require_room(path, "Image", content, room)
     if not _is_complete(content):
         raise DataError(f"Image {path} is damaged or cut short: replace or remove it.")
     image_HW3 = _decoded(content, cv2.IMREAD_COLOR)
@@ -166,7 +172,7 @@ def read_label(path: str | os.PathLike[str], values: int = NARROW) -> Label:
     if path.suffix == ".mat":
         return read_mat(path, "LabelMap", values - 2).astype(np.uint8 if values == NARROW else np.uint16)
     content = _read_bytes(path, "Label")
-    _require_room(path, "Label", content, bytes_a_pixel=2)
+    _require_room(path, "Label", content, 2)
     try:
         with silent_decoders(), _opened(content) as image:
             mode, label = image.mode, np.asarray(image)

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from whitebox.config import DataConfig, InferenceConfig
+from whitebox.data.dataset import SegmentationDataset
 from whitebox.data.loading import ErrorsAsValues, default_workers, each, ignore_signals
 from whitebox.engine.inference import evaluating, predict_many
 from whitebox.engine.metrics import Intervals, Scores, bootstrap, image_counts, scores
 from whitebox.errors import ConfigError, DataError, ModelError, WhiteboxError
 from whitebox.models.segmentor import unnamed_classes
+from whitebox.text import composed
 
 
 class LabelledImage(Protocol):
@@ -138,7 +140,10 @@ def images_to_evaluate(model: nn.Module, dataset: LabelledImages, limit: int | N
             "evaluate on the dataset the model was trained for."
         )
     called = tuple(getattr(model, "classes", dataset.classes))
-    if called not in (dataset.classes, unnamed_classes(known)):  # some official checkpoints do not say their classes
+    if tuple(map(composed, called)) not in (
+        tuple(map(composed, dataset.classes)),
+        unnamed_classes(known),
+    ):  # some official checkpoints do not say their classes
         index = next(index for index in range(known) if called[index] != dataset.classes[index])
         raise ModelError(
             f"Class {index} is {called[index]!r} for the model and {dataset.classes[index]!r} in the dataset: "
@@ -149,6 +154,8 @@ def images_to_evaluate(model: nn.Module, dataset: LabelledImages, limit: int | N
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if total == 0:
         raise DataError("The dataset has no images to evaluate: check its folder and split.")
+    if isinstance(dataset, SegmentationDataset):
+        dataset.look_at_labels(limit)
     return total
 
 

@@ -15,18 +15,23 @@ import numpy as np
 from torch import Tensor, nn
 
 from whitebox.config import DataConfig, InferenceConfig
-from whitebox.data.images import IMAGE_SUFFIXES, read_image
+from whitebox.data.images import IMAGE_SUFFIXES, OTHER_IMAGES, read_image
 from whitebox.engine.evaluate import LabelledImage
 from whitebox.engine.inference import evaluating, predict_labels, segment
 from whitebox.errors import ConfigError, DataError
 from whitebox.files import make_folder, unwritable
+from whitebox.memory import is_lack_of_memory
 from whitebox.pictures import overlay, save_label, save_picture, side_by_side
+from whitebox.text import file_name
+
+_ROOM = 24  # bytes of memory for each pixel of a photo: itself, its classes as int64, the overlay, the picture
 
 
 @dataclass
 class PredictedFiles:
-    """What :func:`predict_files` did: files it wrote, and the images it could not read with the reason."""
+    """What :func:`predict_files` did: images found, files written, and the images it could not read with the reason."""
 
+    images: int = 0
     written: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
@@ -69,6 +74,16 @@ def predict_files(
     folder = Path(output)
     jobs = named_jobs([Path(path) for path in inputs], folder)
     endings = ["_labels.png", "_overlay.jpg"] + ["_probabilities.npz"] * probabilities
+    result = PredictedFiles()
+    for path in left_out([Path(path) for path in inputs], folder):
+        kind = path.suffix[1:].upper()
+        result.failed.append((path, f"Image {path} is left out: {kind} is not read, save it as PNG or JPEG."))
+    longest = os.pathconf("/", "PC_NAME_MAX") - max(map(len, endings))
+    for path, name in list(jobs):
+        if len(os.fsencode(os.path.basename(name))) > longest:
+            result.failed.append((path, f"Image {path} has a name too long for {endings[0]} behind it: shorten it."))
+            jobs.remove((path, name))
+    result.images = len(jobs) + len(result.failed)
     sources = {os.path.realpath(path) for path, _ in jobs}
     for _, name in jobs:
         for ending in endings:
@@ -76,19 +91,23 @@ def predict_files(
                 raise DataError(f"{folder / (name + ending)} is an input and would be replaced: choose another folder.")
     make_folder(folder)
 
-    result = PredictedFiles()
+    room = _ROOM + 6 * len(classes) * probabilities
     with evaluating(model):
         for done, (path, name) in enumerate(jobs, start=1):
             try:
-                image_HW3 = read_image(path)
-            except DataError as error:
-                result.failed.append((path, str(error)))
-            else:
+                image_HW3 = read_image(path, room)
                 if probabilities:
                     probabilities_KHW = segment(model, image_HW3, inference, data)
                     label_HW = probabilities_KHW.argmax(0).cpu().numpy().astype(np.uint8)
                 else:
                     label_HW = predict_labels(model, image_HW3, inference, data).cpu().numpy().astype(np.uint8)
+            except DataError as error:
+                result.failed.append((path, str(error)))
+            except (MemoryError, RuntimeError) as error:
+                if not is_lack_of_memory(error):
+                    raise
+                result.failed.append((path, f"Image {path} does not fit into the memory: make it smaller, or cut it."))
+            else:
                 files = [folder / (name + ending) for ending in endings]
                 try:
                     files[0].parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +150,7 @@ class ComparisonSaver:
         if index not in self._chosen:
             return
         image_HW3, truth_HW = sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()
-        path = self.folder / f"{index:04d}-{sample.name.replace('/', '_')}.jpg"
+        path = self.folder / f"{index:04d}-{file_name(sample.name)}.jpg"
         picture = side_by_side(image_HW3, truth_HW, prediction_HW.cpu().numpy(), self.palette, self.classes)
         try:
             save_picture(picture, path)
@@ -140,12 +159,22 @@ class ComparisonSaver:
         self.written.append(path)
 
 
+def left_out(inputs: Iterable[Path], output: Path) -> list[Path]:
+    """Images in folders among ``inputs`` that are of a kind that is not read."""
+    folders = [given for given in inputs if os.path.isdir(given)]
+    found = (path for given in folders for path in given.rglob("*") if _is_below(path, given, output, OTHER_IMAGES))
+    return sorted(found)
+
+
 def named_jobs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, str]]:
     """Image files and, for each, the name that what is written for it begins with; no two are the same."""
     found: dict[str, tuple[Path, list[str]]] = {}
     for given in inputs:
         if os.path.isdir(given):
-            files, base = sorted(path for path in given.rglob("*") if _is_image_below(path, given, output)), given
+            files, base = (
+                sorted(path for path in given.rglob("*") if _is_below(path, given, output, IMAGE_SUFFIXES)),
+                given,
+            )
             if not files:
                 raise DataError(f"Folder {given} holds no image ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}).")
         elif os.path.exists(given):
@@ -172,8 +201,8 @@ def named_jobs(inputs: Iterable[Path], output: Path) -> list[tuple[Path, str]]:
     return jobs
 
 
-def _is_image_below(path: Path, folder: Path, output: Path) -> bool:
-    if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+def _is_below(path: Path, folder: Path, output: Path, suffixes: Sequence[str]) -> bool:
+    if path.suffix.lower() not in suffixes or not path.is_file():
         return False
     if any(part.startswith(".") for part in path.relative_to(folder).parts):
         return False

@@ -10,6 +10,7 @@ agree).
 from __future__ import annotations
 
 import json
+import logging
 import math
 import resource
 import time
@@ -19,6 +20,7 @@ from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from whitebox import config as configuration
@@ -27,6 +29,7 @@ from whitebox.config import RunConfig
 from whitebox.data import Sample, build_dataset, dataset_info
 from whitebox.data.fingerprint import data_fingerprint
 from whitebox.data.loading import default_workers, ignore_signals
+from whitebox.data.preflight import preflight
 from whitebox.data.sampler import EpochSampler
 from whitebox.engine import checkpoint
 from whitebox.engine.batches import Batches, TimedImages, batches, collate
@@ -50,6 +53,9 @@ from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
 from whitebox.files import remove_leftovers, write_text
 from whitebox.lock import Lock
 from whitebox.models import EncoderConfig, Segmentor, build
+from whitebox.text import shown
+
+log = logging.getLogger("whitebox")
 
 TIMED_STEPS = 20  # after the first, which is slower
 
@@ -100,6 +106,7 @@ def train(
         raise ConfigError(
             f"train.batch_size={config.train.batch_size} cannot be shared by {accelerator.num_processes} processes."
         )
+    on_main(lambda: _look(config, folder))
     try:
         with one_writer(folder, "choose another name with --name or folder with -o") as lock:
             state = find_state(config, folder, resume, allow_changes)
@@ -154,6 +161,7 @@ class _Run:
         self.sampler = EpochSampler(len(self.train_set), seed=config.train.seed, shuffle=True)
         self.workers = default_workers() if config.train.workers is None else config.train.workers
         self.loader: DataLoader[Any] | None = None
+        self.pixels_V = torch.zeros(256, dtype=torch.long)  # of this process's share of the first epoch
         self.log = MetricsLog(folder / "metrics.jsonl", self.first_step, self.steps)
         on_main(self._begin)
         settings = flatten(configuration.to_dict(config))
@@ -242,6 +250,8 @@ class _Run:
             if not (math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
                 self._refuse(loss, norm, epoch, rate, batch.names)
             self.step += 1
+            if epoch == 0 and self.first_step == 0:
+                self._count(batch.labels)
             images_since += config.train.batch_size
             now = time.perf_counter()
             if self.step > self.first_step + 1 and times.steps < TIMED_STEPS:
@@ -267,6 +277,25 @@ class _Run:
             if self.step == self.steps:
                 return
             waiting = time.perf_counter()
+
+    def _count(self, labels_BHW: Tensor) -> None:
+        """At the end of the first epoch say which classes did not occur; stop where no pixel counted."""
+        self.pixels_V += labels_BHW.flatten().bincount(minlength=256)
+        if self.step not in (self.steps_per_epoch, self.steps):
+            return
+        classes = self.train_set.classes
+        pixels_K = torch.stack(gathered(self.pixels_V)).sum(0)[: len(classes)]
+        if not pixels_K.any():
+            raise TrainingError(
+                f"No pixel of the {self.step} steps of the first epoch had a class, so there is nothing to learn: "
+                "`whitebox data check` shows what the labels hold."
+            )
+        absent = [name for name, count in zip(classes, pixels_K.tolist(), strict=True) if not count]
+        if absent and self.step == self.steps_per_epoch:
+            more = f" and {len(absent) - 6} more" if len(absent) > 6 else ""
+            names = shown(", ".join(absent[:6]) + more)
+            if self.accelerator.is_main_process:
+                log.warning("Classes without a pixel in the first epoch: %s.", names)
 
     def _refuse(self, loss: float, norm: float, epoch: int, rate: float, names: list[str]) -> NoReturn:
         together = [name for part in gathered(names) for name in part]
@@ -361,6 +390,20 @@ def _check_frozen(config: RunConfig) -> None:
         raise ConfigError(
             f"encoder.train_last={encoder.train_last} changes the tokens, so data.views={config.data.views} cannot be "
             "kept encoded: say store.use=false."
+        )
+
+
+def _look(config: RunConfig, folder: Path) -> None:
+    """See what can be known before the first step, and note what only the user can judge."""
+    data, window = config.data, config.inference.window
+    splits, cure = [data.train_split, data.val_split], "choose another name with --name or folder with -o"
+    for line in preflight(folder, data, splits, training=True, cure=cure):
+        log.warning("%s", shown(line))
+    if window is not None and window != data.crop:
+        log.warning(
+            "inference.window=%s is not data.crop=%s: the model will see other sizes than in training.",
+            window,
+            data.crop,
         )
 
 

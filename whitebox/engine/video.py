@@ -279,7 +279,7 @@ class _Reader:
         if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
             raise DataError("This OpenCV was built without FFmpeg and knows no videos: pip install opencv-python.")
         with silent_decoders():
-            self.capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+            self.capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # 12:30.mp4 is no protocol
         if not self.capture.isOpened():
             self.capture.release()
             raise UnreadableVideoError(
@@ -317,7 +317,7 @@ def _writing(target: Path, fps: float, count: int) -> Iterator[Callable[[Pixels]
             height, width = frame_HW3.shape[:2]
             with silent_decoders():
                 codec = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(temporary), cv2.CAP_FFMPEG, codec, rate, (width, height))
+                writer = cv2.VideoWriter(os.path.abspath(temporary), cv2.CAP_FFMPEG, codec, rate, (width, height))
             if not writer.isOpened():
                 raise DataError(
                     f"OpenCV {cv2.__version__} cannot encode {target} (MPEG-4, {width}x{height} px, {rate:g} frames a "
@@ -330,7 +330,7 @@ def _writing(target: Path, fps: float, count: int) -> Iterator[Callable[[Pixels]
         writer.release()
         # OpenCV does not say when writing fails.
         with silent_decoders():
-            written = cv2.VideoCapture(str(temporary), cv2.CAP_FFMPEG)
+            written = cv2.VideoCapture(os.path.abspath(temporary), cv2.CAP_FFMPEG)
         held = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
         written.release()
         if held != count:
