@@ -158,6 +158,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     clip_grad: float | None = None  # largest L2 norm of all gradients
     decoder_lr: float = 1.0  # the decoder's rate is so many times lr
+    layer_decay: float = 1.0  # an encoder block's rate is so many times that of the block after it
     decay_norms: bool = True  # false: no weight decay of the encoder's LayerNorms
     decay_decoder_norms: bool = True  # false: nor of the decoder's norms (SED)
 
@@ -174,6 +175,7 @@ class OptimConfig:
         known = self.warmup_ratio is None or 0 < self.warmup_ratio <= 1
         require(known, "optim.warmup_ratio", self.warmup_ratio, "it lies in (0, 1]")
         require(0 < self.decoder_lr < math.inf, "optim.decoder_lr", self.decoder_lr, "it must be above 0")
+        require(0 < self.layer_decay <= 1, "optim.layer_decay", self.layer_decay, "it lies in (0, 1]")
         require(self.clip_grad is None or self.clip_grad > 0, "optim.clip_grad", self.clip_grad, "it must be above 0")
 
 

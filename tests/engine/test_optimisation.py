@@ -182,6 +182,22 @@ def test_warm_up() -> None:
     assert learning_rate(0, 100, OptimConfig(lr=1.0, warmup_ratio=0.5)) == 1.0  # there is nothing to warm up
 
 
+def test_rates_fall_towards_the_image() -> None:
+    """Two blocks, decay 1/2: norm 1, last block 1/2, first block 1/4, embeddings 1/8; the decoder has its own."""
+    model = build(EncoderConfig(width=24, depth=2, heads=2, image_size=32), DepictSAConfig(head_dim=8), 3)
+    chosen = OptimConfig(name="adamw", lr=0.8, min_lr=0.0, layer_decay=0.5, decoder_lr=10.0)
+    optimizer = build_optimizer(model, chosen)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    expected = {"norm": 0.8, "blocks.1": 0.4, "blocks.0": 0.2, "patch_embed": 0.1, "pos_embed": 0.1, "cls_token": 0.1}
+    seen = set()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = next((key for key in expected if name.startswith(f"encoder.vit.{key}")), None)
+            assert rates[id(parameter)] == pytest.approx(8.0 if key is None else expected[key]), name
+            seen.add(key)
+    assert seen == {None, *expected}
+
+
 def test_losses_by_name() -> None:
     assert isinstance(build_loss(resolve("depict-sa-tiny").loss, 4), CrossEntropy)
     chosen = ["loss.ignore=mask", "loss.focal=5", "loss.no_object=0.2"]

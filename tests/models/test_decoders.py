@@ -542,3 +542,30 @@ def test_copies_do_not_share_listeners() -> None:
         copied = copy.deepcopy(module)
         copied(torch.randn(1, 6, 48), (2, 3))
         assert activations == {}
+
+
+def test_the_linear_probe_is_a_convolution_behind_batch_normalisation() -> None:
+    """As mmsegmentation's BNHead on the map of tokens, in training and after it; dropout takes whole channels."""
+    linear = DECODERS["segmenter-linear"]
+    generator = torch.Generator().manual_seed(0)
+    z_BND = torch.randn(3, 8, 6, generator=generator) * 3 + 1
+    probe: Any = linear(linear.Config(batch_norm=True), 6, 4)
+    norm, convolution = nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1)
+    with torch.no_grad():
+        probe.head.bias.copy_(torch.randn(4, generator=generator))
+        convolution.weight.copy_(probe.head.weight[:, :, None, None])
+        convolution.bias.copy_(probe.head.bias)
+    for training in (True, False):
+        probe.train(training)
+        norm.train(training)
+        expected = convolution(norm(z_BND.transpose(1, 2).unflatten(2, (2, 4))))
+        torch.testing.assert_close(probe(z_BND, (2, 4)), expected)
+
+    dropping: Any = linear(linear.Config(dropout=0.5), 6, 6)
+    with torch.no_grad():
+        dropping.head.weight.copy_(torch.eye(6))
+    seen = dropping.train()(torch.ones(2, 8, 6), (2, 4))
+    assert set(seen.unique().tolist()) == {0.0, 2.0}
+    assert (seen == seen[:, :, :1, :1]).all()
+    with pytest.raises(ConfigError, match=r"decoder.dropout=1.0 is impossible"):
+        linear.Config(dropout=1.0)

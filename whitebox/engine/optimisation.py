@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch import nn
 from whitebox.config import LossConfig, OptimConfig
 from whitebox.errors import require
 from whitebox.models.losses import ATMLoss, BinaryCrossEntropy, CrossEntropy, DiceCrossEntropy, Loss
+
+_BLOCK = re.compile(r"encoder\.vit\.blocks\.(\d+)\.")
 
 
 def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
@@ -32,8 +35,9 @@ def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
     """SGD (Nesterov) or AdamW over the parameters that are trained.
 
-    They are one group, unless the decoder has a rate of its own (``decoder_lr``), or the norms of the encoder
-    (``decay_norms``) or of the decoder (``decay_decoder_norms``) are not decayed, as in SegViT and SED.
+    They are one group, unless the decoder has a rate of its own (``decoder_lr``), encoder blocks have rates that fall
+    towards the image (``layer_decay``), or the norms of the encoder (``decay_norms``) or of the decoder
+    (``decay_decoder_norms``) are not decayed, as in SegViT and SED.
     """
     groups = _groups(model, optim)
     if optim.name == "adamw":
@@ -54,13 +58,27 @@ def _groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, object]]:
         if not decayed and isinstance(module, kinds) and name.startswith(part)
         for parameter in module.parameters()
     }
+    blocks = [int(found[1]) for name, _ in model.named_parameters() if (found := _BLOCK.match(name))]
+    depth = max(blocks, default=-1) + 1
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = optim.lr * (optim.decoder_lr if name.startswith("decoder.") else 1.0)
+            part = optim.decoder_lr if name.startswith("decoder.") else _layer_rate(name, depth, optim.layer_decay)
+            rate = optim.lr * part
             decay = 0.0 if parameter in undecayed else optim.weight_decay
             groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": chosen, "lr": rate, "weight_decay": decay} for (rate, decay), chosen in groups.items()]
+
+
+def _layer_rate(name: str, depth: int, decay: float) -> float:
+    """Share of the rate that an encoder's parameter gets: 1 behind its blocks, ``decay`` less for each block before it.
+
+    Source: ELECTRA (Clark et al. 2020, arXiv 2003.10555), for ViT as in BEiT (Bao et al. 2022, arXiv 2106.08254).
+    """
+    if decay == 1.0 or name.startswith("encoder.vit.norm."):
+        return 1.0
+    block = _BLOCK.match(name)
+    return decay ** (depth + 1 if block is None else depth - int(block[1]))
 
 
 def build_loss(loss: LossConfig, num_classes: int) -> Loss:
