@@ -120,7 +120,7 @@ def test_each_kind_of_file_says_its_own() -> None:
         "encoders": {"encoder", "about"},
         "decoders": {"encoder", "decoder", "loss", "models"},
         "datasets": {"data", "inference", "recipe"},
-        "recipes": {"data", "inference", "loss", "optim", "train", "datasets"},
+        "recipes": {"encoder", "decoder", "data", "inference", "loss", "optim", "train", "datasets"},
     }
     assert {path.name for path in configs_folder().iterdir()} == set(allowed)
     for kind, sections in allowed.items():
@@ -295,3 +295,31 @@ def test_recipes_of_segvit(
     assert (optim.warmup_steps, optim.warmup_ratio, optim.clip_grad) == (1500, 1e-6, 35)
     assert (optim.decoder_lr, optim.decay_norms) == (10, False)
     assert (config.train.steps, config.train.batch_size, config.loss.name) == (steps, 16, "atm")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pretrained"),
+    [
+        ({}, True),
+        ({"encoder.weights": "file.safetensors"}, False),
+        ({"encoder.random": True}, False),
+        ({"encoder.pretrained": False}, False),
+    ],
+)
+def test_frozen_encoders_are_pretrained_unless_said_otherwise(overrides: dict[str, Any], pretrained: bool) -> None:
+    config = resolve("depict-sa-small", "camvid", overrides, encoder="dinov2-small", recipe="frozen")
+    assert (config.encoder.frozen, config.encoder.pretrained) == (True, pretrained)
+    assert not resolve("depict-sa-small", "camvid").encoder.pretrained
+
+
+def test_recipes_of_encoders() -> None:
+    """The published linear probes are for the linear decoder; fine-tuning takes pretrained weights or a file's."""
+    for probe in ("dinov2-linear", "dinov3-linear"):
+        config = resolve("segmenter-linear-small", "ade20k", encoder="dinov2-small", recipe=probe)
+        assert (config.encoder.frozen, config.decoder.batch_norm, config.train.steps) == (True, True, 40000)
+        assert config.data.crop == config.inference.window == 504  # whole patches of 14 px
+        with pytest.raises(ConfigError, match=r"Unknown key 'decoder.batch_norm' in configs/recipes"):
+            resolve("depict-sa-small", "ade20k", encoder="dinov2-small", recipe=probe)
+    assert resolve("depict-sa-small", "camvid", encoder="dinov2-small", recipe="finetune").encoder.pretrained
+    tuned = resolve("depict-sa-small", "camvid", ["encoder.weights=w"], encoder="dinov2-small", recipe="finetune")
+    assert (tuned.encoder.pretrained, tuned.encoder.weights, tuned.encoder.frozen) == (False, "w", False)

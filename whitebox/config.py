@@ -440,7 +440,8 @@ def resolve(
         dataset: a name of ``whitebox datasets``; None: the defaults, without a dataset's recipe.
         overrides: dotted keys to values, or ``key=value`` strings. ``encoder=NAME`` is as ``encoder``, or any of timm.
         data_root: where datasets live; None: ``$WHITEBOX_DATA``, else ``data``.
-        encoder: a name of ``whitebox encoders``; None: the model's own.
+        encoder: a name of ``whitebox encoders``; None: the model's own. A frozen one is pretrained, unless its weights
+            come from a file or it is said otherwise.
         recipe: a name of ``whitebox recipes``; None: the dataset's own.
 
     Raises:
@@ -466,6 +467,9 @@ def resolve(
     config = _structure(model, str(named["encoder.name"]), str(named["decoder.name"]))
     for differences, origin in layers:
         _merge(config, differences, origin)
+    if "encoder.pretrained" not in chosen:
+        unknown = config.encoder.get("frozen", False) and not config.encoder.random
+        config.encoder.pretrained = config.encoder.weights is None and (unknown or config.encoder.pretrained)
     if config.encoder.image_size is None:
         config.encoder.image_size = config.data.crop
     _follow(config, chosen, before=_united(layers[:-1]))
