@@ -110,6 +110,7 @@ def evaluate_share(weights_of: Path, images: int) -> None:
         model, dataset, config.inference, config.data, workers=0, on_image=lambda index, *_: seen.append(index)
     )
     assert seen == list(range(joined.process_index, images, joined.num_processes))
+    assert list(found.names) == dataset.names[:images]
     sys.stdout.write(f"{found.names} {found.counts_N3K.tolist()}")
 
 

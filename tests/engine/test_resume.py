@@ -12,16 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from child_runs import STEPS, TINY, Quiet, alone, die, lines, same, tiny
+from PIL import Image
 from tiny_runs import configured
 
 import whitebox
 from whitebox import cli
+from whitebox.config import resolve
+from whitebox.data import shapes
 from whitebox.data.shapes import CLASSES
 from whitebox.engine import checkpoint
+from whitebox.engine import resume as resuming
 from whitebox.engine import train as training
 from whitebox.engine.checkpoint import training_states
 from whitebox.engine.header import WEIGHTS
@@ -222,6 +227,92 @@ class TestAnotherConfiguration:
     def test_of_the_model_does_not_fit(self, unbroken: Path) -> None:
         with pytest.raises(CheckpointError, match=r"The training state does not fit this model: .* missing"):
             train(tiny(encoder__depth=3), unbroken, Quiet(), resume=True, allow_changes=True)
+
+
+class TestOtherData:
+    """A run of 4 steps on a folder of 8 and 2 images, whose data change before it goes on."""
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        for split, count in (("train", 8), ("val", 2)):
+            for index in range(count):
+                for part, array in zip(("images", "masks"), shapes.draw(0, split, index, 32), strict=True):
+                    path = tmp_path / "data" / part / split / f"{index}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(np.asarray(array)).save(path)
+        (tmp_path / "data" / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+        return tmp_path / "data"
+
+    @staticmethod
+    def run(data: Path, **options: Any) -> None:
+        drawn = ("data.size", "data.train_length", "data.val_length")
+        settings = {key: value for key, value in TINY.items() if key not in drawn}
+        config = resolve("depict-sa-tiny", "folder", {**settings, "data.path": str(data), "train.eval_every": 0})
+        train(config, data.parent / "run", Quiet(), **options)
+
+    @staticmethod
+    def repaint(path: Path) -> None:
+        Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+
+    def test_is_named_and_refused_but_for_allow_changes(self, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+        self.run(data)
+        before = (data.parent / "run" / "metrics.jsonl").read_bytes()
+
+        def refused(message: str) -> None:
+            with pytest.raises(ConfigError, match=message) as raised:
+                self.run(data, resume=True)
+            assert str(raised.value).endswith("Go on with the old one, or accept the changes with --allow-changes.")
+
+        names = (data / "classes.txt").read_text()
+        (data / "classes.txt").write_text("\n".join([CLASSES[1], CLASSES[0], *CLASSES[2:]]) + "\n")
+        refused(r"started with other data: classes were background, disc, .*, are disc, background, ")
+        (data / "classes.txt").write_text(names)
+        image = (data / "images" / "train" / "3.png").read_bytes()
+        self.repaint(data / "images" / "train" / "3.png")
+        refused(r"other data: images or labels of train have changed\.")
+        (data / "images" / "train" / "3.png").write_bytes(image)
+        self.repaint(data / "masks" / "val" / "1.png")
+        refused(r"other data: images or labels of val have changed\.")
+        for part in ("images", "masks"):
+            (data / part / "train" / "7.png").unlink()
+            (data / part / "train" / "2.png").unlink()
+        refused(r"other data: train had 8 images, has 6; images or labels of val have changed\.")
+        assert (data.parent / "run" / "metrics.jsonl").read_bytes() == before
+        self.run(data, resume=True, allow_changes=True)
+        assert "has 6; images or labels of val have changed. It goes on as you allowed." in caplog.text
+
+    def test_the_same_data_elsewhere_are_the_same(self, data: Path) -> None:
+        self.run(data)
+        moved = shutil.copytree(data, data.parent / "elsewhere")
+        for path in moved.rglob("*.png"):
+            os.utime(path, (1, 1))
+        with pytest.raises(ConfigError, match=r"another configuration: data\.path was"):
+            self.run(moved, resume=True)
+        shutil.rmtree(data)
+        moved.rename(data)
+        self.run(data, resume=True)
+
+    def test_another_version_of_the_code(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run(data)
+        known = resuming.versions()
+        monkeypatch.setattr(resuming, "versions", lambda: {**known, "git_commit": "0123"})
+        with pytest.raises(ConfigError, match=r"another version of the code: git_commit was .*, is 0123\. "):
+            self.run(data, resume=True)
+        self.run(data, resume=True, allow_changes=True)
+
+    def test_a_state_that_does_not_know_its_data(self, data: Path) -> None:
+        self.run(data)
+        states = data.parent / "run" / "checkpoints"
+        state = checkpoint.load_training_state(states)
+        del state["origin"]
+        checkpoint.save_training_state(states, state["step"], state)
+        self.run(data, resume=True)
+
+    @pytest.mark.parametrize("state", [[1], {"step": 4}])
+    def test_a_state_of_something_else(self, state: Any, data: Path) -> None:
+        checkpoint.save_training_state(data.parent / "run" / "checkpoints", 4, state)
+        with pytest.raises(CheckpointError, match="move it away"):
+            self.run(data, resume=True)
 
 
 def command(folder: Path, *more: str) -> list[str]:

@@ -46,7 +46,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: MODEL-DATASET.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, or begin it.")] = False,
     allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="With --resume: go on with another configuration.")
+        bool, typer.Option("--allow-changes", help="With --resume: go on with other settings, data or code.")
     ] = False,
     frozen: Annotated[
         bool, typer.Option("--frozen", help="Train the decoder alone: the same as encoder.frozen=true.")

@@ -204,7 +204,8 @@ def load_training_state(folder: Path) -> dict[str, Any]:
             damaged.append(path.name)
             continue
         state = read_pickle(path)
-        assert isinstance(state, dict)
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path} holds no training state: move it away.")
         if damaged:
             log.warning("%s is damaged (its checksum is wrong); going on from %s.", " and ".join(damaged), path.name)
         return state

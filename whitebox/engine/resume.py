@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from whitebox import config as configuration
 from whitebox.catalog import flatten
 from whitebox.config import RunConfig
+from whitebox.data import SegmentationDataset
+from whitebox.data.fingerprint import data_fingerprint
 from whitebox.engine import checkpoint
-from whitebox.errors import ConfigError, TrainingError
+from whitebox.errors import CheckpointError, ConfigError, TrainingError
+from whitebox.versions import versions
+
+_PARTS = {"step", "config", "model", "optimizer", "scaler", "ema"}  # of a state; since 0.2 also "origin"
+log = logging.getLogger("whitebox")
 
 # A resumed run may differ in these: they do not change what is learned.
 FREE_ON_RESUME = {"data.root", "inference.batch"} | {
@@ -40,21 +48,73 @@ def find_state(config: RunConfig, folder: Path, resume: bool, allow_changes: boo
     if not checkpoint.training_states(folder / "checkpoints") and not (folder / checkpoint.WEIGHTS).exists():
         return None  # stopped before it saved anything, or not begun
     state = checkpoint.load_training_state(folder / "checkpoints")
-    if not allow_changes:
-        _check_same(json.loads(state["config"]), config, folder)
+    if not state.keys() >= _PARTS:
+        raise CheckpointError(f"The newest training state of {folder} is not one of whitebox: move it away.")
+    _settle(folder, "another configuration", _changed_keys(json.loads(state["config"]), config), allow_changes)
     return state
 
 
-def _check_same(saved: dict[str, Any], config: RunConfig, folder: Path) -> None:
+def origin(config: RunConfig, train_set: SegmentationDataset, val_set: SegmentationDataset) -> dict[str, Any]:
+    """What a state says of the data and the code it comes from, beside its configuration.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    known = versions()
+    return {
+        "classes": list(train_set.classes),
+        "data": {
+            split: {"images": len(images), "fingerprint": data_fingerprint(config.data, images.source)}
+            for split, images in ((config.data.train_split, train_set), (config.data.val_split, val_set))
+        },
+        "code": {name: known[name] for name in ("whitebox", "git_commit")},
+    }
+
+
+def check_origin(was: Mapping[str, Any] | None, now: Mapping[str, Any], folder: Path, allow_changes: bool) -> None:
+    """See whether a run that is gone on with has the data and the code it began with; None: a state of before 0.2.
+
+    Raises:
+        ConfigError: it has not, and nobody allowed it.
+    """
+    if was is None:
+        return
+    data = []
+    if was["classes"] != now["classes"]:
+        data.append(f"classes were {_listed(was['classes'])}, are {_listed(now['classes'])}")
+    for split, before in was["data"].items():
+        after = now["data"].get(split, {"images": 0, "fingerprint": ""})
+        if before["images"] != after["images"]:
+            data.append(f"{split} had {before['images']} images, has {after['images']}")
+        elif before["fingerprint"] != after["fingerprint"]:
+            data.append(f"images or labels of {split} have changed")
+    _settle(folder, "other data", data, allow_changes)
+    code = [
+        f"{name} was {before}, is {now['code'].get(name)}"
+        for name, before in was["code"].items()
+        if before != now["code"].get(name)
+    ]
+    _settle(folder, "another version of the code", code, allow_changes)
+
+
+def _settle(folder: Path, what: str, changed: list[str], allow_changes: bool) -> None:
+    if not changed:
+        return
+    found = f"{folder} was started with {what}: {'; '.join(changed)}."
+    if not allow_changes:
+        raise ConfigError(f"{found} Go on with the old one, or accept the changes with --allow-changes.")
+    log.warning("%s It goes on as you allowed.", found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _changed_keys(saved: dict[str, Any], config: RunConfig) -> list[str]:
     was = flatten(configuration.to_dict(configuration.from_dict(saved)))  # with keys it did not know
     now = flatten(configuration.to_dict(config))
-    changed = [
+    return [
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was.keys() | now.keys())
         if key not in FREE_ON_RESUME and was.get(key) != now.get(key)
     ]
-    if changed:
-        raise ConfigError(
-            f"{folder} was started with another configuration: {'; '.join(changed)}. "
-            "Go on with the old one, or accept the changes with --allow-changes."
-        )

@@ -46,7 +46,7 @@ from whitebox.engine.evaluate import Evaluation
 from whitebox.engine.kept import tokens_kept
 from whitebox.engine.log import MetricsLog, Reporter, Silent, StepTimes
 from whitebox.engine.optimisation import learning_rate
-from whitebox.engine.resume import find_state
+from whitebox.engine.resume import check_origin, find_state, origin
 from whitebox.engine.update import Learner
 from whitebox.engine.views import EncodedViews, Views, encoded_views
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
@@ -87,7 +87,7 @@ def train(
         folder: of the run.
         reporter: told how it goes, on the main process.
         resume: go on from the newest training state; where a run was stopped before its first, begin.
-        allow_changes: a run to go on with may have had another configuration.
+        allow_changes: a run to go on with may have had another configuration, other data or other code.
         device: see ``--device``.
 
     Raises:
@@ -110,7 +110,8 @@ def train(
     try:
         with one_writer(folder, "choose another name with --name or folder with -o") as lock:
             state = find_state(config, folder, resume, allow_changes)
-            run = _Run(config, folder, reporter if accelerator.is_main_process else Silent(), accelerator, state, lock)
+            watching = reporter if accelerator.is_main_process else Silent()
+            run = _Run(config, folder, watching, accelerator, state, lock, allow_changes)
             with run.signals:
                 try:
                     return run.train()
@@ -133,6 +134,7 @@ class _Run:
         accelerator: Accelerator,
         state: dict[str, Any] | None,
         lock: Lock,
+        allow_changes: bool,
     ) -> None:
         self.config, self.folder, self.reporter, self.accelerator = config, folder, reporter, accelerator
         self.lock = lock
@@ -154,6 +156,14 @@ class _Run:
                 f"{config.data.name} has {len(self.train_set)} training images, fewer than one batch: "
                 f"set train.batch_size to at most {len(self.train_set)}."
             )
+        self.origin: dict[str, Any] = {}
+
+        def compare() -> None:
+            self.origin = origin(config, self.train_set, self.val_set)
+            if state is not None:
+                check_origin(state.get("origin"), self.origin, folder, allow_changes)
+
+        on_main(compare)
         self.steps = config.train.steps or self.steps_per_epoch * config.train.epochs
         self.step = self.saved_at = self.first_step = min(int(state["step"]), self.steps) if state is not None else 0
         self.learner = Learner(built, config, accelerator, state)
@@ -320,7 +330,7 @@ class _Run:
 
     def _save(self) -> None:
         weights, state = self.learner.state()
-        state |= {"step": self.step, "config": json.dumps(configuration.to_dict(self.config))}
+        state |= {"step": self.step, "config": json.dumps(configuration.to_dict(self.config)), "origin": self.origin}
 
         def write() -> None:
             self.lock.check()

@@ -31,3 +31,8 @@ def test_same_seed_same_interval() -> None:
 def test_nested_estimates() -> None:
     found = estimates(np.array([[1.0, 10.0], [1.0, 10.0]]))
     assert found == [{"value": 1.0, "low": 1.0, "high": 1.0}, {"value": 10.0, "low": 10.0, "high": 10.0}]
+
+
+def test_as_many_are_drawn_as_there_are() -> None:
+    """Of 0 and 1, two draws mean 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4: the middle 40 % are 1/2."""
+    assert [float(end) for end in mean_interval([0.0, 1.0], level=0.4)] == [0.5, 0.5, 0.5]

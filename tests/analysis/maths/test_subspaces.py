@@ -128,3 +128,9 @@ def test_gram_stacks_the_heads() -> None:
     heads = RNG.standard_normal((2, 3, 7))
     np.testing.assert_allclose(gram(heads)[:3, 3:], heads[0] @ heads[1].T)
     assert gram(heads).shape == (6, 6)
+
+
+def test_the_range_of_random_matrices_holds_95_percent() -> None:
+    """Of a standard normal number: 1.96 on either side, to four standard errors of that percentile."""
+    found = random_numbers(lambda drawn: {"first": float(drawn[0, 0])}, (1, 2), draws=6000, seed=0)["first"]
+    assert found["low"] == pytest.approx(-1.96, abs=0.14) and found["high"] == pytest.approx(1.96, abs=0.14)
