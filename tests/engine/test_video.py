@@ -326,7 +326,7 @@ class TestOutput:
     def test_opencv_without_ffmpeg(self, tmp_path, monkeypatch):
         path = write_video(tmp_path / "clip.mp4", CLIP[:2])
         monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: backend != cv2.CAP_FFMPEG)
-        with pytest.raises(DataError, match=r"built without FFmpeg .* pip install opencv-python"):
+        with pytest.raises(DataError, match=r"built without FFmpeg .* pip install opencv-python-headless"):
             run([path], tmp_path / "out")
 
 

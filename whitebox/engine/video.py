@@ -277,7 +277,9 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
-            raise DataError("This OpenCV was built without FFmpeg and knows no videos: pip install opencv-python.")
+            raise DataError(
+                "This OpenCV was built without FFmpeg and knows no videos: pip install opencv-python-headless."
+            )
         with silent_decoders():
             self.capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # 12:30.mp4 is no protocol
         if not self.capture.isOpened():
@@ -321,7 +323,7 @@ def _writing(target: Path, fps: float, count: int) -> Iterator[Callable[[Pixels]
             if not writer.isOpened():
                 raise DataError(
                     f"OpenCV {cv2.__version__} cannot encode {target} (MPEG-4, {width}x{height} px, {rate:g} frames a "
-                    "second): pip install opencv-python has the codec; larger than 8191 px is not possible."
+                    "second): pip install opencv-python-headless has the codec; larger than 8191 px is not possible."
                 )
         writer.write(cv2.cvtColor(frame_HW3, cv2.COLOR_RGB2BGR))
 
