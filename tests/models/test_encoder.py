@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 
@@ -88,6 +89,29 @@ def test_other_transformers_keep_the_conventions_of_timm(name: str) -> None:
     module = randomised(Encoder(EncoderConfig(name=name, image_size=56, **SMALL)).eval())
     images = torch.randn(1, 3, 42, 70)
     torch.testing.assert_close(module.tokens(images), module.vit.forward_features(images))
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5), (9, 2), (37, 41)])
+def test_positions_as_the_authors_of_dinov2_resample_them(grid: tuple[int, int]) -> None:
+    """Place i of the new grid lies at (i + 0.5) / (n + 0.1) * m - 0.5 of the old one; bicubic by hand, a = -0.75."""
+    module = randomised(encoder("vit_small_patch14_dinov2", image_size=56, positions="dinov2"))
+    with record(module, "input") as heard:
+        module(torch.zeros(1, 3, 14 * grid[0], 14 * grid[1]))
+    positions_hwD = module.vit.pos_embed[0, 1:].unflatten(0, (4, 4)).double()
+
+    def weights(many: int) -> torch.Tensor:
+        table = torch.zeros(many, 4, dtype=torch.float64)
+        for place in range(many):
+            at = (place + 0.5) * (1 / ((many + 0.1) / 4)) - 0.5 if many != 4 or grid != (4, 4) else float(place)
+            for near in range(math.floor(at) - 1, math.floor(at) + 3):
+                x, a = abs(at - near), -0.75
+                weight = (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * (x**3 - 5 * x**2 + 8 * x - 4)
+                table[place, min(max(near, 0), 3)] += weight
+        return table
+
+    expected = torch.einsum("hi,wj,ijD->hwD", weights(grid[0]), weights(grid[1]), positions_hwD).flatten(0, 1)
+    patches = heard["input"][0, 1:] - module.vit.patch_embed.proj.bias
+    torch.testing.assert_close(patches.double(), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_pixel_statistics() -> None:

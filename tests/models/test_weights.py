@@ -83,8 +83,10 @@ def test_unwrapped(kind: str, tmp_path: Path) -> None:
     assert str(tmp_path / "w.pth") in str(loaded.load_report)
 
 
-def test_where_it_lay_is_said(tmp_path: Path) -> None:
+def test_where_it_lay_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded = loads(WRAPPED["DINO"](state()), tmp_path)
+    path = tmp_path / "w.pth"
+    assert caplog.messages == [f"{path} also holds weights in student/backbone; those in teacher/backbone are taken."]
     assert str(loaded.load_report).startswith(f"{tmp_path / 'w.pth'} in teacher/backbone: encoder weights; all ")
 
 

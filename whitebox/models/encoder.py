@@ -16,6 +16,7 @@ position embeddings resampled bicubically, and in the Shrunk form one block that
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import re
 import sys
@@ -43,6 +44,7 @@ from whitebox.models.unused import freeze_unused, unused_parameters
 from whitebox.models.weights import LoadReport, load_strictly, read_content, renamed, tensors_sha256, unwrap
 
 Grid = tuple[int, int]
+log = logging.getLogger("whitebox")
 
 SEGMENTER_FAMILY = re.compile(r"(vit_(tiny|small|base|large)_patch(8|16|32)_(224|384)|deit_\w+_distilled_\w+)(\.|$)")
 STATISTICS = {"vit": ((0.5,) * 3, (0.5,) * 3), "deit": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}  # of pixels 0..1
@@ -83,7 +85,7 @@ class EncoderConfig:
     depth: int | None = None
     heads: int | None = None
     positions: str | None = (
-        None  # resampled as in segmenter | mmseg | timm; None: segmenter's for its family, or timm's
+        None  # resampled as in segmenter | mmseg | dinov2 | timm; None: segmenter's for its family, or timm's
     )
     class_token: bool = True  # False: class tokens are dropped before the first block (SegViT)
     final_norm: bool = True  # False: neither the last LayerNorm nor the classifier behind it (SegViT)
@@ -103,8 +105,8 @@ class EncoderConfig:
         known = self.normalization is None or self.normalization in STATISTICS
         require(known, "encoder.normalization", self.normalization, f"choose {' or '.join(STATISTICS)}")
         require(not (self.pretrained and self.weights), "encoder.weights", self.weights, "not with pretrained=true")
-        known = self.positions in (None, "segmenter", "mmseg", "timm")
-        require(known, "encoder.positions", self.positions, "choose segmenter, mmseg or timm")
+        known = self.positions in (None, "segmenter", "mmseg", "dinov2", "timm")
+        require(known, "encoder.positions", self.positions, "choose segmenter, mmseg, dinov2 or timm")
         require(
             self.shrink is None or not self.class_token,
             "encoder.shrink",
@@ -351,7 +353,10 @@ class Encoder(nn.Module):
         if old[0] * old[1] == new[0] * new[1] if how == "segmenter" else old == new:
             return embedding_1ND
         front, patches = embedding_1ND[:, :prefix], embedding_1ND[:, prefix:]
-        patches = resample(patches, old, new, "bilinear" if how == "segmenter" else "bicubic")
+        if how == "dinov2":
+            patches = resample_as_dinov2(patches, old, new)
+        else:
+            patches = resample(patches, old, new, "bilinear" if how == "segmenter" else "bicubic")
         return torch.cat([front, patches], dim=1)
 
     def _hears_attention(self, taps: EncoderLayerTaps) -> bool:
@@ -428,6 +433,8 @@ class Encoder(nn.Module):
                 f"{source} holds no Vision Transformer by the names of timm, mmsegmentation or its authors (a file for "
                 "the package transformers has others: take the one of timm or of the authors)."
             )
+        if found.others:
+            log.warning("%s also holds weights in %s; those in %s are taken.", source, found.others[0], found.place)
         tensors = self._by_timm(found.tensors, source)
         # what makes no token is neither asked of a file nor taken from it
         idle = {name.removeprefix("vit.") for name in self._idle} - set(_PREFIX)
@@ -505,6 +512,17 @@ def resample(embedding_1ND: Tensor, old: Grid, new: Grid, mode: str) -> Tensor:
     """Embeddings of the places of one grid -> those of another; half-pixel centres, no antialiasing."""
     map_1Dhw = embedding_1ND.transpose(1, 2).unflatten(2, old)
     return F.interpolate(map_1Dhw, size=new, mode=mode, align_corners=False).flatten(2).transpose(1, 2)
+
+
+def resample_as_dinov2(embedding_1ND: Tensor, old: Grid, new: Grid) -> Tensor:
+    """As ``resample``, bicubically, in steps a little smaller than the patches of the new grid.
+
+    Source: the released models of DINOv2 without registers (Oquab et al. 2023), ``interpolate_offset=0.1``; those with
+    registers, and timm, take the grid as it is and smooth before they sample.
+    """
+    map_1Dhw = embedding_1ND.transpose(1, 2).unflatten(2, old)
+    scales = [(many + 0.1) / few for few, many in zip(old, new, strict=True)]
+    return F.interpolate(map_1Dhw, scale_factor=scales, mode="bicubic").flatten(2).transpose(1, 2)
 
 
 def _pixel_statistics(name: str | None, timm_config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,7 +9,7 @@ import hashlib
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -79,10 +79,16 @@ def read_content(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors of one model by their names in it, and where in a checkpoint they lay (empty: they are all of it)."""
+    """Tensors of one model by their names in it.
+
+    Attributes:
+        place: where in a checkpoint they lay; empty: they are all of it.
+        others: where others lay that would have fitted as well.
+    """
 
     tensors: dict[str, Tensor]
     place: str
+    others: tuple[str, ...] = ()
 
 
 def unwrap(
@@ -123,7 +129,10 @@ def unwrap(
                 found.append(StateDict(inside, "/".join(filter(None, (place, start.removesuffix("."))))))
     if not found:
         return None
-    return max(found, key=lambda each: (fit(each.tensors), _AVERAGED.search(each.place) is not None))
+    fits = [fit(each.tensors) for each in found]
+    best = [each for each, how_well in zip(found, fits, strict=True) if how_well == max(fits)]
+    chosen = max(best, key=lambda each: _AVERAGED.search(each.place) is not None)
+    return replace(chosen, others=tuple(each.place for each in best if each is not chosen))
 
 
 _AVERAGED = re.compile(r"ema|teacher|averaged|swa", re.IGNORECASE)
