@@ -158,6 +158,51 @@ def test_registers_as_the_authors_of_dinov2_store_them(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.vit.cls_token, theirs["cls_token"] + theirs["pos_embed"][:, 0])
 
 
+CLIP_NAMES = {
+    "ln_1": "norm1",
+    "ln_2": "norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "attn.proj",
+}
+
+
+def openai_clip(own: Tensors) -> Tensors:
+    """A tower of timm's by the names of OpenAI's CLIP, beside a text tower."""
+    theirs = {"text_projection": torch.ones(2, 2), "transformer.resblocks.0.ln_1.weight": torch.ones(2)}
+    theirs |= {"visual.proj": torch.randn(48, 512), "logit_scale": torch.ones(())}
+    for name, tensor in own.items():
+        part = name.removeprefix("blocks.")
+        for ours, its in (("attn.qkv.weight", "attn.in_proj_weight"), ("attn.qkv.bias", "attn.in_proj_bias")):
+            part = part.replace(ours, its)
+        for its, ours in CLIP_NAMES.items():
+            part = part.replace(ours, its)
+        whole = {
+            "cls_token": "class_embedding",
+            "pos_embed": "positional_embedding",
+            "norm_pre.weight": "ln_pre.weight",
+        }
+        whole |= {"norm_pre.bias": "ln_pre.bias", "norm.weight": "ln_post.weight", "norm.bias": "ln_post.bias"}
+        whole["patch_embed.proj.weight"] = "conv1.weight"
+        if not name.startswith("head."):
+            renamed = whole.get(name, f"transformer.resblocks.{part}")
+            theirs[f"visual.{renamed}"] = tensor.flatten(0, 1) if renamed == "positional_embedding" else tensor
+    theirs["visual.class_embedding"] = theirs["visual.class_embedding"].flatten()
+    theirs["visual.positional_embedding"] = own["pos_embed"][0]
+    return theirs
+
+
+def test_openais_clip(tmp_path: Path) -> None:
+    name = "vit_base_patch16_clip_quickgelu_224"
+    own = state(name=name)
+    loaded = loads(openai_clip(own), tmp_path, name=name)
+    for key, value in own.items():
+        if not key.startswith("head."):
+            torch.testing.assert_close(loaded.vit.state_dict()[key], value)
+    with pytest.raises(CheckpointError, match="its patches are 16 px wide, those of vit_base_patch32_clip_224 32 px"):
+        loads(openai_clip(own), tmp_path, name="vit_base_patch32_clip_224")
+
+
 def test_positions_of_another_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
     name = "vit_small_patch14_dinov2"
     own = state(name=name, image_size=70)

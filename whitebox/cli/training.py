@@ -49,7 +49,7 @@ def train(
         bool, typer.Option("--allow-changes", help="With --resume: go on with other settings, data or code.")
     ] = False,
     frozen: Annotated[
-        bool, typer.Option("--frozen", help="Train the decoder alone: the same as encoder.frozen=true.")
+        bool, typer.Option("--frozen", help="Train the decoder alone, on the encoder's pretrained weights.")
     ] = False,
     random_encoder: Annotated[
         bool, typer.Option("--random-encoder", help="With --frozen: although the encoder's weights are random.")
@@ -67,7 +67,7 @@ def train(
     whitebox train depict-ca-tiny
     whitebox train segmenter-mask-small --dataset ade20k encoder.pretrained=true
     whitebox train depict-sa-tiny --dataset camvid --data-root data optim.lr=0.01 train.epochs=20
-    whitebox train depict-sa-small --encoder dinov2-small --dataset camvid encoder.pretrained=true
+    whitebox train depict-sa-small --encoder dinov2-small --frozen --dataset camvid
     """
     from whitebox.config import resolve, to_yaml
 
@@ -78,6 +78,9 @@ def train(
         "train.compile": compile,
     }
     chosen = [*(overrides or ()), *(f"{key}=true" for key, on in switches.items() if on)]
+    elsewhere = any(each.startswith(("encoder.pretrained=", "encoder.weights=")) for each in chosen)
+    if frozen and not random_encoder and not elsewhere:
+        chosen.append("encoder.pretrained=true")
     config = resolve(model, dataset, chosen, data_root, encoder=encoder, recipe=recipe)
     if print_config:
         typer.echo(to_yaml(config), nl=False)

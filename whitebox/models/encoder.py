@@ -453,7 +453,13 @@ class Encoder(nn.Module):
         vit, found = self.vit, dict(tensors)
         if "layers.0.ln1.weight" in tensors:
             found = {renamed(name, MMSEG_NAMES): tensor for name, tensor in tensors.items()}
-        patches = found.get("patch_embed.proj.weight")
+        names = (
+            "patch_embed.proj.weight",
+            "visual.conv1.weight",
+            "conv1.weight",
+            "preprocessor.patchifier.proj.weight",
+        )
+        patches = next((found[name] for name in names if name in found), None)
         if patches is not None and patches.dim() == 4 and patches.shape[-1] != self.patch_size:
             raise CheckpointError(
                 f"{source} does not fit this model: its patches are {patches.shape[-1]} px wide, those of "

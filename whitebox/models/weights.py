@@ -116,7 +116,7 @@ def unwrap(
     Raises:
         CheckpointError: two tensors would get one name.
     """
-    pattern = re.compile(rf"((?:.+?\.)?)(?:{'|'.join(signs)})")
+    pattern = re.compile(rf"((?:.+?\.)??)(?:{'|'.join(signs)})")
     found: list[StateDict] = []
     for place, named in _nested(content):
         tensors = _bare(named, place)
