@@ -115,7 +115,10 @@ def test_every_dataset_resolves(dataset: str) -> None:
         (["optim.warmup_ratio=0"], r"^optim.warmup_ratio=0.0 is impossible: it lies in \(0, 1\].$"),
         (["optim.decoder_lr=0"], r"^optim.decoder_lr=0.0 is impossible"),
         (["train.steps=0"], r"^train.steps=0 is impossible: it must be at least 1, or null.$"),
-        (["encoder.positions=linear"], r"^encoder.positions='linear' is impossible: choose segmenter, mmseg or timm.$"),
+        (
+            ["encoder.positions=linear"],
+            r"^encoder.positions='linear' is impossible: choose segmenter, mmseg, dinov2 or timm.$",
+        ),
         (["encoder.shrink=4"], r"^encoder.shrink=4 is impossible: a class token has no place on the grid"),
     ],
 )

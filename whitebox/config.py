@@ -35,6 +35,8 @@ from whitebox.catalog import (
 from whitebox.errors import ConfigError, require
 from whitebox.text import require_text
 
+LONGEST = 16_384  # px of a side that images are resized, cropped or windowed to
+
 
 @dataclass
 class DataConfig:
@@ -79,6 +81,8 @@ class DataConfig:
             require(inside, f"data.{key}", split, "it names a folder or list inside the dataset")
         for key in ("resize", "crop", "size", "train_length", "val_length"):
             require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "it must be at least 1")
+        for key in ("resize", "train_resize", "crop", "size"):
+            require_side(f"data.{key}", getattr(self, key))
         known = self.mean_over in ("occurring", "labelled")
         require(known, "data.mean_over", self.mean_over, "choose occurring or labelled")
         require(self.views is None or self.views >= 1, "data.views", self.views, "it must be at least 1, or null")
@@ -259,17 +263,23 @@ class InferenceConfig:
             self.stride = None  # settings that mean the same are the same
         for key, value in (("window", self.window), ("stride", self.stride), ("batch", self.batch)):
             require(value is None or value >= 1, f"inference.{key}", value, "it must be at least 1")
+        require_side("inference.window", self.window)
         if self.window is not None:
             need = f"at most window={self.window}"
             require(self.stride is not None and self.stride <= self.window, "inference.stride", self.stride, need)
         require(
-            len(self.scales) > 0 and all(scale > 0 for scale in self.scales),
+            0 < len(self.scales) <= 100 and all(0 < scale <= 100 for scale in self.scales),
             "inference.scales",
             list(self.scales),
-            "it takes numbers above 0",
+            "it takes numbers above 0, and at most 100",
         )
         require(self.topk is None or self.topk >= 1, "inference.topk", self.topk, "it must be at least 1, or null")
         require(self.scores in ("shares", "softmax"), "inference.scores", self.scores, "choose shares or softmax")
+
+
+def require_side(key: str, pixels: int | None) -> None:
+    """Bound a side of images, which memory grows with: a saved configuration may be somebody else's."""
+    require(pixels is None or pixels <= LONGEST, key, pixels, f"it can be {LONGEST} px at most")
 
 
 MULTISCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

@@ -105,6 +105,9 @@ class TestWeights:
             ("data.name", "../../x", r"data.name='../../x' is impossible: it names files"),
             ("data.train_split", "../x", r"data.train_split='../x' is impossible: it names a folder"),
             ("data.val_split", "/x", r"data.val_split='/x' is impossible: it names a folder"),
+            ("data.resize", 10**9, r"data.resize=1000000000 is impossible: it can be 16384 px at most"),
+            ("inference.window", 10**9, r"inference.window=1000000000 is impossible: it can be 16384 px"),
+            ("inference.scales", [1e9], r"inference.scales=\[1000000000.0\] is impossible: it takes numbers above 0"),
             ("data.scale_range", 1, r"data.scale_range=1 in the saved configuration"),
             ("optim.lr", "fast", r"optim.lr='fast' in the saved configuration"),
         ],
@@ -122,6 +125,16 @@ class TestWeights:
             whitebox.load_model(path)
         assert "\n" not in str(raised.value)
         assert "secret" not in str(raised.value)
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), "int8"])
+    def test_numbers_that_are_none(self, saved: tuple[Path, Segmentor], bad: object) -> None:
+        path, header = saved[0], checkpoint.read_header(saved[0])
+        tensors = load_file(path)
+        name = "decoder.layers.0.basis"
+        tensors[name] = tensors[name].to(torch.int8) if bad == "int8" else torch.full_like(tensors[name], bad)
+        save_file(tensors, path, metadata={"whitebox": json.dumps(header)})
+        with pytest.raises(CheckpointError, match=rf"model.safetensors: {name} holds (int8 where|NaN or infinite)"):
+            whitebox.load_model(path)
 
     def test_nothing_is_resolved(self, saved: tuple[Path, Segmentor], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SECRET", "secret")

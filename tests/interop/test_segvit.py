@@ -55,6 +55,13 @@ def test_what_is_read_off_the_checkpoint(content: dict[str, Any], tmp_path: Path
     assert not model.training
 
 
+def test_saved_from_a_wrapped_model(content: dict[str, Any], tmp_path: Path) -> None:
+    image, (expected, _) = torch.rand(1, 3, 64, 64), load_run(saved(content, tmp_path))
+    wrapped = {f"module.{name}": tensor for name, tensor in content["state_dict"].items()}
+    model, _ = load_run(saved({**content, "state_dict": wrapped}, tmp_path))
+    assert torch.equal(model(image), expected(image))
+
+
 def test_whole_images(content: dict[str, Any], tmp_path: Path) -> None:
     assert "mode='slide'" in content["meta"]["config"]
     config_without("mode='slide'", "mode='whole'")(content)
