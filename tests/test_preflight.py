@@ -14,7 +14,7 @@ from tiny_runs import tiny_run
 from whitebox.config import DataConfig
 from whitebox.data import learnable
 from whitebox.data.preflight import preflight
-from whitebox.errors import DataError, OutputError
+from whitebox.errors import ConfigError, DataError, OutputError
 
 Call = Callable[..., tuple[int, str, str]]
 TRAIN = ["train", "segmenter-linear-tiny", "--dataset", "folder"]
@@ -104,7 +104,7 @@ def shapes_classes() -> tuple[str, ...]:
 class TestOutput:
     @pytest.mark.parametrize("name", ["n" * 300, "/".join(["n" * 200] * 30)])
     def test_names_too_long(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(OutputError, match=r"its name is too long; choose a shorter one"):
+        with pytest.raises(ConfigError, match=r"is too long for a file or folder: choose a shorter one"):
             preflight(tmp_path / name)
 
     def test_a_file_in_the_way(self, tmp_path: Path) -> None:
@@ -133,7 +133,14 @@ class TestOutput:
             ["compare", run, run],
         ):
             line = refused(call, *arguments, "-o", tmp_path / ("n" * 300))
-            assert "its name is too long" in line
+            assert "is too long for a file or folder" in line
+        for arguments in (
+            ["eval", "n" * 300],
+            ["render", "n" * 300],
+            ["predict", run, "n" * 300],
+            ["summary", "n" * 300],
+        ):
+            assert "is too long for a file or folder" in refused(call, *arguments)
         monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != run)
         assert "Permission denied" in refused(call, "eval", run)
 

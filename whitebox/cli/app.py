@@ -31,7 +31,7 @@ class App(typer.Typer):
             @functools.wraps(function)
             def expanded(**given: Any) -> Any:
                 given = {key: _expanded(value) for key, value in given.items()}
-                _look_at_output(given)
+                _look_before_work(given)
                 return function(**given)
 
             register(expanded)
@@ -46,16 +46,20 @@ def _expanded(value: Any) -> Any:
     return value.expanduser() if isinstance(value, Path) else value
 
 
-def _look_at_output(given: Mapping[str, Any]) -> None:
-    """See, before any work, that a command can write: at ``--output``, else in the folders of its runs."""
-    if "output" not in given:
-        return
-    from whitebox.data.preflight import preflight
+def _look_before_work(given: Mapping[str, Any]) -> None:
+    """See that paths can be such, and that a command can write: at ``--output``, else in the folders of its runs."""
+    from whitebox.data.preflight import preflight, require_path
 
-    runs = [Path(item) for item in (*(given.get("runs") or ()), given.get("run")) if item]
-    folders = [run if run.is_dir() else run.parent for run in runs if run.exists()]
-    for folder in [given["output"]] if given["output"] is not None else folders:
-        preflight(folder)
+    for value in given.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Path) or (isinstance(item, str) and isinstance(value, list) and "=" not in item):
+                require_path(Path(item))
+    if "output" in given and given["output"] is None:
+        named = [given.get("run"), *(given["runs"] if isinstance(given.get("runs"), list) else ())]
+        for run in (Path(each) for each in named if each and os.path.exists(each)):
+            preflight(run if run.is_dir() else run.parent)
+    elif given.get("output") is not None:
+        preflight(given["output"])
 
 
 app = App(

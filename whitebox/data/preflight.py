@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whitebox.config import DataConfig
-from whitebox.errors import DataError, OutputError
+from whitebox.errors import ConfigError, DataError, OutputError
 from whitebox.text import require_text
 
 _FILES = 160  # bytes: what is written below an output folder has paths about so long
@@ -56,21 +56,27 @@ def preflight(
     return notes
 
 
-def _require_writable(path: Path, cure: str) -> None:
+def require_path(path: Path) -> None:
+    """See that ``path`` can be one: not too long, and text that can be saved.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     require_text(str(path), "The path")
     there = Path(os.path.abspath(path))
-    problem = 0
     longest = max((len(os.fsencode(part)) for part in there.parts), default=0)
     if len(os.fsencode(there)) + _FILES > os.pathconf("/", "PC_PATH_MAX") or longest > os.pathconf("/", "PC_NAME_MAX"):
-        problem = errno.ENAMETOOLONG
-    else:
-        while not os.path.lexists(there):
-            there = there.parent
-        if there.is_file() and there != Path(os.path.abspath(path)):
-            problem = errno.ENOTDIR
-        elif not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):
-            problem = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
-    if problem == errno.ENAMETOOLONG:
-        raise OutputError(f"Cannot write {str(path)[:60]}...: its name is too long; choose a shorter one.")
+        raise ConfigError(f"The name {str(path)[:60]}... is too long for a file or folder: choose a shorter one.")
+
+
+def _require_writable(path: Path, cure: str) -> None:
+    require_path(path)
+    there, problem = Path(os.path.abspath(path)), 0
+    while not os.path.lexists(there):
+        there = there.parent
+    if there.is_file() and there != Path(os.path.abspath(path)):
+        problem = errno.ENOTDIR
+    elif not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):
+        problem = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
     if problem:
         raise OutputError(f"Cannot write {path}: {os.strerror(problem)}; {cure}.")

@@ -656,7 +656,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
     for name in meta["classes"]:
         if not isinstance(name, str | int) or isinstance(name, bool):
             raise DataError(f'"classes" in {path} holds {name!r:.60}, which is no name: write names in quotes.')
-    return {**meta, "classes": [str(name).strip() for name in meta["classes"]]}
+    return {**meta, "classes": [str(name) for name in meta["classes"]]}
 
 
 def _checked(names: Sequence[str], origin: str) -> Classes:
