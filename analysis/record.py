@@ -262,7 +262,7 @@ def measured_scores(
     found = scores(counts_N3K, mean_over)
     interval = bootstrap(counts_N3K, resamples, seed, mean_over=mean_over)
     labels_K = counts_N3K[:, 2].sum(0)
-    share_K = labels_K / max(1, labels_K.sum())
+    share_K = labels_K / max(1, int(labels_K.sum()))
 
     def ranged(value: float, low_high: Sequence[float]) -> dict[str, float]:
         return {"value": float(value), "low": float(low_high[0]), "high": float(low_high[1])}

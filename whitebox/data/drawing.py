@@ -29,7 +29,7 @@ def _triangle(x: Array, y: Array) -> Array:
 
 def _star(x: Array, y: Array) -> Array:
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
-    return radius - np.float32(0.95) - np.float32(0.2) * np.cos(5 * angle)
+    return np.subtract(radius - np.float32(0.95), np.float32(0.2) * np.cos(5 * angle))
 
 
 def _cross(x: Array, y: Array) -> Array:
