@@ -130,6 +130,7 @@ class LossConfig:
     ignore: str = "negative"  # atm, pixels without a label: negative, as in SegViT's released code | mask, left out
     classification: float = 1.0  # weights of the other terms of atm
     focal: float = 20.0
+    names: int | None = None  # of binary-cross-entropy: classes of a step, its images' and random others; null: all
     no_object: float = 0.1  # of atm: weight of a class that is not in an image
 
     def __post_init__(self) -> None:
@@ -140,6 +141,7 @@ class LossConfig:
             value = getattr(self, key)
             require(value is None or 0 <= value < math.inf, f"loss.{key}", value, "it cannot be negative")
         require(0 < self.no_object < math.inf, "loss.no_object", self.no_object, "it must be above 0")
+        require(self.names is None or self.names >= 1, "loss.names", self.names, "it must be at least 1, or null")
         weights = self.class_weights
         if weights is not None:
             known = all(0 <= weight < math.inf for weight in weights) and any(weights)
@@ -189,6 +191,7 @@ class TrainConfig:
 
     epochs: int = 64
     steps: int | None = None  # optimiser steps, instead of epochs
+    contrast_steps: int = 1250  # of the tiny CLIP of open-shapes, before the first training with it
     batch_size: int = 8  # total over processes and accumulation: what the recipe means
     micro_batch: int | None = None  # images in one forward pass; null: as many as batch_size
     precision: str = "fp32"  # fp32 | bf16 | fp16
@@ -205,7 +208,7 @@ class TrainConfig:
     trackers: list[str] = field(default_factory=list)  # tensorboard, wandb, mlflow
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "log_every", "save_every"):
+        for key in ("epochs", "batch_size", "log_every", "save_every", "contrast_steps"):
             require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "it must be at least 1")
         require(
             self.save_every_steps is None or self.save_every_steps >= 1,

@@ -8,7 +8,7 @@ from whitebox.config import DataConfig, resolve
 from whitebox.data import build_dataset, dataset_info, open_shapes
 from whitebox.errors import ConfigError
 
-MEANS, COVERED = (107.32, 89.54, 110.11, 98.67), (0.6208, 0.5161, 0.4028, 0.5166)
+MEANS, COVERED = (107.85, 89.54, 110.20, 97.55), (0.6208, 0.5161, 0.4028, 0.5166)
 
 
 def pairs_of(group: str) -> set[tuple[str, str]]:

@@ -1,24 +1,31 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
+from whitebox.cli.progress import TrainingProgress
+from whitebox.config import resolve
 from whitebox.data import open_shapes
 from whitebox.engine.contrast import (
     ContrastConfig,
     captions,
+    encoder_of,
+    keep_towers,
     kept_at,
-    kept_towers,
     matched_loss,
     rate,
     spoken,
     trained_clip,
     turned,
 )
-from whitebox.errors import TrainingError
+from whitebox.engine.log import Silent
+from whitebox.engine.train import train
+from whitebox.errors import ConfigError, TrainingError
 from whitebox.models.clip import CLIPConfig, CLIPEncoder
 from whitebox.models.text import PLAIN
 
@@ -103,13 +110,55 @@ def test_a_loss_that_is_not_finite_ends_it() -> None:
 
 def test_towers_are_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path))
-    path = kept_towers(ENCODER, QUICK)
+    path = keep_towers(ENCODER, QUICK)
     assert path == kept_at(ENCODER, QUICK)
     assert tmp_path in path.parents
     steps: list[int] = []
-    assert kept_towers(ENCODER, QUICK, lambda done, total: steps.append(done)) == path
+    assert keep_towers(ENCODER, QUICK, lambda done, total: steps.append(done)) == path
     assert steps == []
     loaded, trained = CLIPEncoder(replace(ENCODER, weights=str(path))), trained_clip(ENCODER, QUICK)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in trained.state_dict().items())
     assert kept_at(ENCODER, replace(QUICK, seed=1)) != path
     assert kept_at(replace(ENCODER, text_layers=2), QUICK) != path
+
+
+# --- before a training -----------------------------------------------------------------------------------------------
+
+QUICK_RUN = {
+    "train.steps": 1,
+    "train.batch_size": 2,
+    "train.workers": 0,
+    "train.contrast_steps": 1,
+    "data.train_length": 4,
+    "data.val_length": 1,
+    "encoder.text_layers": 1,
+}
+
+
+def test_a_training_begins_with_the_contrastive_stage_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("whitebox.engine.contrast.ContrastConfig", partial(ContrastConfig, portraits=70))
+    config = resolve("sed-tiny", "open-shapes", QUICK_RUN)
+    for name in ("first", "second"):
+        with TrainingProgress() as progress:
+            model, _ = train(config, tmp_path / name, progress)
+    (kept,) = (tmp_path / "cache" / "contrast").iterdir()
+    shown = capsys.readouterr().out.replace("\n", "")
+    assert shown.count("First a tiny CLIP, by contrast on captioned shapes: 1 steps") == 1
+    assert shown.count("The tiny CLIP is there from an earlier run") == 1
+    text = {name: tensor for name, tensor in load_file(kept).items() if name.startswith("text.")}
+    assert all(torch.equal(model.encoder.state_dict()[name], tensor) for name, tensor in text.items())
+    saved = (tmp_path / "first" / "config.yaml").read_text("utf-8")
+    assert str(tmp_path) not in saved.replace(str(config.data.root), "")
+
+
+def test_its_words_are_those_of_open_shapes(tmp_path: Path) -> None:
+    config = resolve("sed-tiny", "camvid", {"train.steps": 1})
+    with pytest.raises(ConfigError, match="trained on open-shapes alone: add --dataset open-shapes"):
+        encoder_of(config, Silent())
+    given = resolve("sed-tiny", "camvid", {"encoder.weights": "towers.safetensors"})
+    assert encoder_of(given, Silent()) is given.encoder
+    other = resolve("depict-sa-tiny", "open-shapes", {})
+    assert encoder_of(other, Silent()) is other.encoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import filesize
@@ -37,6 +38,7 @@ class TrainingProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
+        self.towers: TaskID | None = None
         self.training: TaskID | None = None
         self.views: TaskID | None = None
         self.validation: TaskID | None = None
@@ -46,7 +48,7 @@ class TrainingProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.training is not None:
+        if self.training is not None or self.towers is not None:
             self.bars.stop()
 
     def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
@@ -67,6 +69,25 @@ class TrainingProgress:
                 "The encoder starts from random weights; the papers' start from ImageNet: encoder.pretrained=true",
             )
         self.training = self.bars.add_task("train", total=steps, completed=first_step, numbers="")
+
+    def contrasting(self, done: int, total: int, kept: Path) -> None:
+        """The contrastive stage of a tiny CLIP, before the first training with it."""
+        if not done:
+            if kept.is_file():
+                print_line(self.console, f"The tiny CLIP is there from an earlier run: {kept}")
+                return
+            print_line(
+                self.console,
+                f"First a tiny CLIP, by contrast on captioned shapes: {total} steps. It is kept for later runs: {kept}",
+            )
+            self.bars.start()
+            self.towers = self.bars.add_task("contrast", total=total, numbers="")
+        if self.towers is not None:
+            self.bars.update(self.towers, completed=done)
+            if done == total:
+                self.bars.remove_task(self.towers)
+                self.bars.stop()
+                self.towers = None
 
     def encoding(self, done: int, total: int) -> None:
         """Views behind a frozen encoder, before the first step."""

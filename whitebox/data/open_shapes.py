@@ -39,9 +39,10 @@ _PORTRAITS = 4  # the stream of images that show one shape; those of scenes lie 
 
 _HUE_JITTER = 0.02  # small, so that names stay true
 _SHAPES_PER_IMAGE = (2, 4)  # low, high (exclusive)
-_RADIUS, _PORTRAIT_RADIUS = (0.22, 0.34), (0.34, 0.50)  # of the image's side
+_RADIUS = (0.22, 0.34)  # of a scene's side
+_PORTRAIT = 1.5  # a portrait is a part of a scene of so many times its side
 _APART = 0.8  # of the sum of two radii: shapes cover each other a little
-_PERIOD = (0.16, 0.21)  # of the image's side: finer textures are not learnt in minutes at 64 px
+_PERIOD = (0.11, 0.145)  # of a scene's side: finer textures are not learnt in minutes at 96 px
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,14 @@ def draw(seed: int, split: str, index: int, size: int) -> tuple[UInt8, UInt8]:
     for value in rng.choice(candidates, rng.integers(*_SHAPES_PER_IMAGE), replace=False):
         radius, centre_x, centre_y = _place(rng, placed)
         placed.append((radius, centre_x, centre_y))
-        _paint(canvas, int(value), radius * size, centre_x * size, centre_y * size)
+        _paint(canvas, int(value), size, radius, centre_x * size, centre_y * size)
     return canvas.finish()
 
 
 def portrait(seed: int, index: int, size: int, group: str = "seen") -> tuple[UInt8, int]:
     """One shape that fills the image, or now and then bare ground: what a caption describes.
+
+    Shapes are as large, in pixels, as in scenes of one and a half times the side.
 
     Returns:
         RGB image (H, W, 3), uint8, H = W = ``size`` px, and its class, an index of ``CLASSES``.
@@ -152,7 +155,7 @@ def portrait(seed: int, index: int, size: int, group: str = "seen") -> tuple[UIn
     value = 0 if rng.uniform() < 0.05 else int(rng.choice(candidates))
     if value:
         centre_x, centre_y = (0.5 + rng.uniform(-0.06, 0.06, 2)) * size
-        _paint(canvas, value, rng.uniform(*_PORTRAIT_RADIUS) * size, centre_x, centre_y)
+        _paint(canvas, value, _PORTRAIT * size, rng.uniform(*_RADIUS), centre_x, centre_y)
     return canvas.finish()[0], value
 
 
@@ -166,8 +169,9 @@ def _place(rng: np.random.Generator, placed: list[tuple[float, float, float]]) -
     return radius, float(x), float(y)
 
 
-def _paint(canvas: Canvas, value: int, radius: float, centre_x: float, centre_y: float) -> None:
-    kind, rng = KINDS[value - 1], canvas.rng
+def _paint(canvas: Canvas, value: int, side: float, share: float, centre_x: float, centre_y: float) -> None:
+    """One shape, whose radius is a share of a scene's side (px)."""
+    kind, rng, radius = KINDS[value - 1], canvas.rng, share * side
     x, y = canvas.axes(centre_x, centre_y, rng.uniform(0, 2 * np.pi))
     stretch = np.float32(rng.uniform(0.9, 1.1))
     inside_px = -np.float32(radius) * OUTLINES[FORMS[kind.form]](
@@ -175,7 +179,7 @@ def _paint(canvas: Canvas, value: int, radius: float, centre_x: float, centre_y:
     )
     hue = (COLOURS[kind.colour] + rng.uniform(-_HUE_JITTER, _HUE_JITTER)) % 1
     colour = np.asarray(colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.9)), np.float32)
-    period, depth = np.float32(canvas.size * rng.uniform(*_PERIOD)), np.float32(rng.uniform(0.3, 0.45))
+    period, depth = np.float32(side * rng.uniform(*_PERIOD)), np.float32(rng.uniform(0.3, 0.45))
     canvas.paint(inside_px, colour * (1 + depth * _pattern(kind.pattern, x / period, y / period))[..., None], value)
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -25,13 +25,19 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from whitebox.config import RunConfig
 from whitebox.data import open_shapes
-from whitebox.errors import TrainingError
+from whitebox.engine.distributed import on_main
+from whitebox.engine.log import Reporter
+from whitebox.errors import ConfigError, TrainingError
 from whitebox.files import write_atomically
+from whitebox.models import EncoderConfig
 from whitebox.models.clip import CLIPConfig, CLIPEncoder
 from whitebox.models.text import cache_folder, templates
 
 VERSION = 1  # of this file: another one trains other towers
+TINY = "clip_convnext_tiny"
+_NO_MATTER = ("pretrained", "weights", "image_size", "squash", "finetune")  # of an encoder, to its contrastive stage
 _LARGEST_SCALE = math.log(100)  # CLIP's bound of the temperature
 
 OnStep = Callable[[int, int], None]  # steps done, of how many
@@ -41,9 +47,9 @@ OnStep = Callable[[int, int], None]  # steps done, of how many
 class ContrastConfig:
     """How the towers are trained."""
 
-    steps: int = 2000
+    steps: int = 1250
     batch: int = 64
-    portraits: int = 6000
+    portraits: int = 5000
     size: int = 64  # px, side of a portrait
     lr: float = 2e-3
     weight_decay: float = 0.01
@@ -141,8 +147,35 @@ def spoken(caption: frozenset[str]) -> str:
     return " ".join(word for word in open_shapes.WORDS if word in caption)
 
 
-def kept_towers(encoder: CLIPConfig, config: ContrastConfig, on_step: OnStep | None = None) -> Path:
-    """The file of trained towers (open for ``encoder.weights``): from the cache, else trained and kept there.
+def encoder_of(config: RunConfig, reporter: Reporter) -> EncoderConfig | CLIPConfig:
+    """The encoder that a training begins with: the tiny CLIP of open-shapes comes from its contrastive stage.
+
+    Of several processes the main one carries it out, unless an earlier run has left its towers.
+
+    Raises:
+        TrainingError: the contrastive loss is not finite. OutputError: the cache cannot be written.
+    """
+    encoder = config.encoder
+    if not isinstance(encoder, CLIPConfig) or encoder.name != TINY or encoder.weights is not None:
+        return encoder
+    if config.data.kind != "open_shapes":
+        raise ConfigError(
+            f"{config.model} has a CLIP that is trained on open-shapes alone: add --dataset open-shapes, or give the "
+            "file of another with encoder.weights=FILE."
+        )
+    contrast = ContrastConfig(steps=config.train.contrast_steps, seed=config.train.seed)
+    path = kept_at(encoder, contrast)
+    reporter.contrasting(0, contrast.steps, path)
+
+    def keep() -> None:
+        keep_towers(encoder, contrast, lambda done, total: reporter.contrasting(done, total, path))
+
+    on_main(keep)
+    return replace(encoder, weights=str(path))
+
+
+def keep_towers(encoder: CLIPConfig, config: ContrastConfig, on_step: OnStep | None = None) -> Path:
+    """The file of trained towers (for ``encoder.weights``): from the cache, else trained and kept there.
 
     Raises:
         TrainingError: the loss is not finite. OutputError: the cache cannot be written.
@@ -157,5 +190,6 @@ def kept_towers(encoder: CLIPConfig, config: ContrastConfig, on_step: OnStep | N
 
 def kept_at(encoder: CLIPConfig, config: ContrastConfig) -> Path:
     """Where the cache has the towers of these settings."""
-    decides = json.dumps([VERSION, asdict(encoder), asdict(config), open_shapes.CLASSES], sort_keys=True)
+    shape = {key: value for key, value in asdict(encoder).items() if key not in _NO_MATTER}
+    decides = json.dumps([VERSION, shape, asdict(config), open_shapes.CLASSES], sort_keys=True)
     return cache_folder() / "contrast" / f"{hashlib.sha256(decides.encode()).hexdigest()[:32]}.safetensors"

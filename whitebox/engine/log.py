@@ -20,6 +20,9 @@ class Reporter(Protocol):
     def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
         return
 
+    def contrasting(self, done: int, total: int, kept: Path) -> None:
+        return
+
     def encoding(self, done: int, total: int) -> None:
         return
 

@@ -91,7 +91,7 @@ def build_loss(loss: LossConfig, num_classes: int) -> Loss:
         terms = {"classification": loss.classification, "focal": loss.focal, "no_object": loss.no_object}
         return ATMLoss(loss.ignore, dice=1.0 if loss.dice is None else loss.dice, **terms)
     if loss.name == "binary-cross-entropy":
-        return BinaryCrossEntropy()
+        return BinaryCrossEntropy(loss.names)
     weights = loss.class_weights
     count = f"there are {num_classes} classes"
     require(weights is None or len(weights) == num_classes, "loss.class_weights", weights, count)

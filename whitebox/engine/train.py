@@ -33,6 +33,7 @@ from whitebox.data.preflight import preflight
 from whitebox.data.sampler import EpochSampler
 from whitebox.engine import checkpoint
 from whitebox.engine.batches import Batches, TimedImages, batches, collate
+from whitebox.engine.contrast import encoder_of
 from whitebox.engine.distributed import (
     StopRequested,
     StopSignals,
@@ -52,7 +53,7 @@ from whitebox.engine.views import EncodedViews, Views, encoded_views
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
 from whitebox.files import remove_leftovers, write_text
 from whitebox.lock import Lock
-from whitebox.models import EncoderConfig, Segmentor, build
+from whitebox.models import CLIPConfig, EncoderConfig, Segmentor, build
 from whitebox.text import shown
 
 log = logging.getLogger("whitebox")
@@ -111,7 +112,8 @@ def train(
         with one_writer(folder, "choose another name with --name or folder with -o") as lock:
             state = find_state(config, folder, resume, allow_changes)
             watching = reporter if accelerator.is_main_process else Silent()
-            run = _Run(config, folder, watching, accelerator, state, lock, allow_changes)
+            encoder = encoder_of(config, watching) if state is None else config.encoder
+            run = _Run(config, folder, watching, accelerator, state, lock, allow_changes, encoder)
             with run.signals:
                 try:
                     return run.train()
@@ -135,13 +137,14 @@ class _Run:
         state: dict[str, Any] | None,
         lock: Lock,
         allow_changes: bool,
+        encoder: EncoderConfig | CLIPConfig,
     ) -> None:
         self.config, self.folder, self.reporter, self.accelerator = config, folder, reporter, accelerator
         self.lock = lock
         self.signals = StopSignals()
         classes, palette = dataset_info(config.data)
         torch.manual_seed(config.train.seed)
-        built = build(config.encoder, config.decoder, len(classes), classes, palette)
+        built = build(encoder, config.decoder, len(classes), classes, palette)
         self.train_set = build_dataset(
             config.data,
             config.data.train_split,

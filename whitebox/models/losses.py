@@ -205,7 +205,14 @@ class BinaryCrossEntropy(Loss):
     ones of earlier stages too. Masks are upsampled bilinearly.
 
     Source: SED (Xie et al. 2024, arXiv 2311.15537) and its released code.
+
+    Args:
+        names: classes of a training step of an open-vocabulary model: those of its images, and random others up to so
+            many in all; None: all. The loss is scaled to what that of all would be on average.
     """
+
+    def __init__(self, names: int | None = None) -> None:
+        self.names = names
 
     def counts(self, labels_BHW: Tensor, num_classes: int) -> list[int]:
         return [labels_BHW.numel() * num_classes]

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from whitebox.errors import ModelError
 from whitebox.models.clip import CLIPEncoder
+from whitebox.models.cross_entropy import IGNORED
 from whitebox.models.decoders.base import Decoder, Prediction
 from whitebox.models.segmentor import Encoded, Segmentor
 from whitebox.models.text import Progress, cached_text_features, check_vocabulary
@@ -103,11 +105,25 @@ class OpenSegmentor(Segmentor):
 
     def forward(self, images: Tensor | Encoded, labels: Tensor | None = None) -> Tensor:
         """RGB images (B, 3, H, W) -> probabilities (B, T, H, W); with labels the sums of ``loss``."""
+        few = getattr(self.loss, "names", None)
+        if labels is not None and self.training and few is not None and few < self.num_classes:
+            return self._loss_of_few(images, labels, few)
         prediction = self.predict(images)
         if labels is not None:
             return self.loss(prediction, labels, self.label_stride(prediction, labels))
         assert isinstance(images, Tensor)  # the sizes of encoded images are not known
         return self.probabilities(prediction, (images.shape[-2], images.shape[-1]))
+
+    def _loss_of_few(self, images: Tensor | Encoded, labels: Tensor, few: int) -> Tensor:
+        """The loss with some of the names alone, as much as that of all of them would be on average."""
+        features_TPD, T = self.prepare(), self.num_classes
+        chosen_S, labels = few_classes(labels, T, few)
+        try:
+            self._features, self.decoder.num_classes = features_TPD[chosen_S], len(chosen_S)
+            prediction = self.predict(images)
+        finally:
+            self._features, self.decoder.num_classes = features_TPD, T
+        return self.loss(prediction, labels, self.label_stride(prediction, labels)) * (T / len(chosen_S))
 
     def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> Tensor:
         """Sigmoid of the masks, then upsampled to the pixels of the image, (B, T, H, W) float32."""
@@ -136,6 +152,22 @@ class OpenSegmentor(Segmentor):
         sides = zip(labels_BHW.shape[1:], prediction.masks_BKhw.shape[-2:], strict=True)
         strides = {side // count if side % count == 0 else 0 for side, count in sides}
         return strides.pop() if len(strides) == 1 else 0
+
+
+def few_classes(labels_BHW: Tensor, num_classes: int, few: int) -> tuple[Tensor, Tensor]:
+    """Classes of some images, and random others up to ``few`` in all.
+
+    Returns:
+        Their indices (S,), and the labels as indices of these; what is no class becomes 255.
+    """
+    present_N = labels_BHW.long().unique()
+    present_N = present_N[present_N < num_classes]
+    order_T = torch.randperm(num_classes, device=labels_BHW.device)
+    others = order_T[~torch.isin(order_T, present_N)]
+    chosen_S = torch.cat([present_N, others[: max(0, few - len(present_N))]])
+    table = torch.full((max(num_classes, IGNORED) + 1,), IGNORED, device=labels_BHW.device)
+    table[chosen_S] = torch.arange(len(chosen_S), device=labels_BHW.device)
+    return chosen_S, table[labels_BHW.long()]
 
 
 def _forget(module: nn.Module, incompatible: object) -> None:
