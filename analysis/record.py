@@ -1,14 +1,11 @@
-"""Results records: one versioned JSON file a measurement.
+"""Questions and results records: one versioned JSON file a measurement.
 
-A record says what was measured, on which weights (sha256) and data (fingerprint), by which code, packages and hardware,
-with which settings and seeds, on how many samples; and, where a paper states the value, ``reported`` beside
-``measured``. Tables and figures are rendered from records alone, so nothing in them depends on a model being at hand.
+A *question* is known before its answer: what is measured, on which weights (sha256) and data (fingerprint), with which
+settings and seeds. Its identity names the file. A *record* is a question with its answer, and with what made it: code,
+packages, hardware; and, where a paper states the value, ``reported`` beside ``measured``. Tables and figures are
+rendered from records alone, so nothing in them depends on a model being at hand.
 
-Layout of ``measured`` for ``kind="eval"``, as `measured_scores` makes it (fractions; low and high bound the 95 %
-interval over images; null where a class does not occur)::
-
-    {"miou": {"value": 0.453, "low": 0.431, "high": 0.470}, "macc": {...}, "aacc": {...},
-     "per_class": [{"name": "Sky", "iou": {...}, "acc": {"value": 0.912}, "label_share": 0.172}, ...]}
+Layout of ``measured``: the module that measures says it (``analysis/measures``).
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -30,11 +27,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from whitebox.engine.metrics import bootstrap, scores
+from whitebox.data.fingerprint import checksums
 from whitebox.errors import OutputError, WhiteboxError
 from whitebox.files import from_the_start, write_text
 from whitebox.foreign import read_json
@@ -67,32 +60,30 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """One measurement. `new_record` fills in what describes code and machine; `write_record` stores it."""
+class Question:
+    """What is to be measured, on what, and how. Paths in it become relative, see `_portable`."""
 
-    kind: str  # "eval", "robustness", ...
+    kind: str  # "eval", "rank-analysis", ...; it fixes the layout of the answer
     model: str  # of the run, as figures and tables name it
     data: Data
-    measured: dict[str, Any]  # layout by kind, see above
-    n: int  # independent samples behind each number: images, unless the kind says otherwise
     weights: Weights | None = None  # None: nothing trained was involved
     variant: str = ""  # tells settings apart in the file name: "multiscale"
     seeds: dict[str, int] = field(default_factory=dict)  # what was random, and its seed
     settings: dict[str, Any] = field(default_factory=dict)  # all that changes the numbers
-    reported: dict[str, Any] = field(default_factory=dict)  # {"miou": {"value": 40.5, "source": "DEPICT, Table 1"}}
-    command: str = ""
-    created: str = ""  # UTC, ISO 8601
-    versions: dict[str, Any] = field(default_factory=dict)  # of the code and of what it stands on
-    hardware: dict[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        plain = {"seeds": _plain(self.seeds), "settings": _portable(_plain(self.settings))}
+        if self.weights is not None:
+            plain["weights"] = Weights(_portable(self.weights.path), self.weights.sha256)
+        for key, value in plain.items():
+            object.__setattr__(self, key, value)
 
     @property
     def identity(self) -> str:
-        """Eight hexadecimal digits of what was measured on what; equal for a repetition of the same measurement."""
+        """Eight hexadecimal digits of what is measured on what; equal for a repetition of the same measurement."""
         weights = self.weights.sha256 if self.weights else None
         parts = (self.kind, self.model, self.variant, weights, asdict(self.data), self.seeds, self.settings)
-        text = json.dumps(_plain(parts), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(_plain(parts), sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def file_name(self) -> str:
@@ -101,51 +92,49 @@ class Record:
         return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts if part) + ".json"
 
 
-def new_record(
-    kind: str,
-    *,
-    model: str,
-    data: Data,
-    measured: Mapping[str, Any],
-    n: int,
-    weights: Weights | None = None,
-    variant: str = "",
-    seeds: Mapping[str, int] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    reported: Mapping[str, Any] | None = None,
-    command: Sequence[str] | None = None,
-) -> Record:
-    """A record of what was just measured, here and now.
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was measured.
+
+    Attributes:
+        measured: NumPy values are welcome; NaN and infinities become null.
+        n: independent samples behind each number: images, unless the kind says otherwise.
+        reported: the paper's values, ``{"miou": {"value": 40.5, "source": "DEPICT, Table 1"}}``.
+    """
+
+    measured: Mapping[str, Any]
+    n: int
+    reported: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(Question):
+    """One measurement. `new_record` fills in what describes code and machine; `write_record` stores it."""
+
+    measured: dict[str, Any]
+    n: int
+    reported: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""  # UTC, ISO 8601
+    versions: dict[str, Any] = field(default_factory=dict)  # of the code and of what it stands on
+    hardware: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+def new_record(question: Question, answer: Answer, command: Sequence[str] | None = None) -> Record:
+    """The record of what was just measured, here and now.
 
     Args:
-        kind: ``"eval"``, ...; it fixes the layout of ``measured``.
-        model: name of the run, as figures and tables show it.
-        data: what was measured on.
-        measured: NumPy values are welcome; NaN and infinities become null.
-        n: independent samples behind each number.
-        weights: see `describe_weights`; None where nothing trained was involved.
-        variant: short word for the file name, where settings differ from the usual.
-        seeds: what was random, and its seed.
-        settings: all that changes the numbers (window, scales, resamples, ...).
-        reported: the paper's values, ``{"miou": {"value": 40.5, "source": "DEPICT, Table 1"}}``.
         command: the command line; None: that of this process.
-
-    Paths below the working directory or its parent are stored relative to the former, others by their last part.
     """
     arguments = list(sys.argv if command is None else command)
     if arguments:
         arguments[0] = Path(arguments[0]).name
     return Record(
-        kind=kind,
-        model=model,
-        data=data,
-        measured=_plain(measured),
-        n=n,
-        weights=None if weights is None else Weights(_portable(weights.path), weights.sha256),
-        variant=variant,
-        seeds=_plain(seeds or {}),
-        settings=_portable(_plain(settings or {})),
-        reported=_plain(reported or {}),
+        **{each.name: getattr(question, each.name) for each in fields(Question)},
+        measured=_plain(answer.measured),
+        n=answer.n,
+        reported=_plain(answer.reported),
         command=shlex.join(_portable(arguments)),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
@@ -238,49 +227,9 @@ def laid_out(what: str) -> Iterator[None]:
         ) from error
 
 
-def measured_scores(
-    counts_N3K: NDArray[np.int64],
-    classes: Sequence[str],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    mean_over: str = "occurring",
-) -> dict[str, Any]:
-    """``measured`` of an evaluation, from the per-image counts of N images and K classes.
-
-    Args:
-        counts_N3K: intersection, prediction and label, as `whitebox.engine.evaluate` keeps them.
-        classes: the K names.
-        resamples: bootstrap draws of the 95 % intervals; note it as ``settings["resamples"]``.
-        seed: of the draws; note it as ``seeds["bootstrap"]``.
-        mean_over: see `whitebox.engine.metrics.scores`; note it in ``settings`` where it is not ``occurring``.
-
-    Raises:
-        DataError: there are no images.
-        ConfigError: ``resamples`` below 1.
-    """
-    found = scores(counts_N3K, mean_over)
-    interval = bootstrap(counts_N3K, resamples, seed, mean_over=mean_over)
-    labels_K = counts_N3K[:, 2].sum(0)
-    share_K = labels_K / max(1, int(labels_K.sum()))
-
-    def ranged(value: float, low_high: Sequence[float]) -> dict[str, float]:
-        return {"value": float(value), "low": float(low_high[0]), "high": float(low_high[1])}
-
-    return {
-        "miou": ranged(found.miou, interval.miou),
-        "macc": ranged(found.macc, interval.macc),
-        "aacc": ranged(found.aacc, interval.aacc),
-        "per_class": [
-            {
-                "name": name,
-                "iou": ranged(found.iou_K[index], interval.iou_K2[index].tolist()),
-                "acc": {"value": float(found.acc_K[index])},
-                "label_share": float(share_K[index]),
-            }
-            for index, name in enumerate(classes)
-        ],
-    }
+def notes(records: Sequence[Record]) -> list[str]:
+    """What the measurements have to say beside their numbers, ``measured["notes"]``: what does not apply to a model."""
+    return [f"{record.model}: {note}" for record in records for note in record.measured.get("notes", ())]
 
 
 def describe_weights(path: str | os.PathLike[str]) -> Weights:
@@ -289,30 +238,24 @@ def describe_weights(path: str | os.PathLike[str]) -> Weights:
     Raises:
         RecordError: the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        open(path, "rb").close()
     except OSError as error:
         raise RecordError(f"The weights {os.fspath(path)} cannot be read: {error.strerror}.") from error
-    return Weights(os.fspath(path), digest.hexdigest())
-
-
-def fingerprint(entries: Iterable[tuple[str, int | str]]) -> str:
-    """sha256 over sorted pairs such as (file name, size or checksum): whether two measurements saw the same data."""
-    return hashlib.sha256(json.dumps(sorted(entries), separators=(",", ":")).encode()).hexdigest()
+    return Weights(os.fspath(path), checksums([path])[0])
 
 
 def hardware() -> dict[str, Any]:
     """``cpu`` (model name), ``cores`` (logical) and ``gpus`` (names, empty without one)."""
+    import torch
+
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {"cpu": _cpu_model(), "cores": os.cpu_count(), "gpus": gpus}
 
 
 def _plain(value: Any) -> Any:
     """``value`` in JSON's own types: NumPy and tuples unpacked, NaN and infinities None."""
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):  # of NumPy, which is not loaded for this
         value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

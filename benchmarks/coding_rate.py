@@ -22,8 +22,9 @@ import torch
 import typer
 from torch import Tensor
 
+from analysis.consumed import Chosen, Images
 from analysis.maths.coding_rate import coding_rate
-from analysis.measures.rank_analysis import measure
+from analysis.measures.rank_analysis import RankAnalysis
 from analysis.record import hardware
 from analysis.show.tables import Column, Estimate, Table
 from whitebox.data import build_dataset
@@ -98,7 +99,7 @@ def command(
     resident: list[float] = []
 
     def rank() -> None:
-        measure(opened, limit=limit, advance=lambda done, of: resident.append(memory()))
+        RankAnalysis().measure(opened, Images(opened, Chosen(limit=limit)), lambda done, of: resident.append(memory()))
 
     def evaluation() -> None:
         evaluate(opened.model, dataset, config.inference, config.data, limit=limit)

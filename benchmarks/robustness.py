@@ -28,7 +28,8 @@ import numpy as np
 import torch
 import typer
 
-from analysis.measures.changes import CLEAN, Bench
+from analysis.consumed import Chosen, EvaluatedImages
+from analysis.measures.changes import CLEAN, ChangedRun
 from analysis.measures.noise import Noise
 from analysis.measures.rows import Key
 from analysis.record import hardware
@@ -94,12 +95,12 @@ def now() -> float:
     return time.perf_counter()
 
 
-def measure(bench: Bench, points: Sequence[Key], plain: int, folder: Path) -> dict[str, Any]:
+def measure(bench: ChangedRun, points: Sequence[Key], plain: int, folder: Path) -> dict[str, Any]:
     """Seconds of a sweep, of what is in it, and of ``plain`` evaluations spread between its rows."""
     run, evaluations = bench.run, []
     decoder = Timed(run.model.decoder.predict)
     encoding, rows_taken, inside = Timed(lambda: bench.encoded), Timed(lambda: None), 0.0
-    evaluate(run.model, bench.samples.dataset, run.config.inference, run.config.data, limit=1)  # warm
+    evaluate(run.model, bench.images.dataset, run.config.inference, run.config.data, limit=1)  # warm
     encoding()
     every = -(-len(points) // plain)
     run.model.decoder.predict = decoder  # type: ignore[method-assign, assignment]
@@ -108,7 +109,7 @@ def measure(bench: Bench, points: Sequence[Key], plain: int, folder: Path) -> di
         for number, key in enumerate(points):
             if number % every == 0:
                 evaluation = Timed(evaluate)
-                evaluation(run.model, bench.samples.dataset, run.config.inference, run.config.data)
+                evaluation(run.model, bench.images.dataset, run.config.inference, run.config.data)
                 evaluations.append(evaluation.seconds)
             before = decoder.seconds
             rows_taken(key)
@@ -133,7 +134,8 @@ def main(
     noise = Noise(levels=tuple(0.01 * (index + 1) for index in range(sigmas)), draws=draws)
     points = [CLEAN, *(key for draw in range(draws) for sigma in noise.levels for key in noise.keys(sigma, draw))]
     with TemporaryDirectory() as folder:
-        bench = Bench(random_run(Path(folder), model, size, classes, images), None, None, MEMORY, noise.target)
+        run = random_run(Path(folder), model, size, classes, images)
+        bench = ChangedRun(run, EvaluatedImages(run, Chosen()), MEMORY, noise.target)
         found = measure(bench, points, plain, Path(folder))
     one, sweep = statistics.median(found["plain"]), found["encoding"] + found["rows"]
     every = len(points) * one

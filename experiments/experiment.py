@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.measures.images import Progress
+from analysis.ask import Bar
 from analysis.record import Record
 from analysis.show.tables import Cell, Column, Estimate, Table
-from whitebox.runs import Run
+from whitebox.runs import Run, SavedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Setting:
         noise: levels of parameter noise, as `parse_levels` takes them; None: as the experiment has them.
         photos: shown where a figure shows photos.
         seed: of everything random.
+        output: folder of sweeps' rows; None: each run's.
     """
 
     split: str | None = None
@@ -36,6 +37,7 @@ class Setting:
     noise: str | None = None
     photos: int = 3
     seed: int = 0
+    output: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Value:
     estimate: Estimate
 
 
-Measure = Callable[[Sequence[Run], Setting, Path, Progress], list[Record]]
+Measure = Callable[[Sequence[Run | SavedRun], Setting, Path, Bar, bool], list[Record]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class Experiment:
         where: in the paper.
         decoders: model names without their size.
         datasets: that it is about; empty: any can be measured, and the paper's numbers stand for its own.
-        measure: (runs, setting, folder for what must outlive a kill, progress) -> records.
+        measure: (runs, setting, folder of records and rows, progress bars, whether again) -> records.
         values: what of the records stands beside ``reported``; a run's name is its key in the second argument, the
             name of its model the value.
     """

@@ -7,37 +7,48 @@ from pathlib import Path
 
 from PIL import Image
 
-from analysis.maths.perturbation import parse_levels
-from analysis.measures import attention as attention_maps
-from analysis.measures import compare as comparison
-from analysis.measures import orthogonality, pca, rank_analysis, tradeoff
-from analysis.measures import profile as costs
-from analysis.measures.images import Progress, Samples
-from analysis.measures.noise import Noise, measure_noise
+from analysis.ask import Bar, measure_runs
+from analysis.consumed import Chosen, Images
+from analysis.maths.levels import parse_levels
+from analysis.measurement import Measurement
+from analysis.measures.attention import Attention
+from analysis.measures.evaluation import Evaluated, evaluated
+from analysis.measures.noise import Noise
+from analysis.measures.orthogonality import Orthogonality
+from analysis.measures.pca import PCA
+from analysis.measures.rank_analysis import RankAnalysis
+from analysis.measures.tradeoff import tradeoff
 from analysis.record import Record
+from analysis.show.profile import stored_cost
 from analysis.show.tables import Estimate, estimate, percent
 from experiments.experiment import Measure, Reported, Setting, Value
 from whitebox.data.readers import FileSource
-from whitebox.runs import Run
-
-MEMORY = 4_000_000_000  # bytes of tokens kept for a noise sweep; more go to a temporary file
+from whitebox.runs import Run, SavedRun
 
 
-def each_run(measure: Callable[[Run, Setting, Path, Progress], Record]) -> Measure:
-    """One record a run."""
+def asks(measurement: Callable[[Setting, list[Path]], Measurement], photos: bool = False) -> Measure:
+    """Ask each run; of what a setting says, and of photos with their labels where a figure shows them."""
 
-    def measured(runs: Sequence[Run], setting: Setting, folder: Path, advance: Progress) -> list[Record]:
-        return [measure(run, setting, folder, advance) for run in runs]
+    def measured(runs: Sequence[Run | SavedRun], setting: Setting, folder: Path, bar: Bar, again: bool) -> list[Record]:
+        records = []
+        for run in runs:
+            shown, labels = chosen_photos(run, setting, folder) if photos else ([], [])
+            chosen = Chosen(setting.split, setting.limit, tuple(shown))
+            each = measurement(setting, labels)
+            if not photos and isinstance(each, Orthogonality):
+                chosen = Chosen()
+            records += measure_runs(each, [run], chosen, bar, folder=folder, again=again)
+        return records
 
     return measured
 
 
-def chosen_photos(run: Run, setting: Setting, folder: Path) -> tuple[list[Path], list[Path]]:
+def chosen_photos(run: SavedRun | Run, setting: Setting, folder: Path) -> tuple[list[Path], list[Path]]:
     """Photos spread over a split, and their labels; images that have no file are written to ``folder``/photos."""
-    samples = Samples(run, setting.split, setting.limit)
-    count = min(setting.photos, len(samples))
-    chosen = [index * len(samples) // count for index in range(count)]
-    source = samples.dataset.source
+    images = Images(run, Chosen(setting.split, setting.limit))
+    count = min(setting.photos, len(images))
+    chosen = [index * len(images) // count for index in range(count)]
+    source = images.source
     if isinstance(source, FileSource):
         pairs = [source.pairs[index] for index in chosen]
         return [Path(pair.image) for pair in pairs], [Path(pair.label) for pair in pairs]
@@ -52,44 +63,21 @@ def chosen_photos(run: Run, setting: Setting, folder: Path) -> tuple[list[Path],
     return photos, labels
 
 
-@each_run
-def principal_components(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-    """Components of the tokens of some photos, and the segmentation they give."""
-    photos, labels = chosen_photos(run, setting, folder)
-    return pca.measure(run, photos, labels, advance=advance)
+principal_components = asks(lambda setting, labels: PCA(truth=labels), photos=True)
+attention = asks(lambda setting, labels: Attention(), photos=True)
+attention_masks = asks(lambda setting, labels: Attention(masks=True, layer="all", colours="unit"), photos=True)
+orthogonality_of_bases = asks(lambda setting, labels: Orthogonality(seed=setting.seed))
+coding_rates = asks(lambda setting, labels: RankAnalysis(seed=setting.seed))
 
 
-@each_run
-def attention(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-    """Attention from class embeddings to the patches of some photos, last layer."""
-    photos, _ = chosen_photos(run, setting, folder)
-    return attention_maps.measure(run, photos, attention_maps.Choice(), advance)
-
-
-@each_run
-def attention_masks(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-    """Masks that attention makes (attention-to-mask) over some photos, of each stage and of their sum."""
-    photos, _ = chosen_photos(run, setting, folder)
-    choice = attention_maps.Choice(masks=True, layer="all", colours="unit")
-    return attention_maps.measure(run, photos, choice, advance)
-
-
-@each_run
-def orthogonality_of_bases(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-    """Heat maps of subspaces and class embeddings."""
-    return orthogonality.measure(run, seed=setting.seed, advance=advance)
-
-
-@each_run
-def coding_rates(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-    """Coding rates along the layers."""
-    return rank_analysis.measure(run, split=setting.split, limit=setting.limit, seed=setting.seed, advance=advance)
-
-
-@each_run
-def accuracies(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+def accuracies(runs: Sequence[Run | SavedRun], setting: Setting, folder: Path, bar: Bar, again: bool) -> list[Record]:
     """Accuracies and the mIoU; an evaluation that is there already is taken."""
-    return comparison.evaluated(run, run.name, setting.split, setting.limit, folder, advance).record
+    return [_evaluated(run, setting, folder, bar, again).record for run in runs]
+
+
+def _evaluated(run: Run | SavedRun, setting: Setting, folder: Path, bar: Bar, again: bool) -> Evaluated:
+    with bar(f"eval: {run.name}") as advance:
+        return evaluated(run, run.name, Chosen(setting.split, setting.limit), folder, advance, again=again)
 
 
 def miou_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:
@@ -101,18 +89,16 @@ def miou_values(records: Sequence[Record], models: dict[str, str]) -> list[Value
     ]
 
 
-@each_run
-def tradeoffs(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
-    """Accuracy and cost of a run."""
-    evaluation = comparison.evaluated(run, run.name, setting.split, setting.limit, folder, advance).record
-    return tradeoff.measure(run, evaluation)
+def tradeoffs(runs: Sequence[Run | SavedRun], setting: Setting, folder: Path, bar: Bar, again: bool) -> list[Record]:
+    """Accuracy and cost of each run."""
+    return [tradeoff(run, _evaluated(run, setting, folder, bar, again), folder, again=again) for run in runs]
 
 
 def tradeoff_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:
     """mIoU, percent, GFLOPs of the decoder's blocks, and GMACs of the whole model."""
     values = []
     for record in records:
-        blocks, model = (costs.stored_cost(record, scope) for scope in ("decoder blocks", "model"))
+        blocks, model = (stored_cost(record, scope) for scope in ("decoder blocks", "model"))
         values.append(Value(models[record.model], "mIoU (%)", percent(record.measured["miou"])))
         values.append(Value(models[record.model], "decoder GFLOPs", Estimate(blocks.gflops)))
         values.append(Value(models[record.model], "model GMACs", Estimate(1e-9 * model.macs)))
@@ -125,14 +111,11 @@ NOISE_LEVELS = "0.001,0.002,0.003,0.005,0.01,0.02,0.03,0.05,0.1,0.2,0.3,0.5,1"  
 def parameter_noise(levels: str, relative: bool = False) -> Measure:
     """Noise on the decoder's parameters, absolute or relative to the rms of each tensor, unless a user chose levels."""
 
-    def measure(run: Run, setting: Setting, folder: Path, advance: Progress) -> Record:
+    def measurement(setting: Setting, labels: list[Path]) -> Measurement:
         sigmas = parse_levels(setting.noise or levels)
-        noise = Noise(levels=sigmas, relative=relative, draws=setting.draws, seed=setting.seed)
-        return measure_noise(
-            run, noise, folder / "sweeps", split=setting.split, limit=setting.limit, memory=MEMORY, advance=advance
-        )
+        return Noise(levels=sigmas, relative=relative, draws=setting.draws, seed=setting.seed, output=setting.output)
 
-    return each_run(measure)
+    return asks(measurement)
 
 
 def noise_values(records: Sequence[Record], models: dict[str, str]) -> list[Value]:

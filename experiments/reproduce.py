@@ -1,25 +1,17 @@
 """Carry out experiments: find the runs they need, say what is missing and what it would cost, measure, render.
 
-Finished measurements are noted in ``FOLDER/measured.json``, so a killed reproduction goes on where it stopped.
+What has been measured is read (`analysis.ask`), so a killed reproduction goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from analysis.measures.images import Progress
-from analysis.measures.profile import count
-from analysis.record import Record, RecordError, describe_weights, read_record, write_record
+from analysis.ask import Bar
 from analysis.show.render import render
 from analysis.show.tables import Column, Table
 from experiments import EXPERIMENTS, PAPERS
@@ -28,14 +20,8 @@ from whitebox.catalog import flatten, model_names, nearest
 from whitebox.config import RunConfig, architecture, resolve
 from whitebox.data import build_dataset, dataset_info
 from whitebox.errors import ConfigError
-from whitebox.files import write_text
-from whitebox.foreign import read_json
-from whitebox.models import build
-from whitebox.runs import Run, saved_runs
+from whitebox.runs import Run, SavedRun, saved_runs
 from whitebox.terminal import print_line, table_console
-
-DONE = "measured.json"
-Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
@@ -137,6 +123,11 @@ def training_cost(config: RunConfig) -> TrainingCost:
     Raises:
         DataError: the training images are not there.
     """
+    import torch
+
+    from analysis.measures.costs import count
+    from whitebox.models import build
+
     images = len(build_dataset(config.data, config.data.train_split, augment=False))
     model = build(config.encoder, config.decoder, len(dataset_info(config.data)[0])).eval()
     steps = config.train.epochs * (images // config.train.batch_size)
@@ -167,65 +158,35 @@ def plan_table(needed: Sequence[Needed], dataset: str, overrides: Sequence[str],
     return Table(columns, tuple(rows), caption)
 
 
-def reproduce(experiments: Sequence[Experiment], runs: Sequence[Run], setting: Setting, folder: Path, bar: Bar) -> None:
+def reproduce(
+    experiments: Sequence[Experiment],
+    runs: Sequence[Run | SavedRun],
+    models: dict[str, str],
+    setting: Setting,
+    folder: Path,
+    bar: Bar,
+    *,
+    again: bool = False,
+) -> None:
     """Measure, write records, tables and figures below ``folder``, and show measured beside reported.
 
     Args:
-        runs: all that the experiments need; their models are told by their configurations.
+        runs: all that the experiments need.
+        models: name of each run -> name of its model.
         bar: makes a progress bar of a title.
+        again: measure anew what has been measured.
 
     Raises:
         WhiteboxError: of the measurements, or the folder cannot be written.
     """
-    models = {run.name: run.config.model for run in runs}
     console = table_console()
     for experiment in experiments:
-        wanted = [run for run in runs if experiment.size(run.config.model) is not None]
+        wanted = [run for run in runs if experiment.size(models[run.name]) is not None]
         console.print()
         print_line(console, f"{experiment.name}: {experiment.title} ({experiment.where})")
-        with bar(experiment.name) as advance:
-            records = _measured(experiment, wanted, setting, folder, advance)
+        records = experiment.measure(wanted, replace(setting, output=folder), folder, bar, again)
         render(records, folder, experiment.name)
         table = beside(experiment, records, models)
         if table is not None:
             table.write(folder / "tables" / f"{experiment.name}-reported")
             console.print(table.to_rich())
-
-
-def _measured(
-    experiment: Experiment, runs: Sequence[Run], setting: Setting, folder: Path, advance: Progress
-) -> list[Record]:
-    """The records of an experiment: those of an earlier call where nothing has changed, else new ones."""
-    done = _read_done(folder / DONE)
-    key = _key(experiment, runs, setting)
-    paths = [folder / "records" / name for name in done.get(key, ())]
-    if paths and all(path.is_file() for path in paths):
-        return [read_record(path) for path in paths]
-    records = experiment.measure(runs, setting, folder, advance)
-    names = [write_record(record, folder / "records").name for record in records]
-    write_text(folder / DONE, json.dumps({**done, key: names}, indent=2) + "\n")
-    return records
-
-
-def _key(experiment: Experiment, runs: Sequence[Run], setting: Setting) -> str:
-    weights = [describe_weights(run.weights).sha256 for run in runs]
-    settings: list[Any] = [asdict(run.config.inference) for run in runs]
-    text = json.dumps([weights, settings, asdict(setting)], sort_keys=True)
-    return f"{experiment.name} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _is_file_name(value: object) -> bool:
-    return isinstance(value, str) and value == Path(value).name
-
-
-def _read_done(path: Path) -> Mapping[str, Sequence[str]]:
-    if not path.exists():
-        return {}
-    try:
-        done = read_json(path)
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read ({error}); remove it to measure everything again.") from error
-    lists: list[Any] = list(done.values()) if isinstance(done, dict) else [None]
-    if not all(isinstance(each, list) for each in lists) or not all(_is_file_name(name) for name in chain(*lists)):
-        raise RecordError(f"{path} does not say what was measured; remove it to measure everything again.")
-    return done

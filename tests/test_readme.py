@@ -15,7 +15,7 @@ import torch
 from golden_vectors import vector_file
 
 import whitebox
-from analysis.measures.profile import count
+from analysis.measures.costs import count
 from whitebox.cli import main
 from whitebox.data.readers import class_list
 from whitebox.errors import ConfigError

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whitebox.config import MULTISCALE, DataConfig, InferenceConfig, RunConfig, change_shown, from_dict, to_dict
 from whitebox.engine.header import WEIGHTS, read_header, weights_file
-from whitebox.errors import ConfigError
+from whitebox.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from whitebox.models import Segmentor
@@ -51,8 +51,8 @@ class Run:
     def seed(self) -> int:
         return self.config.train.seed
 
-    @property
-    def opened(self) -> Run:
+    def open(self) -> Run:
+        """Itself: its model is there."""
         return self
 
 
@@ -65,6 +65,7 @@ class SavedRun:
         classes: their names.
         data, inference: of the training, changed as the user asked.
         seed: of the training.
+        saved: its whole configuration, as it was saved.
         load: loads it.
     """
 
@@ -74,15 +75,15 @@ class SavedRun:
     data: DataConfig
     inference: InferenceConfig
     seed: int
+    saved: Mapping[str, Any] = field(repr=False)
     load: Callable[[], Run] = field(repr=False)
 
     @property
     def folder(self) -> Path:
         return self.weights.parent
 
-    @cached_property
-    def opened(self) -> Run:
-        """With its model.
+    def open(self) -> Run:
+        """With its model, which is loaded each time.
 
         Raises:
             CheckpointError: missing, cut short, unsafe, or made for another model.
@@ -114,6 +115,8 @@ def find_run(
     if weights.suffix == ".safetensors":
         header = read_header(weights)
         saved, classes = header["config"], tuple(header["classes"])
+        if not isinstance(saved, dict):
+            raise CheckpointError(f"The header of {weights} cannot be used: its configuration is no mapping.")
         load: Callable[[], tuple[Segmentor, RunConfig]] = partial(_load, weights)
     else:
         loaded = _load(weights)
@@ -132,7 +135,7 @@ def find_run(
         return Run(name, weights, model.to(join(device).device), config)
 
     seed = int(saved.get("train", {}).get("seed", 0))
-    return SavedRun(name, weights, classes, shown.data, shown.inference, seed, opened)
+    return SavedRun(name, weights, classes, shown.data, shown.inference, seed, saved, opened)
 
 
 def open_run(
@@ -149,7 +152,7 @@ def open_run(
         CheckpointError: missing, cut short, unsafe, or made for another model.
         ConfigError: an unknown dataset, key or device.
     """
-    return find_run(path, dataset, data_root, overrides, device, multiscale).opened
+    return find_run(path, dataset, data_root, overrides, device, multiscale).open()
 
 
 def _load(weights: Path) -> tuple[Segmentor, RunConfig]:

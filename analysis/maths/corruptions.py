@@ -13,8 +13,7 @@ Shapes: H W pixels.
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -22,70 +21,12 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.maths.corruption_names import package_version
 from analysis.maths.perturbation import random_state
-from whitebox.catalog import nearest
-from whitebox.errors import ConfigError, DataError
-from whitebox.extras import require_extra
+from whitebox.errors import DataError
 
-PACKAGE = "imagecorruptions-imaug"
-GROUPS = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-KINDS = tuple(kind for group in GROUPS.values() for kind in group)
-SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 32  # px
 _OWN_SEED = ("impulse_noise", "glass_blur")  # these take a seed instead of using the global generator
-
-
-def parse_kinds(text: str) -> tuple[str, ...]:
-    """Corruptions from ``all`` or a comma list of kinds and groups (noise, blur, weather, digital), in `KINDS`' order.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    chosen: set[str] = set()
-    for part in (part.strip() for part in text.split(",")):
-        if part == "all":
-            chosen.update(KINDS)
-        elif part in GROUPS:
-            chosen.update(GROUPS[part])
-        elif part in KINDS:
-            chosen.add(part)
-        else:
-            hint = nearest(part, [*KINDS, *GROUPS])
-            raise ConfigError(
-                f"Unknown corruption {part!r}{hint} There are all, {', '.join(GROUPS)}, and {', '.join(KINDS)}."
-            )
-    return tuple(kind for kind in KINDS if kind in chosen)
-
-
-def parse_severities(text: str) -> tuple[int, ...]:
-    """Severities from ``3``, ``1:5`` or a comma list.
-
-    Raises:
-        ConfigError: none, or not whole numbers from 1 to 5, or reversed.
-    """
-    first, colon, last = text.partition(":")
-    try:
-        listed = range(int(first), int(last) + 1) if colon else [int(part) for part in text.split(",")]
-    except ValueError:
-        listed = []
-    if not listed or not set(listed) <= set(SEVERITIES):
-        raise ConfigError(f"--severity {text!r} is impossible: give 3, 1:5 or 1,3,5, from 1 (mild) to 5 (severe).")
-    return tuple(sorted(set(listed)))
-
-
-def package_version() -> str:
-    """Version of the package that corrupts.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    require_extra("corruptions", "robustness --corruptions")
-    return importlib.metadata.version(PACKAGE)
 
 
 def corrupt(image_HW3: NDArray[np.uint8], kind: str, severity: int, *key: object) -> NDArray[np.uint8]:
@@ -145,13 +86,3 @@ class Corruption:
     def __post_init__(self) -> None:
         """What is compiled at its first use is compiled here, not in each of the loading processes to come."""
         corrupt(np.zeros((SMALLEST, SMALLEST, 3), np.uint8), self.kind, self.severity)
-
-
-def group_of(kind: str) -> str:
-    """The group of ``GROUPS`` a corruption belongs to."""
-    return next(group for group, kinds in GROUPS.items() if kind in kinds)
-
-
-def shown_names(kinds: Sequence[str]) -> list[str]:
-    """Corruptions as figures and tables write them."""
-    return [kind.replace("_", " ").replace("jpeg", "JPEG") for kind in kinds]

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-RESAMPLES = 1000
-LEVEL = 0.95
+from analysis.maths.conventions import LEVEL, RESAMPLES
 
 
 def mean_interval(

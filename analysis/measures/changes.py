@@ -6,27 +6,25 @@ Shapes: N images, K classes, D draws, R resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
+from analysis.consumed import EvaluatedImages
+from analysis.maths.conventions import LEVEL, RESAMPLES
 from analysis.maths.corruptions import Corruption
-from analysis.maths.intervals import LEVEL, RESAMPLES
 from analysis.maths.perturbation import Change, ChangedImages, PixelNoise, perturbed, target_parameters
-from analysis.measures.images import Samples
 from analysis.measures.rows import Counts, Key, Rows
-from analysis.record import Record, describe_weights, new_record
+from analysis.record import describe_weights
 from whitebox.engine.encoded import EncodedImages
 from whitebox.engine.evaluate import LabelledImages, evaluate
 from whitebox.engine.kept import tokens_kept
 from whitebox.engine.metrics import resampled_scores, scores
-from whitebox.errors import DataError
 from whitebox.runs import Run
 
 CLEAN: Key = {"target": "clean"}
@@ -34,7 +32,7 @@ CLEAN: Key = {"target": "clean"}
 Values = NDArray[np.float64]
 
 
-class Bench:
+class ChangedRun:
     """A run on some images, to be measured under changes.
 
     Args:
@@ -42,41 +40,34 @@ class Bench:
         target: what will be changed; where that is the decoder alone, the encoder runs once.
     """
 
-    def __init__(self, run: Run, split: str | None, limit: int | None, memory: int, target: str) -> None:
-        self.run, self.limit, self.memory = run, limit, memory
-        self.samples = Samples(run, split, limit)
-        self.weights = describe_weights(run.weights)
+    def __init__(self, run: Run, images: EvaluatedImages, memory: int, target: str) -> None:
+        self.run, self.images, self.memory = run, images, memory
         photos = target in ("input", "corruption")
         self.parameters = {} if photos else target_parameters(run.model, target)
         self.encode_once = not photos and all(name.startswith("decoder.") for name in self.parameters)
 
     def rows(self, folder: Path) -> Rows:
         """The file of this run's rows on these images, evaluated in this way."""
-        data, inference = self.run.config.data, asdict(self.run.config.inference)
-        inference.pop("batch")
-        read = ("kind", "reduce_zero_label", "resize", "max_ratio", "shapes_seed", "size")
-        pairs = getattr(self.samples.dataset.source, "pairs", ())[: len(self.samples)]
         belongs_to = {
-            "weights": self.weights.sha256,
-            "data": asdict(self.samples.data),
-            "bytes": [[_size(file) for file in (pair.image, pair.label)] for pair in pairs],
-            "settings": {**{key: getattr(data, key) for key in read}, **inference},
+            "weights": describe_weights(self.run.weights).sha256,
+            "data": asdict(self.images.data),
+            "settings": self.images.settings,
         }
-        name = f"{self.run.name}-{self.samples.data.name}-{self.samples.split}"
-        return Rows(folder, name, belongs_to, (len(self.samples), 3, self.run.model.num_classes))
+        name = f"{self.run.name}-{self.images.data.name}-{self.images.split}"
+        return Rows(folder, name, belongs_to, (len(self.images), 3, self.run.model.num_classes))
 
     @cached_property
     def encoded(self) -> EncodedImages:
         """The images behind the encoder."""
-        config, dataset = self.run.config, self.samples.dataset
-        with tokens_kept(self.run.model, config.store):
+        run, limit = self.run, self.images.limit
+        with tokens_kept(run.model, run.config.store):
             return EncodedImages(
-                self.run.model, dataset, config.inference, config.data, limit=self.limit, memory=self.memory
+                run.model, self.images.dataset, run.inference, run.data, limit=limit, memory=self.memory
             )
 
     def measure(self, key: Key) -> Counts:
         """Counts of a row, (N, 3, K)."""
-        name = self.samples.data.name
+        name = self.images.data.name
         if key == CLEAN:
             return self._as_it_is()
         if key["target"] == "input":
@@ -88,45 +79,14 @@ class Bench:
             return self._as_it_is()
 
     def _as_it_is(self) -> Counts:
-        return self.encoded.evaluate().counts_N3K if self.encode_once else self._evaluate(self.samples.dataset)
+        return self.encoded.evaluate().counts_N3K if self.encode_once else self._evaluate(self.images.dataset)
 
     def _on(self, change: Change) -> Counts:
-        return self._evaluate(ChangedImages(self.samples.dataset, change))
+        return self._evaluate(ChangedImages(self.images.dataset, change))
 
     def _evaluate(self, dataset: LabelledImages) -> Counts:
-        config = self.run.config
-        return evaluate(self.run.model, dataset, config.inference, config.data, limit=self.limit).counts_N3K
-
-    def record(
-        self, kind: str, measured: Mapping[str, Any], seed: int, settings: Mapping[str, Any], variant: str
-    ) -> Record:
-        """The record of what was measured."""
-        config = self.run.config
-        return new_record(
-            kind,
-            model=self.run.name,
-            data=self.samples.data,
-            measured={**measured, "classes": list(self.samples.dataset.classes)},
-            n=len(self.samples),
-            weights=self.weights,
-            variant=variant,
-            seeds={"noise": seed, "bootstrap": seed},
-            settings={
-                **settings,
-                "resamples": RESAMPLES,
-                "resize": config.data.resize,
-                "max_ratio": config.data.max_ratio,
-                **{key: value for key, value in asdict(config.inference).items() if key != "batch"},
-            },
-        )
-
-
-def _size(file: str) -> int:
-    """Bytes of a file: whether it is still the one that was measured."""
-    try:
-        return Path(file).stat().st_size
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
+        run = self.run
+        return evaluate(run.model, dataset, run.inference, run.data, limit=self.images.limit).counts_N3K
 
 
 class MeanScores:

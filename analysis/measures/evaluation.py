@@ -1,128 +1,211 @@
-"""What a command leaves behind: records, tables and figures in the run's folder, and a table on the terminal."""
+"""Accuracy of a run: mIoU and what belongs to it, with intervals over images, and the counts they come from.
+
+The per-image counts lie beside the record (``NAME.npz``: ``names`` (N,), ``counts`` (N, 3, K)), so that intervals and
+paired comparisons need no rerun.
+
+Layout of ``measured`` (fractions; low and high bound the 95 % interval over images; null where a class does not
+occur)::
+
+    {"miou": {"value": 0.453, "low": 0.431, "high": 0.470}, "macc": {...}, "aacc": {...},
+     "per_class": [{"name": "Sky", "iou": {...}, "acc": {"value": 0.912}, "label_share": 0.172}, ...]}
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from analysis.record import Data, Record, describe_weights, fingerprint, measured_scores, new_record, write_record
-from analysis.show.figures import per_class_bars, training_curves
-from analysis.show.tables import Cell, Column, Table, per_class_table, percent
-from whitebox.config import RunConfig
-from whitebox.engine.evaluate import Evaluation
+from analysis.ask import keep, stored
+from analysis.consumed import Chosen, EvaluatedImages
+from analysis.maths.conventions import RESAMPLES
+from analysis.measurement import Progress
+from analysis.record import Answer, Question, Record, RecordError, describe_weights
 from whitebox.files import write_atomically
-from whitebox.terminal import print_line, table_console
 
-RESAMPLES = 1000
-SEED = 0
+if TYPE_CHECKING:
+    from whitebox.engine.evaluate import Evaluation
+    from whitebox.runs import Run, SavedRun
+
+KIND = "eval"
+SEED = 0  # of the bootstrap
+
+OnImage = Callable[..., object]  # index, labelled image, prediction
 
 
-def report_training(folder: Path) -> None:
-    """Draw the curves of ``folder/metrics.jsonl`` beside it, PNG and PDF."""
-    training_curves(folder / "metrics.jsonl", folder / "curves.png")
+@dataclass(frozen=True)
+class Evaluated:
+    """A run's evaluation: its record, and the name it is shown under.
 
-
-def evaluation_record(
-    evaluation: Evaluation, config: RunConfig, *, run: str, weights: Path, classes: Sequence[str], split: str
-) -> Record:
-    """The record of an evaluation: scores with bootstrap intervals over images, and the settings they were made with.
-
-    The data's fingerprint covers the images' names and how many pixels of each class their labels hold.
+    Attributes:
+        counts: the file of its per-image counts.
     """
-    settings = evaluation_settings(config)
-    multiscale = settings["scales"] != [1.0] or settings["flip"]
-    labels_NK = evaluation.counts_N3K[:, 2].tolist()
-    return new_record(
-        "eval",
-        model=run,
-        data=Data(
-            name=config.data.name,
-            split=split,
-            images=len(evaluation.names),
-            fingerprint=fingerprint(zip(evaluation.names, map(str, labels_NK), strict=True)),
-        ),
-        measured=measured_scores(
-            evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED, mean_over=evaluation.mean_over
-        ),
-        n=len(evaluation.names),
-        weights=describe_weights(weights),
+
+    name: str
+    record: Record
+    counts: Path
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The per-image counts.
+
+        Raises:
+            RecordError: they cannot be read, or are not those of the record.
+        """
+        return read_counts(self.counts, self.record)
+
+
+def evaluation_question(run: SavedRun | Run, images: EvaluatedImages) -> Question:
+    """How accurate a run is on some images."""
+    multiscale = images.settings["scales"] != [1.0] or images.settings["flip"]
+    return Question(
+        kind=KIND,
+        model=run.name,
+        data=images.data,
+        weights=describe_weights(run.weights),
         variant="multiscale" if multiscale else "",
-        seeds={"bootstrap": SEED, "training": config.train.seed},
-        settings=settings,
+        seeds={"bootstrap": SEED, "training": run.seed},
+        settings={**images.settings, "resamples": RESAMPLES},
     )
 
 
-def evaluation_settings(config: RunConfig) -> dict[str, Any]:
-    """All that changes the numbers of an evaluation, as its record keeps it."""
-    inference = config.inference
-    return {
-        "resamples": RESAMPLES,
-        "resize": config.data.resize,
-        "max_ratio": config.data.max_ratio,
-        "window": inference.window,
-        "stride": inference.stride,
-        "scales": list(inference.scales),
-        "flip": inference.flip,
-        **({} if inference.scores == "shares" else {"scores": inference.scores}),  # records before it have no such key
-        **({} if config.data.mean_over == "occurring" else {"mean_over": config.data.mean_over}),
-    }
+def evaluated(
+    run: SavedRun | Run,
+    name: str,
+    chosen: Chosen | None = None,
+    output: Path | None = None,
+    advance: Progress | None = None,
+    *,
+    again: bool = False,
+    on_image: OnImage | None = None,
+) -> Evaluated:
+    """The evaluation of a run: the stored one of these images and settings, else a new one, which is then stored.
 
+    Stored ones are looked for among the records of ``output`` and of the run's folder.
 
-def report_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> None:
-    """Store an evaluation, write its table (CSV, Markdown, LaTeX) and bars, and show the table."""
-    path = store_evaluation(record, evaluation, folder)
-    table = per_class_table(record)
-    table.write(folder / "tables" / path.stem)
-    per_class_bars([record], folder / "figures" / f"{path.stem}.png")
-    console = table_console()
-    console.print(table.to_rich())
-    print_line(console, f"Record: {path}")
+    Args:
+        output: where a new one is stored; None: the run's folder.
+        advance: called after each image that has to be predicted.
+        again: predict anew, whatever is stored.
+        on_image: called with index, labelled image and prediction.
 
-
-def store_evaluation(record: Record, evaluation: Evaluation, folder: Path) -> Path:
-    """Write an evaluation's record and, beside it, its per-image counts; returns the record's path.
-
-    With the counts (``names`` (N,), ``counts`` (N, 3, K)) intervals and paired comparisons need no rerun.
+    Raises:
+        WhiteboxError: the images or stored counts cannot be read, or do not fit the model.
     """
-    path = write_record(record, folder / "records")
-    write_atomically(path.with_suffix(".npz"), lambda target: _write_counts(target, evaluation))
-    return path
+    images = EvaluatedImages(run, chosen or Chosen())
+    question = evaluation_question(run, images)
+    for folder in dict.fromkeys((output or run.folder, run.folder)):
+        counts = (folder / "records" / question.file_name).with_suffix(".npz")
+        found = None if again else stored(question, folder / "records")
+        if found is not None and counts.is_file():
+            return Evaluated(name, found, counts)
+    from whitebox.engine.distributed import evaluate_together
+    from whitebox.engine.kept import tokens_kept
+
+    opened = run.open()
+
+    def seen(index: int, *image: object) -> None:
+        if on_image is not None:
+            on_image(index, *image)
+        if advance is not None:
+            advance(index + 1, len(images))
+
+    with tokens_kept(opened.model, opened.config.store):
+        evaluation = evaluate_together(
+            opened.model, images.dataset, opened.inference, opened.data, limit=images.limit, on_image=seen
+        )
+    return store_evaluation(question, evaluation, images.classes, output or run.folder, name)
 
 
-def report_comparison(records: Sequence[Record], folder: Path) -> None:
-    """Show several evaluations side by side; write the table, and bars where all have the same data."""
-    first = records[0]
-    name = "-".join(part for part in ("comparison", first.data.name, first.data.split, first.variant) if part)
-    (table,) = render_evaluations(records, folder / "figures" / name).values()
-    table.write(folder / "tables" / name)
-    table_console().print(table.to_rich())
+def store_evaluation(
+    question: Question, evaluation: Evaluation, classes: Sequence[str], folder: Path, name: str
+) -> Evaluated:
+    """The record of an evaluation, written by the main process below ``folder`` with its counts beside it."""
+    from whitebox.engine.distributed import on_main
 
-
-def render_evaluations(records: Sequence[Record], stem: Path) -> dict[str, Table]:
-    """Classes of one evaluation, or several side by side; bars where all have the same data."""
-    same = all(record.data == records[0].data for record in records)
-    if same:
-        per_class_bars(records, stem)
-    return {"": _side_by_side(records, same) if len(records) > 1 else per_class_table(records[0])}
-
-
-def _side_by_side(records: Sequence[Record], same: bool) -> Table:
-    rows: list[tuple[Cell, ...]] = [
-        (record.model, *(percent(record.measured[name]) for name in ("miou", "macc", "aacc"))) for record in records
-    ]
-    first = records[0]
-    what = f"{first.data.name} {first.data.split}, n = {first.n} images" if same else "different data"
-    return Table(
-        columns=(Column("Model"), Column("mIoU (%)"), Column("mAcc (%)"), Column("aAcc (%)")),
-        rows=tuple(rows),
-        caption=f"{what}. Brackets: 95 % interval over images, {RESAMPLES} bootstrap resamples, seed {SEED}; "
-        "one training each, whose own spread they do not hold.",
+    scores = measured_scores(
+        evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED, mean_over=evaluation.mean_over
     )
+    counts = (folder / "records" / question.file_name).with_suffix(".npz")
+
+    def write(path: Path) -> None:
+        with path.open("wb") as opened:
+            np.savez_compressed(opened, names=np.array(evaluation.names), counts=evaluation.counts_N3K)
+
+    on_main(lambda: write_atomically(counts, write))  # before the record, which promises them
+    record = keep(question, Answer(measured=scores, n=len(evaluation.names)), folder / "records")
+    return Evaluated(name, record, counts)
 
 
-def _write_counts(path: Path, evaluation: Evaluation) -> None:
-    with path.open("wb") as opened:
-        np.savez_compressed(opened, names=np.array(evaluation.names), counts=evaluation.counts_N3K)
+def read_counts(path: Path, record: Record) -> Evaluation:
+    """The per-image counts stored beside an evaluation's record.
+
+    Raises:
+        RecordError: they cannot be read, or are not those of ``record``.
+    """
+    from whitebox.engine.evaluate import Evaluation
+
+    try:
+        with np.load(path) as arrays:
+            names, counts_N3K = tuple(arrays["names"].tolist()), arrays["counts"]
+        found = Evaluation(names, counts_N3K, record.settings.get("mean_over", "occurring"))
+        miou = found.scores.miou
+    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        raise RecordError(f"The counts {path} cannot be read; delete them and their record, and repeat.") from error
+    value = record.measured["miou"]["value"]
+    if len(names) != record.n or not np.isclose(miou, np.nan if value is None else value, 1e-9, 1e-12, equal_nan=True):
+        raise RecordError(f"The counts {path} are not those of their record; delete both, and repeat.")
+    return found
+
+
+def measured_scores(
+    counts_N3K: NDArray[np.int64],
+    classes: Sequence[str],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    mean_over: str = "occurring",
+) -> dict[str, Any]:
+    """``measured`` of an evaluation, from the per-image counts of N images and K classes.
+
+    Args:
+        counts_N3K: intersection, prediction and label, as `whitebox.engine.evaluate` keeps them.
+        classes: the K names.
+        resamples: bootstrap draws of the 95 % intervals; note it as ``settings["resamples"]``.
+        seed: of the draws; note it as ``seeds["bootstrap"]``.
+        mean_over: see `whitebox.engine.metrics.scores`; note it in ``settings`` where it is not ``occurring``.
+
+    Raises:
+        DataError: there are no images.
+        ConfigError: ``resamples`` below 1.
+    """
+    from whitebox.engine.metrics import bootstrap, scores
+
+    found = scores(counts_N3K, mean_over)
+    interval = bootstrap(counts_N3K, resamples, seed, mean_over=mean_over)
+    labels_K = counts_N3K[:, 2].sum(0)
+    share_K = labels_K / max(1, int(labels_K.sum()))
+
+    def ranged(value: float, low_high: Sequence[float]) -> dict[str, float]:
+        return {"value": float(value), "low": float(low_high[0]), "high": float(low_high[1])}
+
+    return {
+        "miou": ranged(found.miou, interval.miou),
+        "macc": ranged(found.macc, interval.macc),
+        "aacc": ranged(found.aacc, interval.aacc),
+        "per_class": [
+            {
+                "name": name,
+                "iou": ranged(found.iou_K[index], interval.iou_K2[index].tolist()),
+                "acc": {"value": float(found.acc_K[index])},
+                "label_share": float(share_K[index]),
+            }
+            for index, name in enumerate(classes)
+        ],
+    }

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from PIL import Image
 
-from analysis.record import Record
+from analysis.maths.packing import unpack
+from analysis.record import Record, notes
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
 from analysis.show.photos import (
     Pixels,
@@ -22,15 +22,14 @@ from analysis.show.photos import (
     caption_below,
     class_legend,
     classes_over,
+    conventions,
     figure_path,
     for_figure,
     photo_name,
     photos_of,
     recorded_photo,
     show,
-    unpack,
 )
-from analysis.show.render import notes as render_notes
 from analysis.show.tables import Cell, Column, Table, number
 from whitebox.files import write_atomically
 
@@ -44,8 +43,14 @@ _MARKS = f"Maps lie over the photo in grey at opacity {OPACITY}; the bar is over
 _OUTLINES = "White outline: patches predicted as the class (before upsampling), or the patch asked about."
 
 
-def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
-    """One figure a photo, with the maps of all runs, and one table; nothing where there are no maps.
+def tables(records: Sequence[Record]) -> dict[str, Table]:
+    """One table; none where there are no maps."""
+    maps = [each for held in records for stored in held.measured["photos"] for each in stored["maps"]]
+    return {"": _table(records)} if maps else {}
+
+
+def figures(records: Sequence[Record], stem: Path) -> None:
+    """One figure a photo, with the maps of all runs; none where there are no maps.
 
     Raises:
         RecordError: a photo is missing or has changed.
@@ -56,7 +61,6 @@ def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
     for held in records:
         if held.settings["overlays"]:
             _overlays(held, stem.with_name(held.file_name.removesuffix(".json") + "-overlays"))
-    return {"": _table(records)} if photos else {}
 
 
 def _table(records: Sequence[Record]) -> Table:
@@ -97,8 +101,8 @@ def _table(records: Sequence[Record]) -> Table:
 
 
 def _caption(records: Sequence[Record]) -> str:
-    words = " ".join(dict.fromkeys(held.settings["conventions"] for held in records))
-    return " ".join([words[0].upper() + words[1:], *render_notes(records)])
+    words = " ".join(dict.fromkeys(conventions(held) for held in records))
+    return " ".join([words[0].upper() + words[1:], *notes(records)])
 
 
 def _shows(held: Record) -> str:
@@ -191,18 +195,18 @@ def _painted(image_HW3: Pixels, each: Mapping[str, Any], stored: Mapping[str, An
     mode = held.settings["interpolation"]
     values_HW = at_pixels(unpack(each["values"])[None], stored, image_HW3.shape[:2], mode)[0]
     index_HW = np.clip(values_HW / (top or 1.0) * 255, 0, 255).round().astype(np.uint8)
-    grey_HW1 = cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY)[..., None]
+    grey_HW1 = np.asarray(Image.fromarray(image_HW3).convert("L"))[..., None]
     return np.asarray(np.rint(OPACITY * 255 * _colours()[index_HW] + (1 - OPACITY) * grey_HW1), np.uint8)
 
 
 def _mark(axes: Axes, image_HW3: Pixels, each: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     """Outline what the query is: the patches predicted as its class, or its patch."""
     labels_hw = unpack(stored["prediction"])
-    marked_hw = torch.zeros_like(labels_hw)
+    marked_hw = np.zeros_like(labels_hw)
     if each["patch"] is not None:
         marked_hw[tuple(each["patch"])] = 1
     elif each["region"] is not None:
-        marked_hw = (labels_hw == each["region"]).double()
+        marked_hw = (labels_hw == each["region"]).astype(np.float64)
     marked_HW = at_pixels(marked_hw[None], stored, image_HW3.shape[:2], "nearest")[0]
     if 0 < marked_HW.sum() < marked_HW.size:
         axes.contour(marked_HW, levels=[0.5], colors="white", linewidths=0.7)
@@ -217,8 +221,6 @@ def _colours() -> NDArray[np.float64]:
 
 def _overlays(held: Record, folder: Path) -> None:
     """Each map of a record over its photo at the photo's own resolution, one JPEG each."""
-    from PIL import Image
-
     for stored in held.measured["photos"]:
         image_HW3 = recorded_photo(stored)
         for each in stored["maps"]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.measures.rank_analysis import SHARES, Convention
+from analysis.maths.conventions import SHARES, Convention
 from analysis.record import Record
 from analysis.show.figures import COLUMN, PAGE, figure_style, legend_columns, new_figure, save_figure
 from analysis.show.tables import Cell, Column, Estimate, Table, estimate
@@ -25,22 +25,25 @@ _PASSED = "decoder layers passed"
 _NOTHING = 1e-10  # of the largest eigenvalue: below, there is rounding only
 
 
-def render(records: Sequence[Record], stem: Path) -> dict[str, Table]:
-    """Tables of rates, ranks, projected rates and class embeddings; figures of the same at ``stem``-*.
-
-    Records of different conventions are drawn apart.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    by_rule = sorted(records, key=lambda record: rule_of(record).name)
-    groups = [list(group) for _, group in groupby(by_rule, key=lambda record: rule_of(record).name)]
+def tables(records: Sequence[Record]) -> dict[str, Table]:
+    """Rates, ranks, projected rates and class embeddings; records of different conventions apart."""
     found: dict[str, Table] = {}
-    for group in groups:
-        mark = f"-{rule_of(group[0]).name}" if len(groups) > 1 else ""
-        draw(group, f"{stem}{mark}")
-        found |= {f"{mark}{suffix}": table for suffix, table in tables(group).items()}
+    for mark, group in _by_rule(records).items():
+        found |= {f"{mark}{suffix}": table for suffix, table in _tables(group).items()}
     return found
+
+
+def figures(records: Sequence[Record], stem: Path) -> None:
+    """The same, at ``stem``-*."""
+    for mark, group in _by_rule(records).items():
+        _draw(group, f"{stem}{mark}")
+
+
+def _by_rule(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records of one convention, by what their files' names end in."""
+    ordered = sorted(records, key=lambda record: rule_of(record).name)
+    found = {name: list(group) for name, group in groupby(ordered, key=lambda record: rule_of(record).name)}
+    return {f"-{name}": group for name, group in found.items()} if len(found) > 1 else {"": list(records)}
 
 
 def rule_of(record: Record) -> Convention:
@@ -78,7 +81,7 @@ def _rates(rule: Convention, tokens: str) -> str:
     )
 
 
-def tables(records: Sequence[Record]) -> dict[str, Table]:
+def _tables(records: Sequence[Record]) -> dict[str, Table]:
     """The tables of records of one convention, by suffix."""
     caption = _caption(records)
     found = {"": _rate_table(records, caption), "-ranks": _rank_table(records, caption)}
@@ -205,7 +208,7 @@ def _class_table(records: Sequence[Record], caption: str) -> Table:
     return Table(columns, tuple(rows), f"{meaning} {caption}")
 
 
-def draw(records: Sequence[Record], stem: str) -> None:
+def _draw(records: Sequence[Record], stem: str) -> None:
     """The figures of records of one convention, at ``stem``-*."""
     _draw_layers(records, Path(f"{stem}-layers"))
     _draw_spectra(records, Path(f"{stem}-spectra"))

@@ -1,88 +1,143 @@
 """Records -> tables and figures: what every measurement command shows at its end, and `whitebox render` later.
 
-A measurement is a module with ``render(records, stem)``: it writes its figures at ``stem`` (plus a suffix where there
-are several) and returns its tables by file name suffix, to be shown in this order; none, and no figure, where the
-records hold nothing to show. Nothing in it needs a model.
+A kind of record is shown by a module (`analysis.measurement.KINDS`) with two functions: ``tables(records)`` gives its
+tables by file name suffix, to be shown in this order, none where the records hold nothing to show; ``figures(records,
+stem)`` draws its figures at ``stem``, plus a suffix where there are several. Nothing in it needs a model or torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from glob import escape
+from importlib import import_module
 from pathlib import Path
 
-from analysis.record import Record, RecordError
-from analysis.show.tables import Table
+from analysis.measurement import KINDS
+from analysis.record import Record, RecordError, notes, read_record, read_records
+from whitebox.catalog import nearest
 from whitebox.terminal import print_line, table_console
-
-Renderer = Callable[[Sequence[Record], Path], Mapping[str, Table]]
-
-
-def renderers() -> dict[str, Renderer]:
-    """The renderer of each kind of record."""
-    from analysis.measures import alignment, orthogonality, pca, tradeoff
-    from analysis.measures import compare as comparison
-    from analysis.measures import evaluation as report
-    from analysis.measures import profile as costs
-    from analysis.show import attention as attention_figures
-    from analysis.show import rank_analysis as rank_figures
-    from analysis.show import robustness as robustness_figures
-
-    return {
-        "alignment": alignment.render,
-        "attention": attention_figures.render,
-        "compare": comparison.render,
-        "eval": report.render_evaluations,
-        "pca": pca.render,
-        "orthogonality": orthogonality.render,
-        "profile": costs.render,
-        "rank-analysis": rank_figures.render,
-        "parameter-noise": robustness_figures.render_noise,
-        "input-noise": robustness_figures.render_noise,
-        "corruptions": robustness_figures.render_corruptions,
-        "tradeoff": tradeoff.render,
-    }
 
 
 def render(records: Sequence[Record], folder: Path, name: str | None = None) -> None:
     """Write tables (CSV, Markdown, LaTeX) and figures (PNG, PDF) of ``records`` below ``folder``; show the tables.
 
-    Records of one kind are shown together; ``name`` is that of their files, None: see `joint_name`.
+    Records that belong together are shown together, in the order given (see `groups`). Figures that were drawn of these
+    very records are left as they are.
+
+    Args:
+        name: of the files; None: what is shown, and a hash of which records it is made of.
 
     Raises:
         RecordError: no records, a kind that has no renderer, or records that do not fit together.
         OutputError: the folder cannot be written.
     """
+    together = groups(records)
+    for group in together:
+        own = f"{plain_name(group)}-{_together(group)}"
+        stem = own if name is None else name if len(together) == 1 else f"{name}-{own}"
+        _render_group(group, folder, stem, figures=not _drawn(group, folder / "figures", stem))
+
+
+def render_folders(paths: Sequence[Path], output: Path, *, figures: bool = True) -> None:
+    """Render record files, and all records below folders: what lies in ``X/records`` goes to ``OUTPUT/X``.
+
+    Files are named by what they show; a hash is added only where two would have the same name.
+
+    Raises:
+        RecordError: see `render`; or a path that is not there.
+        OutputError: the folder cannot be written.
+    """
+    found: dict[Path, list[Record]] = {}
+    for path in paths:
+        for place, records in _below(path).items():
+            found.setdefault(output / place, []).extend(records)
+    if not any(found.values()):
+        raise RecordError(f"There are no records in {', '.join(map(str, paths))}.")
+    for folder, records in found.items():
+        together = groups(records)
+        names = Counter(map(plain_name, together))
+        for group in together:
+            plain = plain_name(group)
+            name = plain if names[plain] == 1 else f"{plain}-{_together(group)}"
+            _render_group(group, folder, name, figures)
+
+
+def _below(path: Path) -> dict[Path, list[Record]]:
+    """The records at a path, by where they lie below it."""
+    if not path.is_dir():
+        return {Path(): [read_record(path)]}
+    own = read_records(path) if path.name == "records" or any(path.glob("*.json")) else []
+    inside = {place.parent.relative_to(path): read_records(place) for place in sorted(path.glob("**/records"))}
+    return {**({Path(): own} if own else {}), **inside}
+
+
+def groups(records: Sequence[Record]) -> list[list[Record]]:
+    """Records that one figure can show: of one kind and variant, and of the same data (evaluations: of any).
+
+    Kinds come in the order of `analysis.measurement.KINDS`.
+
+    Raises:
+        RecordError: no records, or a kind that has no renderer.
+    """
     if not records:
         raise RecordError("There are no records to render.")
-    known = renderers()
+    found: dict[tuple[object, ...], list[Record]] = {}
+    for record in records:
+        if record.kind not in KINDS:
+            raise RecordError(
+                f"{record.file_name} holds {record.kind!r}{nearest(record.kind, list(KINDS))} What can be rendered: "
+                f"{', '.join(sorted(KINDS))}."
+            )
+        found.setdefault((record.kind, record.variant, _data(record)), []).append(record)
+    order = list(KINDS)
+    return sorted(found.values(), key=lambda group: order.index(group[0].kind))
+
+
+def _data(record: Record) -> object:
+    """What must be the same in one figure."""
+    alike = {"eval": None, "profile": None}  # costs against size have several sizes
+    return alike.get(record.kind, record.data)
+
+
+def _drawn(group: Sequence[Record], folder: Path, stem: str) -> bool:
+    """Whether the figures of these very records are there, drawn after the last of them was measured."""
+    figures = [path.stat().st_mtime for path in folder.glob(f"{escape(stem)}*.png")]
+    own = stem.endswith(_together(group))  # else other records may have figures of that name
+    try:
+        return own and min(figures, default=0) > max(datetime.fromisoformat(each.created).timestamp() for each in group)
+    except ValueError:  # a record without a date
+        return False
+
+
+def _render_group(group: Sequence[Record], folder: Path, stem: str, figures: bool) -> None:
+    shown = import_module(KINDS[group[0].kind].shown)
     console = table_console()
-    for kind, same in groupby(sorted(records, key=lambda record: record.kind), key=lambda record: record.kind):
-        group = list(same)
-        if kind not in known:
-            raise RecordError(f"{group[0].file_name} holds {kind!r}; what can be rendered: {', '.join(sorted(known))}.")
-        stem = name or joint_name(group)
-        tables = known[kind](group, folder / "figures" / stem)
-        for suffix, table in tables.items():
-            table.write(folder / "tables" / f"{stem}{suffix}")
-            console.print(table.to_rich())
-        for note in notes(group):
-            print_line(console, note)
-        if tables:
-            print_line(console, f"Figures and tables: {folder}/*/{stem}*")
+    tables = shown.tables(group)
+    if figures:
+        shown.figures(group, folder / "figures" / stem)
+    for suffix, table in tables.items():
+        table.write(folder / "tables" / f"{stem}{suffix}")
+        console.print(table.to_rich())
+    for note in notes(group):
+        print_line(console, note)
+    if tables:
+        print_line(console, f"Figures and tables: {folder}/*/{stem}*")
 
 
-def joint_name(records: Sequence[Record]) -> str:
-    """File name of what is drawn from ``records``: that of a single record, else one that names all in its hash."""
-    first = records[0]
-    if len(records) == 1:
-        return first.file_name.removesuffix(".json")
-    together = hashlib.sha256("".join(sorted(record.identity for record in records)).encode()).hexdigest()[:8]
-    parts = (first.kind, first.data.name, first.data.split, first.variant, f"{len(records)}_models", together)
-    return "-".join(part for part in parts if part)
+def plain_name(group: Sequence[Record]) -> str:
+    """What records show, for file names: ``rank-analysis-camvid-val``."""
+    data = {(each.data.name, each.data.split) for each in group}
+    parts = (group[0].kind, *(data.pop() if len(data) == 1 else ()), group[0].variant)
+    return "-".join(re.sub(r"[^\w.-]+", "_", part) for part in parts if part)
 
 
-def notes(records: Sequence[Record]) -> list[str]:
-    """What the measurements have to say beside their numbers, ``measured["notes"]``: what does not apply to a model."""
-    return [f"{record.model}: {note}" for record in records for note in record.measured.get("notes", ())]
+def _together(group: Sequence[Record]) -> str:
+    """Which records: the identity of one, else how many, and a hash of all."""
+    if len(group) == 1:
+        return group[0].identity
+    text = "".join(sorted(record.identity for record in group))
+    return f"{len(group)}_models-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.measures.profile import stored_cost, stored_speed, timed_under
 from analysis.record import Record, RecordError, read_records
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.show.profile import stored_cost, stored_speed, timed_under
 from analysis.show.tables import Cell, Column, Estimate, Table, estimate, percent
 
 UNKNOWN = Estimate(math.nan)
@@ -144,15 +144,19 @@ def _comparable(records: Sequence[Record], conditions: Callable[[Record], Hashab
     return ranked[-1] if ranked else {}
 
 
-def render(summary: Summary, stem: Path) -> Table:
-    """Draw the figure, a panel a quantity and a row a model; the table of the same numbers."""
+def table(summary: Summary) -> Table:
+    """A row a model."""
     quantities = _quantities(summary)
-    _draw(list(summary.names.values()), quantities, stem)
     columns = (Column("Model"), *(Column(each.name, each.decimals) for each in quantities))
     rows: list[tuple[Cell, ...]] = [
         (name, *(each.values[index] for each in quantities)) for index, name in enumerate(summary.names.values())
     ]
     return Table(columns, tuple(rows), _caption(summary))
+
+
+def figure(summary: Summary, stem: Path) -> None:
+    """A panel a quantity and a row a model."""
+    _draw(list(summary.names.values()), _quantities(summary), stem)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from analysis.record import Record, RecordError
 from whitebox.files import write_text
 from whitebox.text import csv_text, latex, markdown
 
@@ -155,53 +154,6 @@ class Table:
         return [write_text(Path(os.fspath(stem) + suffix), text) for suffix, text in texts.items()]
 
 
-def per_class_table(record: Record) -> Table:
-    """IoU of each class with its interval, its accuracy, its share of the labelled pixels; then mIoU, mAcc and aAcc.
-
-    All in percent. The caption says model, data, number of images, and how the intervals were drawn (from the record's
-    ``settings["resamples"]`` and ``seeds["bootstrap"]``).
-
-    Raises:
-        RecordError: not an evaluation, or a number is missing.
-    """
-    measured = evaluation(record)
-    rows: list[tuple[Cell, ...]] = [
-        (str(row["name"]), percent(row["iou"]), percent(row["acc"]), 100 * number(row["label_share"]))
-        for row in measured["per_class"]
-    ]
-    rows.append(("mIoU", percent(measured["miou"]), None, None))
-    rows.append(("mAcc", None, percent(measured["macc"]), None))
-    rows.append(("aAcc", None, percent(measured["aacc"]), None))
-    variant = f" ({record.variant})" if record.variant else ""
-    resamples, seed = record.settings.get("resamples"), record.seeds.get("bootstrap")
-    caption = f"{record.model}{variant} on {record.data.name} {record.data.split}, n = {record.n} images."
-    if resamples is not None:
-        caption += f" Brackets: 95 % interval over images, {resamples} bootstrap resamples, seed {seed}."
-    if record.settings.get("mean_over") == "labelled":
-        caption += " mIoU over the classes that are in the truth."
-    columns = (Column("Class"), Column("IoU (%)"), Column("Acc (%)"), Column("Label pixels (%)"))
-    return Table(columns, tuple(rows), caption, summary_rows=3)
-
-
-def evaluation(record: Record) -> Mapping[str, Any]:
-    """``record.measured`` of an evaluation, checked for the layout that `analysis.record` documents.
-
-    Raises:
-        RecordError: not an evaluation, or a number is missing.
-    """
-    if record.kind != "eval":
-        raise RecordError(f"{record.file_name} holds {record.kind!r}, not an evaluation; run `whitebox eval` first.")
-    measured = record.measured
-    _require(record, "measured", measured, "miou", "macc", "aacc", "per_class")
-    for key in ("miou", "macc", "aacc"):
-        _require(record, f"measured.{key}", measured[key], "value")
-    for row in measured["per_class"]:
-        _require(record, "measured.per_class", row, "name", "iou", "acc", "label_share")
-        for key in ("iou", "acc"):
-            _require(record, f"measured.per_class.{key}", row[key], "value")
-    return measured
-
-
 def percent(stored: Mapping[str, float | None]) -> Estimate:
     """``{"value", "low", "high"}`` of a record, fractions or null, as percent or NaN."""
     return estimate(stored, 100)
@@ -210,12 +162,6 @@ def percent(stored: Mapping[str, float | None]) -> Estimate:
 def estimate(stored: Mapping[str, float | None], factor: float = 1) -> Estimate:
     """``{"value", "low", "high"}`` of a record, times ``factor``; what is null or not there is NaN."""
     return Estimate(*(factor * number(stored.get(key)) for key in ("value", "low", "high")))
-
-
-def _require(record: Record, where: str, part: Mapping[str, Any], *keys: str) -> None:
-    for key in keys:
-        if key not in part:
-            raise RecordError(f"{record.file_name} lacks {where}.{key}; run `whitebox eval` again.")
 
 
 def stored_cell(stored: Mapping[str, float | None] | float | int | None) -> Estimate | float | int:

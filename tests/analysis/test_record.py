@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from asking import made_up
 
+from analysis.measures.evaluation import measured_scores
 from analysis.record import (
     Data,
     Record,
     RecordError,
     Weights,
     describe_weights,
-    fingerprint,
-    measured_scores,
-    new_record,
     read_record,
     read_records,
     write_record,
 )
+from whitebox.data.fingerprint import fingerprint
 from whitebox.errors import DataError, OutputError
 
 DATA = Data("camvid", "test", 233, "ab" * 32)
@@ -27,7 +27,7 @@ DATA = Data("camvid", "test", 233, "ab" * 32)
 
 def example(**changes) -> Record:
     values = {"model": "depict-ca-tiny", "data": DATA, "measured": {"miou": {"value": 0.5}}, "n": 233}
-    return new_record("eval", **{**values, **changes})
+    return made_up("eval", **{**values, **changes})
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_cache_that_cannot_be_written_is_harmless(source: FileSource, cache: P
 
 def test_a_missing_file_is_named(source: FileSource) -> None:
     os.unlink(source.pairs[1].label)
-    with pytest.raises(DataError, match=r"masks.b\.png cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"masks.b\.png cannot be opened .No such file"):
         data_fingerprint(CONFIG, source)
 
 

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -143,13 +142,22 @@ def test_a_paper_from_end_to_end_goes_on_where_it_stopped(
     for name in ("depict-fig7-layers.png", "depict-performance.pdf", "depict-noise.png"):
         assert (folder / "figures" / name).stat().st_size > 1000
     assert (folder / "tables" / "depict-tab1-reported.tex").is_file()
-    done = json.loads((folder / "measured.json").read_text())
-    assert len(done) == len(chosen_experiments("depict", "shapes"))
-
     before = {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
     code, again, _ = call(*arguments, "--device", "cpu")
     assert code == 0 and {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()} == before
     assert again.count("Figures and tables") == out.count("Figures and tables")
+
+
+def test_a_damaged_answer_is_named_with_its_cure(runs: Path, call: Call) -> None:
+    arguments = ["reproduce", "segmenter-tables", "--dataset", "shapes", "--limit", "1", "--device", "cpu"]
+    assert call(*arguments)[0] == 0
+    damaged = next((runs / "segmenter" / "shapes" / "records").glob("eval-*.json"))
+    for text in ("{", "[]", '{"schema": 1}', '{"schema": 2}', "[" * 5000):
+        damaged.write_text(text)
+        code, _, err = call(*arguments)
+        assert code == 1 and err.count("\n") == 1 and damaged.name in err and "With --again it is measured anew" in err
+    assert call(*arguments, "--again")[0] == 0
+    assert damaged.with_name(f"{damaged.name}.damaged-1").read_text() == "[" * 5000  # and nothing is lost
 
 
 def test_missing_runs_are_named_with_their_cost(runs: Path, call: Call) -> None:
@@ -173,9 +181,3 @@ def test_bad_requests(runs: Path, call: Call) -> None:
     assert code == 2 and "whitebox reproduce --list" in err
     code, out, _ = call("reproduce", "--list")
     assert code == 0 and "depict-fig7" in out
-    damaged = runs / "depict" / "shapes" / "measured.json"
-    damaged.parent.mkdir(parents=True)
-    for text in ("{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": ["../x.json"]}', "[" * 5000):
-        damaged.write_text(text)
-        code, _, err = call("reproduce", "depict-tab1", "--dataset", "shapes", "--limit", "1", "--device", "cpu")
-        assert code == 1 and "remove it to measure everything again" in err

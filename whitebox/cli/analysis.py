@@ -1,13 +1,19 @@
-"""Commands that measure what decoders do: each writes records, tables and figures, and compares several runs."""
+"""Commands that measure what decoders do: each writes records, tables and figures, and compares several runs.
+
+Most follow from a measurement (`analysis.measurement.KINDS`): its docstring is their help, its fields their options.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from analysis.measurement import KINDS, Measurement, Seed, loaded
 from whitebox.cli.app import (
     DataRoot,
     Device,
@@ -17,20 +23,21 @@ from whitebox.cli.app import (
     common_folder,
     main_process,
     runs_and_overrides,
+    together,
 )
 
 if TYPE_CHECKING:
-    from analysis.measures.images import Progress
-    from analysis.record import Record
-    from whitebox.runs import Run
+    from whitebox.runs import SavedRun
+
+__all__ = ["Again", "Dataset", "Limit", "Output", "Seed", "Split"]
 
 Dataset = Annotated[str | None, typer.Option(help="Default: the one the model was trained on.")]
 Split = Annotated[str | None, typer.Option(help="Default: the validation split.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random, and of the bootstrap.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder of records, tables, figures. Default: each run's folder.")
 ]
+Again = Annotated[bool, typer.Option("--again", help="Measure anew what has been measured before.")]
 RunsAndPhotos = Annotated[
     list[str],
     typer.Argument(
@@ -38,232 +45,98 @@ RunsAndPhotos = Annotated[
         help="Runs (default: all below results/), photos (jpg, png, ...), overrides, in any order.",
     ),
 ]
+ON_IMAGES: dict[str, Any] = {"dataset": Dataset, "data_root": DataRoot, "split": Split, "limit": Limit}
 
 
-@app.command(name="rank-analysis")
-def rank_analysis_command(
-    runs: RunsAndOverrides = None,
-    preset: Annotated[str | None, typer.Option(help="Conventions of a released script: crate, cbsa.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="normed (after LayerNorm) or raw.")] = None,
-    normalise: Annotated[str | None, typer.Option(help="Scale to length 1: none, token, projected.")] = None,
-    eps: Annotated[float | None, typer.Option(help="Distortion; the formula has its square. Default: 0.1.")] = None,
-    prefactor: Annotated[str | None, typer.Option(help="d of projected rates: subspace (P) or width (D).")] = None,
-    heads: Annotated[str | None, typer.Option(help="sum or mean of their rates.")] = None,
-    which: Annotated[str | None, typer.Option(help="patches, or all: with class embeddings compressed along.")] = None,
-    encoder: Annotated[bool, typer.Option("--encoder", help="Also the encoder's layers.")] = False,
-    layers: Annotated[
-        str | None, typer.Option(help="Only these, with wildcards: decoder.input,decoder.layers.*,encoder.layers.11.")
-    ] = None,
-    dataset: Dataset = None,
-    data_root: DataRoot = None,
-    split: Split = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    device: Device = None,
-    output: Output = None,
+def command_of(kind: type[Measurement]) -> Callable[..., None]:
+    """The command that asks a measurement of runs: its own options, then those of what it consumes."""
+    hints = get_type_hints(kind, include_extras=True)
+    own = {each.name: (hints[each.name], each.default) for each in fields(kind)}
+    assert MISSING not in (default for _, default in own.values()), f"an option of {kind.__name__} has no default"
+    seed = {name: own.pop(name) for name in ("seed",) if name in own}
+    shared = {name: (option, None) for name, option in ON_IMAGES.items() if kind.takes == "images"}
+    last = {"device": (Device, None), "output": (Output, None), "again": (Again, False)}
+
+    def asked(**given: Any) -> None:
+        photos, items = split_photos(given.pop("items")) if kind.takes == "photos" else ((), given.pop("runs"))
+        where = {name: given.pop(name) for name in (*shared, *last) if name in given}
+        ask_runs(kind(**given), items, photos=photos, **where)
+
+    first = {"items": (RunsAndPhotos, ...)} if kind.takes == "photos" else {"runs": (RunsAndOverrides, None)}
+    options = {**first, **own, **shared, **seed, **last}
+    asked.__doc__ = kind.__doc__
+    asked.__annotations__ = {name: option for name, (option, _) in options.items()}
+    asked.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if default is ... else default,
+                annotation=option,
+            )
+            for name, (option, default) in options.items()
+        ]
+    )
+    return asked
+
+
+def ask_runs(
+    measurement: Measurement,
+    items: Sequence[str] | None,
+    *,
+    photos: Sequence[Path] = (),
+    dataset: str | None = None,
+    data_root: Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    output: Path | None = None,
+    again: bool = False,
 ) -> None:
-    """How much do tokens hold along the layers? Coding rates, rate reduction, projected rates, spectra and ranks.
+    """Ask one run after another, and show them together at the end.
 
-    Defaults: --tokens normed --normalise none --eps 0.1 --prefactor subspace --heads sum --which patches.
-
-    \b
-    whitebox rank-analysis results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --limit 100
-    whitebox rank-analysis results/depict-ca-tiny-camvid --preset crate --encoder
+    Of several processes all measure, and the main one stores and shows.
     """
-    from analysis.measures.rank_analysis import convention, measure
+    from analysis.ask import measure_runs
+    from analysis.consumed import Chosen
+    from analysis.show.render import render
+    from whitebox.cli.progress import image_progress
 
-    rule = convention(
-        preset, tokens=tokens, normalise=normalise, eps=eps, prefactor=prefactor, heads=heads, which=which
-    )
-    names = [] if layers is None else layers.split(",")
-    measure_runs(
-        "rank-analysis",
-        runs,
-        lambda run, advance: measure(
-            run, rule, encoder=encoder, layers=names, split=split, limit=limit, seed=seed, advance=advance
-        ),
-        dataset=dataset,
-        data_root=data_root,
-        device=device,
-        output=output,
-    )
-
-
-@app.command(name="orthogonality")
-def orthogonality_command(
-    runs: RunsAndOverrides = None,
-    after: Annotated[
-        bool, typer.Option("--after", help="Also the class embeddings after the decoder, on images.")
-    ] = False,
-    draws: Annotated[int, typer.Option(min=2, help="Random matrices to compare with, of each shape.")] = 100,
-    dataset: Dataset = None,
-    data_root: DataRoot = None,
-    split: Split = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    device: Device = None,
-    output: Output = None,
-) -> None:
-    """Are subspaces, and class embeddings, orthogonal? Heat maps, and numbers beside random matrices.
-
-    The weights alone are measured, unless --after is given.
-
-    \b
-    whitebox orthogonality results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid
-    whitebox orthogonality results/depict-ca-tiny-camvid --after --limit 100 --data-root data
-    """
-    from analysis.measures.orthogonality import measure
-
-    measure_runs(
-        "orthogonality",
-        runs,
-        lambda run, advance: measure(
-            run, after=after, draws=draws, split=split, limit=limit, seed=seed, advance=advance
-        ),
-        dataset=dataset,
-        data_root=data_root,
-        device=device,
-        output=output,
-    )
+    paths, overrides = runs_and_overrides(list(items or ()))
+    folders: list[Path] = []
+    with together(device):
+        records = measure_runs(
+            measurement,
+            found_runs(paths, dataset, data_root, overrides, device, folders),
+            Chosen(split, limit, tuple(photos)),
+            lambda title: image_progress(title, None),
+            folder=output,
+            again=again,
+        )
+    if main_process():
+        render(records, output or common_folder(folders))
 
 
-@app.command(name="attention")
-def attention_command(
-    items: RunsAndPhotos,
-    layer: Annotated[
-        str | None, typer.Option(help="From 0, among the layers with such rows; all. Default: the last.")
-    ] = None,
-    head: Annotated[str | None, typer.Option(help="From 0, mean or all. Default: mean.")] = None,
-    part: Annotated[bool, typer.Option("--decoder/--encoder", help="Whose attention.")] = True,
-    classes: Annotated[
-        str | None, typer.Option(help="Class embeddings, car,road. Default in decoders: the three most predicted.")
-    ] = None,
-    patch: Annotated[
-        list[str] | None, typer.Option(metavar="ROW,COLUMN", help="A patch, both from 0; repeat for several.")
-    ] = None,
-    cls: Annotated[bool, typer.Option("--cls", help="The class token. Default in encoders.")] = False,
-    rollout: Annotated[
-        bool, typer.Option("--rollout", help="Multiplied over layers, from the first to --layer.")
-    ] = False,
-    masks: Annotated[
-        bool, typer.Option("--masks", help="Attention-to-mask instead; --layer counts stages, the last is their sum.")
-    ] = False,
-    interpolation: Annotated[str, typer.Option(help="From patches to pixels: nearest or bilinear.")] = "nearest",
-    colours: Annotated[
-        str | None,
-        typer.Option(
-            help="From 0 to the maximum of each map (own) or of all (shared), or to 1 (unit: default of --masks)."
-        ),
-    ] = None,
-    overlays: Annotated[
-        bool, typer.Option("--overlays", help="Also each map over the photo in the photo's resolution.")
-    ] = False,
-    device: Device = None,
-    output: Output = None,
-) -> None:
-    """What do class embeddings, patches or the class token look at? Attention maps over photos.
+def found_runs(
+    paths: Sequence[Path],
+    dataset: str | None,
+    data_root: Path | None,
+    overrides: Sequence[str],
+    device: str | None,
+    folders: list[Path],
+) -> Iterator[SavedRun]:
+    """The runs at ``paths``, one after another; their folders are noted."""
+    from whitebox.runs import find_run
 
-    A decoder without attention whose tokens have memberships in its heads (ToST) shows those.
-
-    \b
-    whitebox attention results/depict-sa-tiny-camvid photo.jpg --head all --classes car,road
-    whitebox attention results/depict-ca-tiny-camvid photo.jpg --patch 3,21 --layer all
-    whitebox attention results/depict-sa-tiny-camvid photo.jpg --encoder --cls --rollout
-    whitebox attention results/segvit-tiny-camvid photo.jpg --masks --layer all
-    """
-    from analysis.measures.attention import Choice, measure
-
-    paths, runs = split_photos(items)
-    chosen = Choice.parse(
-        part="decoder" if part else "encoder",
-        layer=layer,
-        head=head,
-        classes=classes,
-        patches=patch or [],
-        cls=cls,
-        rollout=rollout,
-        masks=masks,
-        interpolation=interpolation,
-        colours=colours,
-        overlays=overlays,
-    )
-    measure_runs(
-        "attention",
-        runs,
-        lambda run, advance: measure(run, paths, chosen, advance),
-        dataset=None,
-        data_root=None,
-        device=device,
-        output=output,
-    )
+    for path in paths:
+        run = find_run(path, dataset, data_root, overrides, device)
+        folders.append(run.folder)
+        yield run
 
 
-@app.command(name="pca")
-def pca_command(
-    items: RunsAndPhotos,
-    truth: Annotated[
-        list[Path] | None, typer.Option(help="Label image of the photo; repeat for several, in their order.")
-    ] = None,
-    directions: Annotated[
-        int | None, typer.Option(min=1, help="Principal directions to segment by. Default: the number of classes.")
-    ] = None,
-    device: Device = None,
-    output: Output = None,
-) -> None:
-    """Principal components of the patch tokens before and after the decoder's layers, and what they segment.
-
-    \b
-    whitebox pca results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid photo.jpg --truth label.png
-    """
-    from analysis.measures.pca import measure
-
-    paths, runs = split_photos(items)
-    measure_runs(
-        "pca",
-        runs,
-        lambda run, advance: measure(run, paths, truth or [], directions, advance),
-        dataset=None,
-        data_root=None,
-        device=device,
-        output=output,
-    )
-
-
-@app.command(name="alignment")
-def alignment_command(
-    runs: RunsAndOverrides = None,
-    eps: Annotated[float, typer.Option(help="Distortion of R^c; the formula has its square.")] = 0.1,
-    at: Annotated[
-        str, typer.Option(help="tokens: R^c through a layer's LayerNorm; normed: of the tokens it has normalised.")
-    ] = "tokens",
-    draws: Annotated[int, typer.Option(min=1, help="Random updates of each window and layer.")] = 4,
-    dataset: Dataset = None,
-    data_root: DataRoot = None,
-    split: Split = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    device: Device = None,
-    output: Output = None,
-) -> None:
-    """Does each layer do what its derivation says? Its update beside the gradient of its objective.
-
-    \b
-    whitebox alignment results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --limit 20 --data-root data
-    whitebox alignment results/depict-ca-tiny-camvid --eps 1 --at normed --limit 20 --data-root data
-    """
-    from analysis.measures.alignment import measure
-
-    measure_runs(
-        "alignment",
-        runs,
-        lambda run, advance: measure(
-            run, eps=eps, at=at, draws=draws, split=split, limit=limit, seed=seed, advance=advance
-        ),
-        dataset=dataset,
-        data_root=data_root,
-        device=device,
-        output=output,
-    )
+for name, each in KINDS.items():
+    if each.measured:
+        app.command(name=name)(command_of(loaded(each.measured)))
 
 
 @app.command(name="profile")
@@ -295,6 +168,7 @@ def profile_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: each run's folder; results/profile for names.")
     ] = None,
+    again: Again = False,
 ) -> None:
     """What does a model cost? Parameters, MACs, FLOPs, images/s and memory, of decoder blocks, decoder, encoder, model.
 
@@ -306,9 +180,9 @@ def profile_command(
     """
     import torch
 
-    from analysis.measures.profile import Setting, measure, open_subject
-    from analysis.record import write_record
+    from analysis.measures.profile import Setting, find_subject, profile
     from analysis.show.render import render
+    from experiments.published import published_costs
     from whitebox.cli.progress import image_progress
     from whitebox.config import resolve
     from whitebox.errors import ConfigError
@@ -327,7 +201,7 @@ def profile_command(
     for each in sizes:
         setting = Setting(size=each, batch=batch, precision=precision, repeats=repeats)
         subjects = [
-            open_subject(
+            find_subject(
                 path,
                 each,
                 classes,
@@ -340,10 +214,7 @@ def profile_command(
             for path in paths
         ]
         with image_progress(f"profile, {each} px", None) as advance:
-            measured = measure(subjects, setting, advance)
-        for subject, record in zip(subjects, measured, strict=True):
-            write_record(record, (output or subject.folder) / "records")
-        records += measured
+            records += profile(subjects, setting, advance, folder=output, again=again, reported=published_costs)
         folders += [subject.folder for subject in subjects]
     render(records, output or common_folder(folders))
 
@@ -366,49 +237,15 @@ def split_photos(items: list[str]) -> tuple[list[Path], list[str]]:
 def render_command(
     records: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of tables and figures.")] = Path("rendered"),
+    tables: Annotated[bool, typer.Option("--tables", help="Tables only, which takes no time.")] = False,
 ) -> None:
     """Draw tables and figures from records again; no model is needed. Records of one kind share a figure.
 
     \b
     whitebox render results/camvid/analysis/records -o paper/
     """
-    from analysis.record import laid_out, read_record, read_records
-    from analysis.show.render import render
+    from analysis.record import laid_out
+    from analysis.show.render import render_folders
 
-    found = [record for path in records for record in (read_records(path) if path.is_dir() else [read_record(path)])]
     with laid_out(f"The records {' '.join(map(str, records))}"):
-        render(found, output)
-
-
-def measure_runs(
-    what: str,
-    runs: list[str] | None,
-    measure: Callable[[Run, Progress], Record],
-    *,
-    dataset: str | None,
-    data_root: Path | None,
-    device: str | None,
-    output: Path | None,
-) -> None:
-    """Measure one run after another, store each record as soon as it is there, and show them together at the end.
-
-    Of several processes all measure, and the main one stores and shows.
-    """
-    from analysis.record import write_record
-    from analysis.show.render import render
-    from whitebox.cli.progress import image_progress
-    from whitebox.engine.distributed import leave
-    from whitebox.runs import open_run
-
-    paths, overrides = runs_and_overrides(runs)
-    records, folders = [], []
-    for path in paths:
-        run = open_run(path, dataset, data_root, overrides, device)
-        with image_progress(f"{what}: {run.name}", None) as advance:
-            records.append(measure(run, advance))
-        if main_process():
-            write_record(records[-1], (output or run.folder) / "records")
-        folders.append(run.folder)
-    leave()
-    if main_process():
-        render(records, output or common_folder(folders))
+        render_folders(records, output, figures=not tables)

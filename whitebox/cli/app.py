@@ -7,7 +7,8 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +105,19 @@ def runs_and_overrides(items: list[str] | None) -> tuple[list[Path], list[str]]:
 def common_folder(folders: Sequence[Path]) -> Path:
     """The folder above all of them, where what compares them belongs; absolute and relative ones may be mixed."""
     return Path(os.path.relpath(os.path.commonpath([folder.resolve() for folder in folders])))
+
+
+@contextmanager
+def together(device: str | None) -> Iterator[None]:
+    """Inside the block the processes that a launcher has started, if any, work as one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield  # nothing is loaded for it
+        return
+    from whitebox.engine.distributed import join, leave
+
+    join(device)
+    yield
+    leave()
 
 
 def main_process() -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whitebox.cli.analysis import Dataset, Limit, Output, Seed, Split
+from whitebox.cli.analysis import Again, Dataset, Limit, Output, Seed, Split
 from whitebox.cli.app import (
     DataRoot,
     Device,
@@ -20,12 +20,14 @@ from whitebox.cli.app import (
     main_process,
     runs_and_overrides,
     say,
+    together,
 )
 from whitebox.errors import ConfigError
 
 if TYPE_CHECKING:
-    from analysis.measures.compare import Evaluated
-    from whitebox.runs import Run
+    from analysis.consumed import Chosen
+    from analysis.measures.evaluation import Evaluated
+    from whitebox.runs import Run, SavedRun
 
 
 @app.command(name="compare")
@@ -39,6 +41,7 @@ def compare_command(
     seed: Seed = 0,
     device: Device = None,
     output: Output = None,
+    again: Again = False,
 ) -> None:
     """Is a run better than the first one? Paired differences of IoU with 95 % intervals, of each class and overall.
 
@@ -48,26 +51,24 @@ def compare_command(
     whitebox compare results/segmenter-mask-tiny-camvid results/depict-sa-tiny-camvid
     whitebox compare results/base results/first results/second --split test -o comparison/
     """
+    from analysis.consumed import Chosen
     from analysis.measures.compare import compare, distinct_names
-    from analysis.record import write_record
     from analysis.show.render import render
-    from whitebox.engine.distributed import leave
     from whitebox.engine.header import weights_file
-    from whitebox.runs import open_run
+    from whitebox.runs import find_run
 
     paths, overrides = runs_and_overrides(runs)
     if len(paths) < 2:
         raise ConfigError(f"compare takes a reference and at least one other run; {len(paths)} were named.")
-    found, folders = [], []
-    for path, name in zip(paths, distinct_names([weights_file(path) for path in paths]), strict=True):
-        run = open_run(path, dataset, data_root, overrides, device, multiscale)
-        found.append(_evaluated(run, name, split, limit, output))
-        folders.append(run.folder)
-    leave()
+    chosen, found, folders = Chosen(split, limit), [], []
+    with together(device):
+        for path, name in zip(paths, distinct_names([weights_file(path) for path in paths]), strict=True):
+            run = find_run(path, dataset, data_root, overrides, device, multiscale)
+            found.append(_evaluated(run, name, chosen, output, again))
+            folders.append(run.folder)
+        pairs = zip(found[1:], folders[1:], strict=True)
+        records = [compare(found[0], other, output or folder, seed, again=again) for other, folder in pairs]
     if main_process():
-        records = [compare(found[0], other, seed) for other in found[1:]]
-        for record, folder in zip(records, folders[1:], strict=True):
-            write_record(record, (output or folder) / "records")
         render(records, output or common_folder(folders))
 
 
@@ -85,7 +86,7 @@ def summary_command(
     whitebox summary results/camvid
     """
     from analysis.record import laid_out
-    from analysis.show.summary import find_records, render, summarise
+    from analysis.show import summary as shown
     from whitebox.terminal import print_line, table_console
 
     places = folders or [Path("results")]
@@ -93,8 +94,9 @@ def summary_command(
         raise ConfigError(f"{missing[0]} is no folder: name one that holds results, as results/camvid.")
     folder = output or common_folder(places)
     with laid_out(f"The records below {' '.join(map(str, places))}"):
-        summary = summarise(find_records(places), split)
-        table = render(summary, folder / "figures" / "summary")
+        summary = shown.summarise(shown.find_records(places), split)
+        shown.figure(summary, folder / "figures" / "summary")
+        table = shown.table(summary)
     table.write(folder / "tables" / "summary")
     console = table_console()
     console.print(table.to_rich())
@@ -125,8 +127,9 @@ def intervene_command(
     whitebox intervene results/depict-sa-tiny-camvid --ortho head_ortho
     whitebox intervene results/depict-sa-tiny-camvid --ortho ortho_trans --layers decoder.layers.0 --seed 1 -o results/x
     """
+    from analysis.consumed import Chosen
     from analysis.measures.compare import compare
-    from analysis.record import describe_weights, write_record
+    from analysis.record import describe_weights
     from analysis.show.render import render
     from whitebox.config import to_yaml
     from whitebox.engine.checkpoint import save_model
@@ -147,7 +150,7 @@ def intervene_command(
             raise ConfigError(f"{folder / WEIGHTS} exists already; choose another folder with -o.")
 
     on_main(check)
-    before = _evaluated(opened, opened.name, split, limit, None)
+    before = _evaluated(opened, opened.name, Chosen(split, limit), None, again=False)
     done = {
         "operation": ortho,
         "layers": chosen or "all",
@@ -162,20 +165,19 @@ def intervene_command(
 
     on_main(save)
     changed = Run(folder.resolve().name, folder / WEIGHTS, altered, opened.config)
-    after = _evaluated(changed, changed.name, split, limit, None)
+    after = _evaluated(changed, changed.name, Chosen(split, limit), None, again=False)
+    note = f"{ortho} of {', '.join(chosen) if chosen else 'all subspace layers'} of {opened.name}, seed {seed}"
+    record = compare(before, after, folder, seed, [note])
     leave()
     if main_process():
-        note = f"{ortho} of {', '.join(chosen) if chosen else 'all subspace layers'} of {opened.name}, seed {seed}"
-        record = compare(before, after, seed, [note])
-        write_record(record, folder / "records")
         render([record], folder)
         say(f"Run saved in {folder}. Next: whitebox orthogonality {folder}")
 
 
-def _evaluated(run: Run, name: str, split: str | None, limit: int | None, output: Path | None) -> Evaluated:
+def _evaluated(run: SavedRun | Run, name: str, chosen: Chosen, output: Path | None, again: bool) -> Evaluated:
     """With a bar where the images have to be predicted."""
-    from analysis.measures.compare import evaluated
+    from analysis.measures.evaluation import evaluated
     from whitebox.cli.progress import image_progress
 
     with image_progress(f"evaluating {name}", None) as advance:
-        return evaluated(run, name, split, limit, output, advance)
+        return evaluated(run, name, chosen, output, advance, again=again)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from whitebox.cli.analysis import Limit, Seed, Split
+from whitebox.cli.analysis import Again, Limit, Seed, Split
 from whitebox.cli.app import DataRoot, Device, app, say
 from whitebox.errors import ConfigError
 
@@ -33,6 +33,7 @@ def reproduce_command(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: results/PAPER/DATASET.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is missing and what it would cost.")] = False,
     list_all: Annotated[bool, typer.Option("--list", help="List papers, figures and tables.")] = False,
+    again: Again = False,
 ) -> None:
     """Train what is missing, measure, draw, and show measured beside reported, for a paper or one of its figures.
 
@@ -50,7 +51,7 @@ def reproduce_command(
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
     from whitebox.cli.progress import image_progress
     from whitebox.cli.training import train
-    from whitebox.runs import open_run
+    from whitebox.runs import find_run
     from whitebox.terminal import table_console
 
     experiments = chosen_experiments(name, dataset)
@@ -65,10 +66,11 @@ def reproduce_command(
         if each.folder is None:
             say(f"{each.model} has no run on {dataset} below {runs}/: it is trained now.")
             train(each.model, overrides, dataset=dataset, data_root=data_root, output=runs, resume=True, device=device)
-    opened = [open_run(each.folder or runs / f"{each.model}-{dataset}", None, data_root, (), device) for each in needed]
+    found = [find_run(each.folder or runs / f"{each.model}-{dataset}", None, data_root, (), device) for each in needed]
+    models = {run.name: each.model for run, each in zip(found, needed, strict=True)}
     setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
     folder = output or Path("results") / name.partition("-")[0] / dataset
-    reproduce(experiments, opened, setting, folder, lambda title: image_progress(title, None))
+    reproduce(experiments, found, models, setting, folder, lambda title: image_progress(title, None), again=again)
 
 
 def _list() -> None:

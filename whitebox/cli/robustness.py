@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whitebox.cli.analysis import Dataset, Limit, Output, Seed, Split, measure_runs
+from whitebox.cli.analysis import Again, Dataset, Limit, Output, Seed, Split, ask_runs
 from whitebox.cli.app import DataRoot, Device, RunsAndOverrides, app, runs_and_overrides
 from whitebox.errors import ConfigError
 from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
-    from analysis.measures.images import Progress
-    from analysis.record import Record
-    from whitebox.runs import Run
+    from analysis.measurement import Measurement
 
 
 @app.command(name="robustness")
@@ -51,6 +49,7 @@ def robustness_command(
     seed: Seed = 0,
     device: Device = None,
     output: Output = None,
+    again: Again = False,
 ) -> None:
     """How much noise on parameters or photos, and which corruptions, do models bear? mIoU curves, and sigma_50.
 
@@ -71,15 +70,16 @@ def robustness_command(
         raise ConfigError("--reference belongs to --corruptions: leave it out with --noise.")
     if not math.isfinite(memory):
         raise ConfigError(f"--memory {memory:g} is impossible: give a number of GB, 0 or more.")
-    from analysis.maths.corruptions import parse_kinds, parse_severities
-    from analysis.maths.perturbation import parse_levels
-    from analysis.measures.corruptions import Corrupted, corruption_record, measure_corruptions
-    from analysis.measures.noise import Noise, measure_noise
-    from whitebox.runs import open_run, require_same_classes
+    from analysis.maths.corruption_names import parse_kinds, parse_severities
+    from analysis.maths.levels import parse_levels
+    from analysis.measures.corruptions import Corruptions
+    from analysis.measures.noise import Noise
+    from whitebox.runs import find_run, require_same_classes
 
     paths, overrides = runs_and_overrides(runs)
+    measurement: Measurement
     if noise is not None:
-        sweep = Noise(
+        measurement = Noise.of(
             levels=parse_levels(noise),
             target=target,
             relative=relative,
@@ -87,30 +87,23 @@ def robustness_command(
             antithetic=antithetic,
             seed=seed,
             halving=halving,
+            memory=int(memory * 1e9),
+            output=output,
         )
-
-        def measure(run: Run, advance: Progress) -> Record:
-            return measure_noise(
-                run, sweep, sweeps(run), split=split, limit=limit, memory=int(memory * 1e9), advance=advance
-            )
-
     else:
         kinds, severities = parse_kinds(corruptions or ""), parse_severities(severity)
         require_extra("corruptions", "whitebox robustness --corruptions")
-        beside: list[Corrupted] = []
-
-        def corrupted(run: Run, advance: Progress) -> Corrupted:
-            return measure_corruptions(
-                run, kinds, severities, seed=seed, folder=sweeps(run), split=split, limit=limit, advance=advance
-            )
-
-        def measure(run: Run, advance: Progress) -> Record:
-            if reference is not None and not beside:
-                beside.append(corrupted(open_run(reference, dataset, data_root, overrides, device), advance))
-            return corruption_record(corrupted(run, advance), beside[0] if beside else None)
-
-    def sweeps(run: Run) -> Path:
-        return (output or run.folder) / "sweeps"
-
+        beside = None if reference is None else find_run(reference, dataset, data_root, overrides, device)
+        measurement = Corruptions(kinds=kinds, severities=severities, seed=seed, reference=beside, output=output)
     require_same_classes([*paths, *([reference] if reference else [])])
-    measure_runs("robustness", runs, measure, dataset=dataset, data_root=data_root, device=device, output=output)
+    ask_runs(
+        measurement,
+        runs,
+        dataset=dataset,
+        data_root=data_root,
+        split=split,
+        limit=limit,
+        device=device,
+        output=output,
+        again=again,
+    )

@@ -21,17 +21,16 @@ from whitebox.cli.app import (
     main_process,
     runs_and_overrides,
     say,
+    together,
 )
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from analysis.consumed import Chosen
     from analysis.record import Record
     from whitebox.config import RunConfig
-    from whitebox.engine.evaluate import LabelledImage
-    from whitebox.runs import Run
+    from whitebox.runs import SavedRun
 
 
 @app.command()
@@ -85,11 +84,14 @@ def train(
     if print_config:
         typer.echo(to_yaml(config), nl=False)
         return
-    from analysis.measures.evaluation import evaluation_record, report_evaluation, report_training
+    from analysis.consumed import Chosen, EvaluatedImages
+    from analysis.measures.evaluation import evaluation_question, store_evaluation
+    from analysis.show.render import render
+    from analysis.show.training import training_curves
     from whitebox.cli.progress import TrainingProgress
-    from whitebox.engine.header import WEIGHTS
     from whitebox.engine.train import Interrupted
     from whitebox.engine.train import train as run_training
+    from whitebox.runs import find_run
 
     folder = output / (name or "-".join(part for part in (model, encoder, dataset, recipe) if part))
     if name and (os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] in ("..", ".")):
@@ -108,18 +110,13 @@ def train(
     except KeyboardInterrupt:
         typer.echo("Stopped at once; the same command with --resume goes on from the last saved state.", err=True)
         raise typer.Exit(130) from None
+    run = find_run(folder)
+    question = evaluation_question(run, EvaluatedImages(run, Chosen()))
+    record = store_evaluation(question, evaluation, trained.classes, folder, folder.name).record
     if not main_process():
         return
-    report_training(folder)
-    record = evaluation_record(
-        evaluation,
-        config,
-        run=folder.name,
-        weights=folder / WEIGHTS,
-        classes=trained.classes,
-        split=config.data.val_split,
-    )
-    report_evaluation(record, evaluation, folder)
+    training_curves(folder / "metrics.jsonl", folder / "curves.png")
+    render([record], folder)
     say(f"Run saved in {folder}. Next: whitebox predict {folder} PHOTO -o out")
 
 
@@ -134,6 +131,7 @@ def evaluate_command(
     save_images: Annotated[int, typer.Option(min=0, help="Save N pictures: photo, ground truth, prediction.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: each run's folder.")] = None,
     device: Device = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what has been measured before.")] = False,
 ) -> None:
     """Measure mIoU, accuracies and per-class IoU with 95 % intervals over images, and compare several runs.
 
@@ -142,49 +140,42 @@ def evaluate_command(
     whitebox eval results/depict-sa-tiny-camvid --split test --multiscale --save-images 4
     whitebox eval results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid -o comparison/
     """
-    from analysis.measures.evaluation import report_comparison
-    from whitebox.engine.distributed import leave
-    from whitebox.runs import open_run
+    from analysis.consumed import Chosen
+    from analysis.show.render import render
+    from whitebox.runs import find_run
 
     paths, overrides = runs_and_overrides(runs)
     records, folders = [], []
-    for path in paths:
-        run = open_run(path, dataset, data_root, overrides, device, multiscale)
-        records.append(_evaluate(run, split or run.config.data.val_split, limit, save_images, output))
-        folders.append(run.folder)
-    leave()
-    if len(records) > 1 and main_process():
-        report_comparison(records, output or common_folder(folders))
-
-
-def _evaluate(run: Run, split: str, limit: int | None, save_images: int, output: Path | None) -> Record:
-    from analysis.measures.evaluation import evaluation_record, report_evaluation
-    from whitebox.cli.progress import image_progress
-    from whitebox.data import build_dataset
-    from whitebox.engine.distributed import evaluate_together
-    from whitebox.engine.kept import tokens_kept
-    from whitebox.engine.predict import ComparisonSaver
-
-    model, config = run.model, run.config
-    images = build_dataset(config.data, split, augment=False)
-    folder = output or run.folder
-    total = min(limit or len(images), len(images))
-    pictures = ComparisonSaver(model, folder / "pictures" / f"{config.data.name}-{split}", save_images, total)
-    with image_progress(f"{run.name} on {config.data.name} {split}", total) as advance:
-
-        def on_image(index: int, sample: LabelledImage, prediction: Tensor) -> None:
-            pictures(index, sample, prediction)
-            advance(index + 1, total)
-
-        with tokens_kept(model, config.store):
-            evaluation = evaluate_together(model, images, config.inference, config.data, limit=limit, on_image=on_image)
-    record = evaluation_record(
-        evaluation, config, run=run.name, weights=run.weights, classes=images.classes, split=split
-    )
+    with together(device):
+        for path in paths:
+            run = find_run(path, dataset, data_root, overrides, device, multiscale)
+            records.append(_evaluate(run, Chosen(split, limit), save_images, output, again))
+            folders.append(run.folder)
     if main_process():
-        report_evaluation(record, evaluation, folder)
-        if pictures.written:
-            say(f"Pictures: {pictures.folder}")
+        for record, folder in zip(records, folders, strict=True):
+            render([record], output or folder)
+        if len(records) > 1:
+            render(records, output or common_folder(folders))
+
+
+def _evaluate(run: SavedRun, chosen: Chosen, save_images: int, output: Path | None, again: bool) -> Record:
+    """The record of an evaluation; pictures need predictions, so these are made again."""
+    from analysis.consumed import EvaluatedImages
+    from analysis.measures.evaluation import evaluated
+    from whitebox.cli.progress import image_progress
+
+    with image_progress(f"{run.name} on {run.data.name}", None) as advance:
+        if not save_images:
+            return evaluated(run, run.name, chosen, output, advance, again=again).record
+        from whitebox.engine.predict import ComparisonSaver
+
+        split = chosen.split or run.data.val_split
+        folder = (output or run.folder) / "pictures" / f"{run.data.name}-{split}"
+        opened, images = run.open(), EvaluatedImages(run, chosen)
+        pictures = ComparisonSaver(opened.model, folder, save_images, len(images))
+        record = evaluated(opened, run.name, chosen, output, advance, again=True, on_image=pictures).record
+    if pictures.written and main_process():
+        say(f"Pictures: {pictures.folder}")
     return record
 
 

@@ -10,15 +10,18 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from whitebox.config import DataConfig
-from whitebox.data.readers import FileSource, Source
 from whitebox.errors import DataError, OutputError
 from whitebox.files import write_text
+from whitebox.foreign import read_json
+
+if TYPE_CHECKING:
+    from whitebox.config import DataConfig
+    from whitebox.data.readers import Source
 
 Known = dict[str, list[Any]]  # name of a file -> size, time of change (ns), sha256
 
@@ -39,64 +42,70 @@ def data_fingerprint(config: DataConfig, source: Source, limit: int | None = Non
         DataError: a file cannot be read.
     """
     names = source.names[:limit]
+    from whitebox.data.readers import FileSource  # not above: records need checksums alone
+
     if not isinstance(source, FileSource):  # drawn, by these numbers alone
         drawn = (config.kind, str(config.shapes_seed), str(config.size))
         return fingerprint([drawn, *((name,) for name in names)])
     pairs = source.pairs[:limit]
-    images, labels = checksums([pair.image for pair in pairs]), checksums([pair.label for pair in pairs])
+    images, labels = (
+        checksums([pair.image for pair in pairs], "Image"),
+        checksums([pair.label for pair in pairs], "Label"),
+    )
     return fingerprint([(source.table_V.tobytes().hex(),), *zip(names, images, labels, strict=True)])
 
 
-def checksums(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+def checksums(paths: Sequence[str | os.PathLike[str]], what: str = "File") -> list[str]:
     """The sha256 of each file.
+
+    Args:
+        what: how a message calls one that cannot be read.
 
     Raises:
         DataError: one cannot be read.
     """
-    files = [Path(os.path.abspath(path)) for path in paths]
-    found: dict[Path, str] = {}
-    for folder in dict.fromkeys(file.parent for file in files):
-        found |= _of_folder(folder, [file for file in files if file.parent == folder])
-    return [found[file] for file in files]
+    files = {os.path.abspath(path): Path(path) for path in paths}
+    found: dict[str, str] = {}
+    for folder in dict.fromkeys(map(os.path.dirname, files)):
+        inside = {os.path.basename(name): file for name, file in files.items() if os.path.dirname(name) == folder}
+        try:
+            found |= {os.path.join(folder, name): digest for name, digest in _of_folder(folder, inside).items()}
+        except OSError as error:
+            raise DataError(
+                f"{what} {error.filename} cannot be opened ({error.strerror}): check path and permissions."
+            ) from None
+    return [found[os.path.abspath(path)] for path in paths]
 
 
-def _of_folder(folder: Path, files: Sequence[Path]) -> dict[Path, str]:
-    """Those of files of one folder, which are kept together."""
+def _of_folder(folder: str, files: Mapping[str, Path]) -> dict[str, str]:
+    """Those of files of one folder, which are kept together, by their names there."""
     known = _read(folder)
-    states = {file: _state(file) for file in files}
-    unknown = [file for file, state in states.items() if known.get(file.name, ())[:2] != state]
+    states = {name: _state(file) for name, file in files.items()}
+    unknown = [name for name, state in states.items() if known.get(name, ())[:2] != state]
+    fresh: dict[str, str] = {}
     if unknown:
         now = time.time_ns()
         with ThreadPoolExecutor(_THREADS) as pool:
-            fresh = dict(zip(unknown, pool.map(_sha256, unknown), strict=True))
-        found = {file: fresh[file] if file in fresh else str(known[file.name][2]) for file in files}
-        settled = {file.name: [*states[file], fresh[file]] for file in unknown if states[file][1] < now - _SETTLED}
-        if settled:
+            fresh = dict(zip(unknown, pool.map(_sha256, [files[name] for name in unknown]), strict=True))
+        if settled := {name: [*states[name], fresh[name]] for name in unknown if states[name][1] < now - _SETTLED}:
             _write(folder, {**known, **settled})
-        return found
-    return {file: str(known[file.name][2]) for file in files}
+    return {name: fresh[name] if name in fresh else str(known[name][2]) for name in files}
 
 
 def _state(file: Path) -> list[int]:
-    try:
-        found = file.stat()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+    found = file.stat()
     return [found.st_size, found.st_mtime_ns]
 
 
 def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
-    try:
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from None
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
-def _kept(folder: Path) -> Path:
+def _kept(folder: str) -> Path:
     """The file that keeps the checksums of a folder's files."""
     base = os.environ.get("WHITEBOX_CACHE")
     if not base:
@@ -104,10 +113,10 @@ def _kept(folder: Path) -> Path:
     return Path(base, "checksums", f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.json")
 
 
-def _read(folder: Path) -> Known:
+def _read(folder: str) -> Known:
     """What is kept; nothing where that is not there, or is not what was written."""
     try:
-        kept = json.loads(_kept(folder).read_text(encoding="utf-8"))
+        kept = read_json(_kept(folder))
     except (OSError, ValueError):
         return {}
     if not isinstance(kept, dict):
@@ -116,7 +125,7 @@ def _read(folder: Path) -> Known:
     return {name: state for name, state in whole.items() if isinstance(state[2], str) and len(state[2]) == 64}
 
 
-def _write(folder: Path, known: Known) -> None:
+def _write(folder: str, known: Known) -> None:
     try:
         write_text(_kept(folder), json.dumps(known))
     except OutputError:  # no home, no space: it is read again next time

@@ -586,6 +586,18 @@ def dataset_info(config: DataConfig) -> tuple[Classes, Palette]:
     return reader_of(config).info(config)
 
 
+def class_table(config: DataConfig, classes: Classes) -> UInt8:
+    """Class index of each stored value in the labels of a dataset, for labels that do not belong to a split.
+
+    Raises:
+        ConfigError: see ``reader_of``; or ``data.label_map`` names a class that is not there.
+    """
+    reader = reader_of(config)
+    ids, values = (reader.ids, reader.stored_values) if isinstance(reader, Layout) else ((), 0)
+    table_256 = label_table(len(classes), ids, values, config.reduce_zero_label)
+    return _mapped(table_256, config, classes) if isinstance(reader, Folder) else table_256
+
+
 def label_table(
     num_classes: int,
     ids: Sequence[int] = (),

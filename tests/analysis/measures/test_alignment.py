@@ -7,17 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from asking import asked, nothing, samples_of, shown
 from child_runs import TINY
 from torch import Tensor
 
 from analysis.maths.coding_rate import coding_rate, compression_rate
-from analysis.measures.alignment import (
-    MULTIPLES,
+from analysis.maths.conventions import MULTIPLES
+from analysis.maths.moves import (
     Move,
     ascent,
     best_multiple,
@@ -27,14 +29,12 @@ from analysis.measures.alignment import (
     gradient_step,
     inside,
     judge,
-    measure,
     principal_subspace,
     random_update,
     refinement,
-    render,
 )
-from analysis.measures.images import Samples
-from analysis.record import RecordError, read_record, write_record
+from analysis.measures.alignment import Alignment
+from analysis.record import Record, RecordError, read_record, write_record
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, ModelError
@@ -42,6 +42,10 @@ from whitebox.models import build, intervene
 from whitebox.models.attention import SubspaceAttention
 from whitebox.models.taps import record
 from whitebox.runs import Run, open_run
+
+
+def measure(run: Run, limit: int | None = None, advance: Any = nothing, **options: Any) -> Record:
+    return asked(Alignment(**options), run, limit=limit, advance=advance)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -280,7 +284,7 @@ class TestMeasure:
     def test_the_change_is_what_the_layer_makes(self, opened: Callable[[str], Run]) -> None:
         run = opened("depict-sa-tiny")
         found = measure(run, limit=1, eps=0.7).measured["layers"][1]
-        (sample,) = Samples(run, limit=1).each()
+        (sample,) = samples_of(run, 1)
         module = run.model.decoder.layers[1]
         with record(run.model, "decoder.layers.*.tokens") as seen, torch.inference_mode():
             run.model.masks(sample.pixels_B3HW)
@@ -317,7 +321,7 @@ class TestMeasure:
     def test_of_crate_the_part_before_ista_is_judged(self, opened: Callable[[str], Run]) -> None:
         run = opened("crate-tiny")
         found = measure(run, limit=1).measured["layers"][0]
-        (sample,) = Samples(run, limit=1).each()
+        (sample,) = samples_of(run, 1)
         with record(run.model, "decoder.layers.0.*") as seen, torch.no_grad():
             run.model.masks(sample.pixels_B3HW)
         layer = run.model.decoder.layers[0]
@@ -333,7 +337,7 @@ class TestMeasure:
     def test_a_linear_decoder_has_nothing_to_align(self, opened: Callable[[str], Run], tmp_path: Path) -> None:
         found = measure(opened("segmenter-linear-tiny"), limit=1)
         assert found.measured["layers"] == [] and found.measured["notes"][0].startswith("has no subspaces")
-        assert render([found], tmp_path / "x") == {} and list(tmp_path.iterdir()) == []
+        assert shown([found], tmp_path / "x") == {} and list(tmp_path.iterdir()) == []
 
     def test_rotations_within_heads_change_nothing(self, opened: Callable[[str], Run]) -> None:
         run = opened("depict-ca-tiny")
@@ -349,7 +353,7 @@ class TestMeasure:
         assert first.measured["layers"][0]["random"] != other.measured["layers"][0]["random"]
         assert first.measured["layers"][0]["cosine"] == other.measured["layers"][0]["cosine"]
         literal = measure(run, limit=1, at="normed", eps=1.0)
-        assert literal.variant == "normed" and literal.settings["eps"] == 1.0
+        assert literal.variant == "normed-eps_1" and literal.settings["eps"] == 1.0
         assert literal.identity != first.identity
 
     def test_what_it_refuses(self, opened: Callable[[str], Run]) -> None:
@@ -373,7 +377,7 @@ class TestMeasure:
 def test_tables_and_figures_come_from_records_alone(opened: Callable[[str], Run], tmp_path: Path) -> None:
     records = [measure(opened(name), limit=1) for name in MODELS]
     read = [read_record(write_record(each, tmp_path / "records")) for each in records]
-    tables = render(read, tmp_path / "figure")
+    tables = shown(read, tmp_path / "figure")
     assert list(tables) == ["", "-change", "-heads", "-classes"]
     assert [len(table.rows) for table in tables.values()] == [3 + 6 + 2, 3 + 3 + 2, 9 + 18 + 2, 3]
     assert all("eps = 0.1" in table.caption and "n = 1 images" in table.caption for table in tables.values())
@@ -381,9 +385,9 @@ def test_tables_and_figures_come_from_records_alone(opened: Callable[[str], Run]
         f"figure{part}.{suffix}" for part in ("", "-steps") for suffix in ("png", "pdf")
     }
     with pytest.raises(RecordError, match="different eps; render them apart"):
-        render([read[0], replace(read[1], settings={**read[1].settings, "eps": 1.0})], tmp_path / "x")
+        shown([read[0], replace(read[1], settings={**read[1].settings, "eps": 1.0})], tmp_path / "x")
     with pytest.raises(RecordError, match="on different images"):
-        render([read[0], replace(read[1], data=replace(read[1].data, split="train"))], tmp_path / "x")
+        shown([read[0], replace(read[1], data=replace(read[1].data, split="train"))], tmp_path / "x")
 
 
 def test_the_command(folder: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:

@@ -11,23 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from asking import asked, shown
 from child_runs import TINY
 from golden_vectors import load_npz, vector_file
 from PIL import Image
 
-from analysis.measures import attention as attention_maps
-from analysis.measures.attention import (
-    Choice,
-    attention,
-    attention_layers,
-    level_numbers,
-    map_numbers,
-    measure,
-    rollout,
-    stage_masks,
-    token_rows,
-)
-from analysis.measures.images import Photo
+from analysis.maths.attention import level_numbers, map_numbers, rollout, token_rows
+from analysis.maths.packing import pack, unpack
+from analysis.measures import maps
+from analysis.measures.attention import Attention, Choice
+from analysis.measures.maps import attention, attention_layers, stage_masks
+from analysis.measures.samples import Photo, open_photo
 from analysis.record import Record, RecordError, read_record, write_record
 from analysis.show import attention as attention_figures
 from analysis.show import photos
@@ -78,12 +72,30 @@ def opened(folder: Path, name: str) -> Run:
     return open_run(folder / name, device="cpu")
 
 
+def measure(run: Run, paths: list[Path], choice: Choice) -> Record:
+    """By the options that mean ``choice``."""
+    options = Attention(
+        layer=None if choice.layer is None else str(choice.layer),
+        head=None if choice.head == "mean" else str(choice.head),
+        part=choice.part == "decoder",
+        classes=",".join(choice.classes) or None,
+        patch=[f"{row},{column}" for row, column in choice.patches],
+        **{key: getattr(choice, key) for key in ("cls", "rollout", "masks", "interpolation", "colours", "overlays")},
+    )
+    assert options.choice == choice
+    return asked(options, run, photos=paths)
+
+
 def maps_of(folder: Path, name: str, choice: Choice, photo: str = "photo.png") -> list[dict[str, Any]]:
     return measure(opened(folder, name), [folder / photo], choice).measured["photos"][0]["maps"]
 
 
+def unpack_tensor(lines: list[str]) -> torch.Tensor:
+    return torch.from_numpy(unpack(lines))
+
+
 def values(each: dict[str, Any]) -> torch.Tensor:
-    return photos.unpack(each["values"])
+    return unpack_tensor(each["values"])
 
 
 class TestNumbers:
@@ -164,7 +176,7 @@ class TestLayers:
         """Even where there are as many as classes, or as tokens of the first image that is tried (4 x 4 patches)."""
         config = resolve("cbsa-tiny", "shapes", {**TINY, "decoder.pool": pool})
         layers = attention_layers(build(config.encoder, config.decoder, 9), "decoder")
-        assert set(layers.values()) == {attention_maps.THROUGH}
+        assert set(layers.values()) == {maps.THROUGH}
 
     def test_an_encoder_without_class_token(self) -> None:
         config = resolve("depict-sa-tiny", "shapes", {**TINY, "encoder.class_token": False})
@@ -181,11 +193,11 @@ class TestLayers:
         torch.testing.assert_close(once.sum(-1), torch.ones(1, 13))
 
     def test_weights_that_are_not_finite(self, folder: Path) -> None:
-        model = opened(folder, "depict-sa-tiny").model
+        run = opened(folder, "depict-sa-tiny")
         with torch.no_grad():
-            model.decoder.layers[1].basis[0, 0] = math.nan
-        with pytest.raises(ModelError, match=r"weights of decoder\.layers\.1\.attention are not finite"):
-            attention(model, torch.rand(1, 3, 32, 32), "decoder.layers.1.attention")
+            run.model.decoder.layers[1].basis[0, 0] = math.nan
+        with pytest.raises(ModelError, match=r"NaN or infinite values in decoder\.layers\.1\.attention of depict-sa"):
+            measure(run, [folder / "photo.png"], Choice(layer=1))
 
 
 class TestThroughRepresentatives:
@@ -219,7 +231,7 @@ class TestThroughRepresentatives:
         assert [(each["query"], each["head"]) for each in maps] == [
             (query, head) for query in ("disc", "patch 1,3") for head in "012"
         ]
-        weights = attention(run.model, attention_maps.open_photo(folder / "photo.png", run).pixels_13hw, LAYER_1)
+        weights = attention(run.model, open_photo(folder / "photo.png", run).pixels_13hw, LAYER_1)
         full = weights.mT @ weights
         assert full.shape == (3, 15, 15)
         for head in range(3):
@@ -262,11 +274,11 @@ class TestMasks:
         assert list(found) == ["decoder.cross_layers.5.masks", "decoder.sum"]
 
     def test_masks_that_are_not_finite(self, folder: Path) -> None:
-        model = opened(folder, "segvit-tiny").model
+        run = opened(folder, "segvit-tiny")
         with torch.no_grad():
-            model.decoder.cross_layers[2].q.weight[0, 0] = math.nan
-        with pytest.raises(ModelError, match=r"decoder\.cross_layers\.2\.masks are not finite"):
-            stage_masks(model, torch.rand(1, 3, 32, 32))
+            run.model.decoder.cross_layers[2].q.weight[0, 0] = math.nan
+        with pytest.raises(ModelError, match=r"NaN or infinite values in decoder\.cross_layers\.\d\.masks of segvit"):
+            measure(run, [folder / "photo.png"], Choice(masks=True, layer="all", colours="unit"))
 
     def test_sigmoid_of_each_stage_and_of_the_sum(self, folder: Path) -> None:
         run = opened(folder, "segvit-tiny")
@@ -278,7 +290,7 @@ class TestMasks:
             for query in ("disc", "egg")
             for layer in ("cross_layers.2", "cross_layers.5", "sum")
         ]
-        logits = stage_masks(run.model, attention_maps.open_photo(folder / "photo.png", run).pixels_13hw)
+        logits = stage_masks(run.model, open_photo(folder / "photo.png", run).pixels_13hw)
         for each, (index, layer) in zip(maps, [(k, name) for k in (1, 6) for name in logits], strict=True):
             expected = logits[layer][index].sigmoid()
             torch.testing.assert_close(values(each).flatten().float(), expected, rtol=1e-4, atol=0)
@@ -298,7 +310,7 @@ class TestMasks:
         records = [
             measure(opened(folder, name), [folder / "photo.png"], choice) for name in ("segvit-tiny", "tost-tiny")
         ]
-        (table,) = attention_figures.render(records, tmp_path / "maps").values()
+        (table,) = shown(records, tmp_path / "maps").values()
         assert tops == [1.0, 1.0]
         assert "attention-to-mask" in table.caption and "colours from 0 to 1" in table.caption
         assert [column.name for column in table.columns][5:7] == ["Maximum (%)", "Mean (%)"]
@@ -320,11 +332,11 @@ class TestMemberships:
         ]
         heads = torch.stack([values(each) for each in maps[6:]])
         torch.testing.assert_close(heads.sum(0), torch.ones(2, 4, dtype=torch.float64), rtol=1e-4, atol=0)
-        pixels = attention_maps.open_photo(folder / "photo.png", run).pixels_13hw
+        pixels = open_photo(folder / "photo.png", run).pixels_13hw
         expected = attention(run.model, pixels, "decoder.layers.2.membership")[:, :8]
         torch.testing.assert_close(heads.flatten(1).float(), expected, rtol=1e-4, atol=0)
         assert found.measured["notes"] == ["the decoder has no attention; its memberships are drawn."]
-        assert found.variant == "decoder-membership" and "softmax over heads" in found.settings["conventions"]
+        assert found.variant == "decoder" and "softmax over heads" in found.measured["conventions"]
         assert maps_of(folder, "tost-tiny", Choice(head=1)) == [maps[7]]
         with pytest.raises(ConfigError, match=r"--layer 3 .* layers 0 to 2 with memberships"):
             maps_of(folder, "tost-tiny", Choice(layer=3))
@@ -338,7 +350,7 @@ class TestMemberships:
         )
         names = ("depict-sa-tiny", "tost-tiny", "cbsa-tiny", "segmenter-linear-tiny")
         records = [measure(opened(folder, name), [folder / "photo.png"], Choice(classes=("egg",))) for name in names]
-        attention_figures.render(records, tmp_path / "maps")
+        shown(records, tmp_path / "maps")
         assert drawn == [["depict-sa-tiny", "cbsa-tiny", "segmenter-linear-tiny"], ["tost-tiny"]]
 
 
@@ -355,9 +367,10 @@ class TestAgainstTheOfficialCode:
             normalised = torch.from_numpy(load_npz(vector_file(golden, case, f"vectors_{size}.npz"))["im"][:1])
             pixels = (normalised * run.model.std + run.model.mean) / 255
             (tmp_path / "photo.png").write_bytes(b"photo")
+            monkeypatch.chdir(tmp_path)
             shown = np.zeros((*pixels.shape[-2:], 3), np.uint8)
             photo = Photo(tmp_path / "photo.png", shown, pixels, run.model.encoder.patch_size)
-            monkeypatch.setattr(attention_maps, "open_photo", lambda *_: photo)
+            monkeypatch.setattr(maps, "open_photo", lambda *_: photo)
             return run
 
         return use
@@ -422,7 +435,7 @@ class TestMeasure:
     def test_classes_predicted_most_are_the_default(self, folder: Path) -> None:
         record = measure(opened(folder, "depict-sa-tiny"), [folder / "photo.png"], Choice())
         photo = record.measured["photos"][0]
-        counts = photos.unpack(photo["prediction"]).flatten().long().bincount(minlength=7)
+        counts = unpack_tensor(photo["prediction"]).flatten().long().bincount(minlength=7)
         regions = [each["region"] for each in photo["maps"]]
         assert regions == sorted(regions) and len(regions) == min(3, int((counts > 0).sum()))
         assert min(counts[regions]) >= max([0, *(int(n) for k, n in enumerate(counts) if k not in regions)])
@@ -480,7 +493,7 @@ class TestMeasure:
         record = measure(run, paths, Choice(patches=((0, 0),), classes=("egg",)))
         for photo in record.measured["photos"]:
             assert [*values(photo["maps"][0]).shape] == photo["grid"]
-        attention_figures.render([record], tmp_path / "figure")
+        shown([record], tmp_path / "figure")
         assert len(list(tmp_path.glob("figure-*.png"))) == 3
 
     def test_unreadable_photo(self, folder: Path) -> None:
@@ -525,8 +538,11 @@ class TestRender:
         before = [
             dataclasses.replace(
                 held,
-                measured={key: value for key, value in held.measured.items() if key != "shows"},
-                settings={key: value for key, value in held.settings.items() if key != "masks"},
+                measured={key: value for key, value in held.measured.items() if key not in ("shows", "conventions")},
+                settings={
+                    **{key: value for key, value in held.settings.items() if key != "masks"},
+                    "conventions": held.measured["conventions"],
+                },
             )
             for held in records
         ]
@@ -536,12 +552,12 @@ class TestRender:
             "save_figure",
             lambda figure, _: titles.append([axes.get_title() for axes in figure.axes]),
         )
-        now, then = (attention_figures.render(each, tmp_path / "maps") for each in (records, before))
+        now, then = (shown(each, tmp_path / "maps") for each in (records, before))
         assert now == then and titles[:2] == titles[2:] and "egg\nlayers.2, head 1" in titles[0][2]
 
     def test_table_and_overlays(self, records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(attention_figures, "_draw", lambda *_: None)
-        (table,) = attention_figures.render(records, tmp_path / "figures" / "maps").values()
+        (table,) = shown(records, tmp_path / "figures" / "maps").values()
         assert [row[:5] for row in table.rows] == [
             ("depict-sa-tiny", photo, "egg", "layers.2", head) for photo in ("photo", "other") for head in "012"
         ]
@@ -564,10 +580,10 @@ class TestRender:
     def test_photos_that_are_gone_or_changed(self, records: list[Record], tmp_path: Path) -> None:
         Image.open("other.jpg").save("photo.png")
         with pytest.raises(RecordError, match=r"The photo photo\.png has changed since it was measured"):
-            attention_figures.render(records, tmp_path / "maps")
+            shown(records, tmp_path / "maps")
         Path("photo.png").unlink()
         with pytest.raises(RecordError, match=r"The photo photo\.png of a record is not there: paths count from"):
-            attention_figures.render(records, tmp_path / "maps")
+            shown(records, tmp_path / "maps")
 
     def test_records_of_different_conventions(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -576,14 +592,14 @@ class TestRender:
         monkeypatch.setattr(attention_figures, "_draw", lambda holders, path: drawn.append((len(holders), path.name)))
         run = opened(folder, "depict-sa-tiny")
         records = [measure(run, [folder / "photo.png"], Choice(colours=colours)) for colours in ("own", "shared")]
-        (table,) = attention_figures.render([*records, records[0]], tmp_path / "maps").values()
+        (table,) = shown([*records, records[0]], tmp_path / "maps").values()
         assert drawn == [(2, "maps-1-photo"), (1, "maps-2-photo")]
         assert "0 to the map's maximum" in table.caption and "0 to the largest value" in table.caption
 
     def test_shared_colours_and_rollout(self, folder: Path, tmp_path: Path) -> None:
         choice = Choice(part="encoder", cls=True, patches=((0, 1),), rollout=True, layer="all", colours="shared")
         record = measure(opened(folder, "depict-ca-tiny"), [folder / "photo.png"], choice)
-        (table,) = attention_figures.render([record], tmp_path / "maps").values()
+        (table,) = shown([record], tmp_path / "maps").values()
         assert "rollout: heads averaged, A' = (A + I)/2" in table.caption
         assert "0 to the largest value of all maps" in table.caption
         assert record.variant == "encoder-rollout" and len(table.rows) == 4
@@ -597,8 +613,8 @@ class TestPhotos:
 
     def test_packed_numbers(self) -> None:
         values = torch.tensor([[1 / 3, 0.0], [1.2345678e-9, 12.0]], dtype=torch.float64)
-        assert photos.pack(values) == ["0.33333 0", "1.2346e-09 12"]
-        torch.testing.assert_close(photos.unpack(photos.pack(values)), values, rtol=5e-5, atol=0)
+        assert pack(values) == ["0.33333 0", "1.2346e-09 12"]
+        torch.testing.assert_close(unpack_tensor(pack(values)), values, rtol=5e-5, atol=0)
 
 
 class TestLines:
@@ -622,21 +638,8 @@ class TestLines:
         assert widths(0, 0, 0) == [0]
 
 
-def parsed(**changes: Any) -> Choice:
-    given = {
-        "part": "decoder",
-        "layer": None,
-        "head": None,
-        "classes": None,
-        "patches": [],
-        "cls": False,
-        "rollout": False,
-        "masks": False,
-        "interpolation": "nearest",
-        "colours": None,
-        "overlays": False,
-    }
-    return Choice.parse(**{**given, **changes})
+def parsed(part: str = "decoder", patches: list[str] | None = None, **changes: Any) -> Choice:
+    return Attention(part=part == "decoder", patch=patches, **changes).choice
 
 
 class TestParse:
@@ -693,7 +696,7 @@ class TestCommand:
         code, out, err = call("attention", folder / "segvit-tiny", folder / "photo.png", *options)
         assert code == 0, err
         assert "attention-to-mask" in out and "sum" in out
-        assert len(list((tmp_path / "figures").glob("attention-photos-photo-decoder_mask-*.png"))) == 1
+        assert len(list((tmp_path / "figures").glob("attention-photos-photo-decoder-mask-*.png"))) == 1
         code, out, err = call("attention", folder / "tost-tiny", folder / "photo.png", *options)
         assert (code, out.count("\n")) == (0, 1) and "tost-tiny: the decoder has no masks made by attention" in out
 

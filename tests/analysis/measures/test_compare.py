@@ -6,17 +6,21 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from asking import shown
 from child_runs import TINY
 
 import whitebox
+from analysis.consumed import Chosen
 from analysis.measures import compare as comparison
-from analysis.measures.compare import Evaluated, compare, distinct_names, evaluated, read_counts, render
-from analysis.measures.evaluation import evaluation_record
-from analysis.record import Record, RecordError, read_records
+from analysis.measures.compare import distinct_names
+from analysis.measures.evaluation import Evaluated, evaluated, measured_scores, read_counts
+from analysis.record import Answer, Data, Question, Record, RecordError, Weights, new_record, read_records
 from whitebox.config import RunConfig, resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.evaluate import Evaluation
@@ -67,7 +71,7 @@ def nothing_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise AssertionError("evaluated again")
 
-    monkeypatch.setattr(comparison, "evaluate_together", fail)
+    monkeypatch.setattr("whitebox.engine.distributed.evaluate_together", fail)
 
 
 def example(name: str, shift: int, classes: tuple[str, ...] = ("a", "b"), images: int = 6) -> Evaluated:
@@ -77,9 +81,23 @@ def example(name: str, shift: int, classes: tuple[str, ...] = ("a", "b"), images
     right_NK = random.integers(0, labels_NK)
     counts_N3K = np.stack([right_NK, labels_NK, labels_NK], axis=1)
     evaluation = Evaluation(tuple(f"image {index}" for index in range(images)), counts_N3K)
-    weights = Path(__file__)
-    record = evaluation_record(evaluation, configured(), run=name, weights=weights, classes=classes, split="val")
-    return Evaluated(name, record, evaluation)
+    question = Question(
+        kind="eval",
+        model=name,
+        data=Data("shapes", "val", images, f"{images} images"),
+        weights=Weights("x", str(shift)),
+        settings={"resamples": 1000, "window": 32},
+    )
+    record = new_record(question, Answer(measured=measured_scores(counts_N3K, classes), n=images))
+    made = Evaluated(name, record, Path("nowhere"))
+    vars(made)["evaluation"] = evaluation  # instead of a file
+    return made
+
+
+def compare(reference: Evaluated, model: Evaluated, *arguments: Any, **options: Any) -> Record:
+    """Compared now, whatever was stored."""
+    with TemporaryDirectory() as folder:
+        return comparison.compare(reference, model, Path(folder), *arguments, **options)
 
 
 class TestCompare:
@@ -102,7 +120,9 @@ class TestCompare:
     def test_other_settings_are_noted(self) -> None:
         reference, model = example("first", 1), example("second", 2)
         record = dataclasses.replace(model.record, settings={**model.record.settings, "window": 64})
-        notes = compare(reference, dataclasses.replace(model, record=record), notes=["hello"]).measured["notes"]
+        changed = dataclasses.replace(model, record=record)
+        vars(changed)["evaluation"] = model.evaluation
+        notes = compare(reference, changed, notes=["hello"]).measured["notes"]
         assert notes == ["hello", "window is 64, that of the reference 32"]
 
     @pytest.mark.parametrize(
@@ -120,7 +140,7 @@ class TestCompare:
         reference = example("first", 1)
         data = dataclasses.replace(reference.record.data, fingerprint="00" * 32)
         other = dataclasses.replace(reference, name="x", record=dataclasses.replace(reference.record, data=data))
-        with pytest.raises(RecordError, match="different labels"):
+        with pytest.raises(RecordError, match="different images or labels"):
             compare(reference, other)
 
 
@@ -158,12 +178,13 @@ class TestStoredCounts:
         run = open_run(runs / "sa", overrides=overrides, device="cpu")
         seen: list[tuple[int, int]] = []
         split, limit = ("train", 4) if change == "split" else (None, 2 if change == "limit" else None)
-        found = evaluated(run, "mine", split, limit, None, lambda *done: seen.append(done))
+        chosen = Chosen(split, limit)
+        found = evaluated(run, "mine", chosen, None, lambda *done: seen.append(done))
         images = {"limit": 2, "split": 4}.get(change, 3)
         assert seen == [(done, images) for done in range(1, images + 1)]
         assert found.record in read_records(runs / "sa" / "records")  # and is stored
         again: list[tuple[int, int]] = []
-        evaluated(run, "mine", split, limit, None, lambda *done: again.append(done))
+        evaluated(run, "mine", chosen, None, lambda *done: again.append(done))
         assert again == []
 
     def test_damaged_or_foreign_counts(self, runs: Path) -> None:
@@ -175,7 +196,7 @@ class TestStoredCounts:
             read_counts(mine, record)
         mine.write_bytes(foreign.read_bytes()[:100])
         with pytest.raises(RecordError, match="cannot be read"):
-            evaluated(open_run(runs / "sa", device="cpu"), "mine")
+            _ = evaluated(open_run(runs / "sa", device="cpu"), "mine").evaluation
 
 
 class TestRender:
@@ -184,7 +205,7 @@ class TestRender:
 
     def test_table_and_figure(self, tmp_path: Path) -> None:
         records = self.records()
-        table = render(records, tmp_path / "compare")[""]
+        table = shown(records, tmp_path / "compare")[""]
         assert [column.name for column in table.columns] == [
             "Class",
             "first (%)",
@@ -203,15 +224,15 @@ class TestRender:
             each.evaluation.counts_N3K[:, :, 1:] = nothing
         record = compare(first, second)
         assert record.measured["per_class"][1]["iou"] == {"value": None, "low": None, "high": None}
-        assert render([record], tmp_path / "x")[""].shown()[1] == ["b", "–", "–"]
+        assert shown([record], tmp_path / "x")[""].shown()[1] == ["b", "–", "–"]
 
     def test_what_does_not_fit_together(self, tmp_path: Path) -> None:
         records = self.records()
         other = {**records[1].settings, "reference_weights": "00"}
         with pytest.raises(RecordError, match="another reference"):
-            render([records[0], dataclasses.replace(records[1], settings=other)], tmp_path / "x")
+            shown([records[0], dataclasses.replace(records[1], settings=other)], tmp_path / "x")
         with pytest.raises(RecordError, match="another reference, or other images"):
-            render([records[0], compare(example("first", 1, images=4), example("x", 2, images=4))], tmp_path / "x")
+            shown([records[0], compare(example("first", 1, images=4), example("x", 2, images=4))], tmp_path / "x")
 
 
 class TestCompareCommand:

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tiny_runs import tiny_run
 
-from analysis.measures.changes import CLEAN, Bench
-from analysis.measures.corruptions import Corrupted, corruption_record, measure_corruptions
+from analysis.consumed import Chosen
+from analysis.measures.changes import CLEAN, ChangedRun
+from analysis.measures.corruption_tables import Corrupted, corrupted, measured_corruptions
+from analysis.measures.corruptions import Corruptions
 from analysis.measures.rows import Counts, Key
 from whitebox.runs import open_run
+
+OPTIONS = Corruptions(kinds=("fog", "contrast"), severities=(1, 5))
 
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corrupted:
     """Each photo has its own number of right pixels of 100, and each corruption takes 10 of them from every photo."""
 
-    def measure(self: Bench, key: Key) -> Counts:
+    def measure(self: ChangedRun, key: Key) -> Counts:
         right_N = np.array([20, 40, 60, 80, 90]) - (0 if key == CLEAN else 10)
         counts_N3K = np.zeros((5, 3, 7), np.int64)
         counts_N3K[:, 0, 0] = right_N
         counts_N3K[:, 1:, 0] = 100
         return counts_N3K
 
-    monkeypatch.setattr(Bench, "measure", measure)
+    monkeypatch.setattr(ChangedRun, "measure", measure)
     run = open_run(tiny_run(tmp_path / "run", data__val_length=5), device="cpu")
-    options: dict[str, Any] = {"seed": 0, "folder": tmp_path, "split": None, "limit": None}
-    return measure_corruptions(run, ("fog", "contrast"), (1, 5), **options, advance=lambda *_: None)
+    return corrupted(run, OPTIONS, OPTIONS.consumes(run, Chosen()), tmp_path, lambda *_: None)
 
 
 def test_clean_and_corrupted_are_paired_photo_by_photo(measured: Corrupted) -> None:
@@ -44,6 +46,6 @@ def test_clean_and_corrupted_are_paired_photo_by_photo(measured: Corrupted) -> N
 
 def test_two_models_are_paired_photo_by_photo(measured: Corrupted) -> None:
     """Beside itself a model is as good as itself on every resample: the intervals have no width."""
-    found = corruption_record(measured, measured).measured
+    found = measured_corruptions(OPTIONS, measured, measured)
     for key in ("mcd", "relative_mcd"):
         assert found[key] == {"value": 1.0, "low": 1.0, "high": 1.0}

@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from asking import asked, shown
 from child_runs import alone, together
 from tiny_runs import configured, tiny_model, tiny_run
 
+from analysis.consumed import Chosen, EvaluatedImages
+from analysis.maths.halving import search_half
 from analysis.maths.perturbation import perturbed, target_parameters
-from analysis.measures import changes as bench
-from analysis.measures.changes import CLEAN, Bench, draw_interval, percentile_interval
-from analysis.measures.corruptions import corruption_record, measure_corruptions
-from analysis.measures.noise import Noise, halving_noise, measure_noise, search_half
+from analysis.measures.changes import CLEAN, ChangedRun, draw_interval, percentile_interval
+from analysis.measures.corruptions import Corruptions
+from analysis.measures.noise import Noise
+from analysis.measures.noise_curves import halving_noise
 from analysis.measures.rows import Key
 from analysis.record import Record, RecordError, read_records, write_record
-from analysis.show.robustness import render_corruptions, render_noise
 from whitebox.cli.app import main_process
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.evaluate import evaluate
@@ -46,29 +48,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def swept(run: Run, folder: Path, **options: Any) -> Record:
     chosen: dict[str, Any] = {"levels": (0.05, 0.3), "draws": 2, "halving": False, **options}
-    places = {key: chosen.pop(key) for key in ("limit", "memory") if key in chosen}
-    return measure_noise(
-        run, Noise(**chosen), folder, split=None, **{"limit": None, "memory": 10**9, **places}, advance=lambda *_: None
-    )
+    limit = chosen.pop("limit", None)
+    return asked(Noise.of(**{"memory": 10**9, **chosen}, output=folder), run, limit=limit)
 
 
 def plain(run: Run) -> np.ndarray:
     """Counts of the run as `whitebox eval` counts them."""
     config = run.config
-    dataset = bench.Samples(run).dataset
+    dataset = EvaluatedImages(run, Chosen()).dataset
     return evaluate(run.model, dataset, config.inference, config.data, workers=0).counts_N3K
 
 
 def rows_of(folder: Path) -> dict[str, str]:
     """The rows in a folder: counts by key."""
-    lines = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()[1:]]
+    lines = [json.loads(line) for path in folder.glob("sweeps/*.jsonl") for line in path.read_text().splitlines()[1:]]
     return {json.dumps(line["key"], sort_keys=True): line["images"] for line in lines}
 
 
 @pytest.mark.parametrize("target", ["decoder", "all", "input"])
 def test_without_noise_it_is_the_plain_evaluation(run: Run, target: str) -> None:
     """Bit for bit, whether the encoder runs once or each time; the clean point, and noise of sigma 0."""
-    measured = Bench(run, None, None, 10**9, target)
+    measured = ChangedRun(run, EvaluatedImages(run, Chosen()), 10**9, target)
     expected = plain(run)
     np.testing.assert_array_equal(measured.measure(CLEAN), expected)
     key = {"target": target, "relative": False, "sigma": 0.0, "seed": 0, "draw": 0, "sign": 1}
@@ -78,8 +78,9 @@ def test_without_noise_it_is_the_plain_evaluation(run: Run, target: str) -> None
 
 @pytest.mark.parametrize("target", ["decoder", "attention", "queries"])
 def test_tokens_computed_once_give_what_whole_models_give(run: Run, target: str) -> None:
-    measured = Bench(run, None, None, 0, target)
-    assert measured.encode_once and not Bench(run, None, None, 0, "encoder").encode_once
+    images = EvaluatedImages(run, Chosen())
+    measured = ChangedRun(run, images, 0, target)
+    assert measured.encode_once and not ChangedRun(run, images, 0, "encoder").encode_once
     for sigma, sign in ((0.1, 1), (0.5, -1)):
         key = {"target": target, "relative": True, "sigma": sigma, "seed": 1, "draw": 2, "sign": sign}
         found = measured.measure(key)
@@ -130,7 +131,7 @@ def test_number_of_loading_processes_changes_nothing(run: Run, tmp_path: Path, m
 
 def test_a_finished_sweep_is_not_measured_again(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = swept(run, tmp_path, antithetic=True, halving=True)
-    monkeypatch.setattr(Bench, "measure", lambda *_: pytest.fail("a finished row is measured again"))
+    monkeypatch.setattr(ChangedRun, "measure", lambda *_: pytest.fail("a finished row is measured again"))
     again = swept(run, tmp_path, antithetic=True, halving=True)
     assert again.measured == first.measured
     fewer = swept(run, tmp_path, draws=1, levels=(0.3,))
@@ -151,7 +152,7 @@ def test_a_model_without_queries_is_left_as_it_is(tmp_path: Path) -> None:
     record = swept(linear, tmp_path / "rows", target="queries", halving=True)
     assert len(record.measured["curve"]) == 1 and "sigma_50" not in record.measured
     assert record.measured["notes"] == ["it has no queries, so the noise changes nothing and is not measured."]
-    render_noise([record], tmp_path / "figure")
+    shown([record], tmp_path / "figure")
 
 
 def test_rotated_subspaces_keep_the_clean_point(tmp_path: Path) -> None:
@@ -258,11 +259,11 @@ def test_sigma_50_that_is_not_there(run: Run, tmp_path: Path, monkeypatch: pytes
     curves.complete([key for sigma in noise.levels for draw in (0, 1) for key in noise.keys(sigma, draw)])
     half = halving_noise(noise, curves, curves.complete)  # type: ignore[arg-type]
     assert half["value"] is None and half["low"] is None and math.isnan(half["draws"][1])
-    monkeypatch.setattr("analysis.measures.noise.halving_noise", lambda *_: half)
+    monkeypatch.setattr("analysis.measures.noise_curves.halving_noise", lambda *_: half)
     record = swept(run, tmp_path, levels=(0.01,), draws=2, limit=1, halving=True)
     assert record.measured["sigma_50"]["draws"][1] is None
     assert "halves its mIoU in every draw" in record.measured["notes"][0]
-    assert "–" in render_noise([record], tmp_path / "figure")["-sigma50"].to_markdown()
+    assert "–" in shown([record], tmp_path / "figure")["-sigma50"].to_markdown()
 
 
 def sweep_together(run_folder: Path, folder: Path) -> None:
@@ -279,45 +280,47 @@ def test_two_processes_give_the_curve_of_one(run: Run, tmp_path: Path) -> None:
     records = [read_records(tmp_path / name / "record")[0] for name in "12"]
     assert records[0].measured == records[1].measured
     assert rows_of(tmp_path / "1" / "rows") == rows_of(tmp_path / "2" / "rows")
-    assert len(list((tmp_path / "2" / "rows").iterdir())) == 1
+    assert len(list((tmp_path / "2" / "rows" / "sweeps").glob("*.jsonl"))) == 1
 
 
 @pytest.mark.usefixtures("imagecorruptions")
 def test_corruptions(run: Run, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"seed": 0, "folder": tmp_path / "rows", "split": None, "limit": 3}
-    kinds, severities = ("gaussian_noise", "contrast"), (1, 5)
-    found = measure_corruptions(run, kinds, severities, **options, advance=lambda *_: None)
-    alone = corruption_record(found, None)
+    options: dict[str, Any] = {
+        "kinds": ("gaussian_noise", "contrast"),
+        "severities": (1, 5),
+        "output": tmp_path / "rows",
+    }
+    beside = Corruptions(**options, reference=run)
+    alone = asked(Corruptions(**options), run, limit=3)
     assert "reference" not in alone.measured and alone.settings["package"].startswith("imagecorruptions-imaug ")
-    itself = corruption_record(found, found).measured
+    same = asked(beside, run, limit=3)
+    itself = same.measured
     assert itself["mcd"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert itself["reference"]["model"] == run.name
     other = open_run(tiny_run(tmp_path / "ca", "depict-ca-tiny", **FEW), device="cpu")
-    beside = measure_corruptions(other, kinds, severities, **options, advance=lambda *_: None)
-    record = corruption_record(beside, found)
+    record = asked(beside, other, limit=3)
     first = record.measured["corruptions"][0]
     miou = [point["miou"]["value"] for point in first["severities"]]
     assert first["group"] == "noise" and first["mean"]["value"] == pytest.approx(np.mean(miou))
-    by_hand = (1 - beside.miou_xCS[0, 0]).sum() / (1 - found.miou_xCS[0, 0]).sum()
+    reference = [point["miou"]["value"] for point in alone.measured["corruptions"][0]["severities"]]
+    by_hand = (1 - np.array(miou)).sum() / (1 - np.array(reference)).sum()
     assert first["cd"]["value"] == pytest.approx(by_hand) and first["cd"]["low"] < by_hand < first["cd"]["high"]
-    tables = render_corruptions([corruption_record(found, found), record], tmp_path / "figure")
+    tables = shown([same, record], tmp_path / "figure")
     assert list(tables) == ["-severities", "-mean", "-degradation"]
     assert len(tables["-severities"].rows) == 4 and tables["-mean"].summary_rows == 2
     assert {path.name for path in tmp_path.glob("figure*.png")} == {"figure.png", "figure-mean.png"}
     with pytest.raises(RecordError, match="has another reference than"):
-        render_corruptions([alone, record], tmp_path / "figure")
-    fewer = measure_corruptions(run, kinds, severities, **{**options, "limit": 2}, advance=lambda *_: None)
-    with pytest.raises(ConfigError, match="was measured on other images than ca"):
-        corruption_record(beside, fewer)
+        shown([alone, record], tmp_path / "figure")
+    larger = open_run(tiny_run(tmp_path / "larger", **{**FEW, "data__size": 48}), device="cpu")
+    with pytest.raises(ConfigError, match="was measured on other images than larger"):
+        asked(beside, larger, limit=3)
 
 
 @pytest.mark.usefixtures("imagecorruptions")
 def test_photos_too_small_for_corruptions(tmp_path: Path) -> None:
     small = open_run(tiny_run(tmp_path / "run", data__size=24, data__val_length=2), device="cpu")
     with pytest.raises(DataError, match="val_00000: A photo of 24 x 24 px cannot be corrupted"):
-        measure_corruptions(
-            small, ("fog",), (1,), seed=0, folder=tmp_path, split=None, limit=None, advance=lambda *_: None
-        )
+        asked(Corruptions(kinds=("fog",), severities=(1,)), small)
 
 
 def test_targets_never_share_a_figure(run: Run, tmp_path: Path) -> None:
@@ -325,19 +328,19 @@ def test_targets_never_share_a_figure(run: Run, tmp_path: Path) -> None:
         swept(run, tmp_path, **options, limit=2, levels=(0.1,), draws=1)
         for options in ({"target": "decoder"}, {"target": "queries"}, {"target": "decoder", "relative": True})
     ]
-    tables = render_noise(records, tmp_path / "figure")
+    tables = shown(records, tmp_path / "figure")
     suffixes = ("-decoder", "-queries", "-decoder-relative")
     assert list(tables) == [f"{suffix}-curve" for suffix in suffixes]
     assert sorted(tmp_path.glob("*.png")) == sorted(tmp_path / f"figure{suffix}.png" for suffix in suffixes)
     assert "units of each tensor's rms" in tables["-decoder-relative-curve"].caption
     other = dataclasses.replace(records[0], measured={**records[0].measured, "classes": ["sky"] * 7})
     with pytest.raises(RecordError, match="has other classes than"):
-        render_noise([records[0], other], tmp_path / "figure")
+        shown([records[0], other], tmp_path / "figure")
     elsewhere = dataclasses.replace(records[0], data=dataclasses.replace(records[0].data, split="test"))
     with pytest.raises(RecordError, match="was measured on other images than"):
-        render_noise([records[0], elsewhere], tmp_path / "figure")
+        shown([records[0], elsewhere], tmp_path / "figure")
     with pytest.raises(RecordError, match="at most 10 models, not 11"):
-        render_noise([records[0]] * 11, tmp_path / "figure")
+        shown([records[0]] * 11, tmp_path / "figure")
 
 
 @pytest.fixture
@@ -355,11 +358,12 @@ def test_the_command_draws_all_runs_together(folder: Path, call: Call) -> None:
     assert "sigma_50" in out and "Student's t interval" in out and "n = 2 images" in out
     for name in ("sa", "linear"):
         assert [record.model for record in read_records(folder / "results" / name / "records")] == [name]
-        assert len(list((folder / "results" / name / "sweeps").iterdir())) == 1
+        assert len(list((folder / "results" / name / "sweeps").glob("*.jsonl"))) == 1
     (figure,) = (folder / "results" / "figures").glob("*.png")
     assert "2_models" in figure.name
     code, out, _ = call("render", "results/linear/records", "results/sa/records", "-o", "drawn")
-    assert code == 0 and (folder / "drawn" / "figures" / figure.name).read_bytes() == figure.read_bytes()
+    drawn = folder / "drawn" / "figures" / "parameter-noise-shapes-val-decoder.png"
+    assert code == 0 and drawn.read_bytes() == figure.read_bytes()
 
 
 def test_the_command_without_the_package_says_so(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +383,7 @@ def test_the_command_corrupts_beside_a_reference(folder: Path, call: Call) -> No
     assert code == 0, err
     assert "relative CD" in out and "as a multiple of that of linear" in " ".join(out.split())
     assert [record.model for record in read_records(folder / "out" / "records")] == ["sa"]
-    assert len(list((folder / "out" / "sweeps").iterdir())) == 2
+    assert len(list((folder / "out" / "sweeps").glob("*.jsonl"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -419,9 +423,9 @@ def test_no_runs(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) ->
 
 def killed_command(run_folder: Path, output: Path) -> None:
     """A sweep that is killed in its fourth row."""
-    measure, count = Bench.measure, 0
+    measure, count = ChangedRun.measure, 0
 
-    def counted(self: Bench, key: Any) -> Any:
+    def counted(self: ChangedRun, key: Any) -> Any:
         nonlocal count
         count += 1
         if count == 4:
@@ -430,7 +434,7 @@ def killed_command(run_folder: Path, output: Path) -> None:
             die()
         return measure(self, key)
 
-    Bench.measure = counted  # type: ignore[method-assign]
+    ChangedRun.measure = counted  # type: ignore[method-assign]
     torch.set_num_threads(1)
     swept(open_run(run_folder, device="cpu"), output, levels=(0.05, 0.3), draws=2)
 

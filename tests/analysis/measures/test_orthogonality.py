@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from asking import asked, nothing, samples_of, shown
 from child_runs import TINY
 
+from analysis.consumed import Images
+from analysis.maths.packing import packed, unpacked
 from analysis.maths.subspaces import class_numbers, head_numbers
-from analysis.measures.images import Samples
-from analysis.measures.orthogonality import measure, packed, render, stored_cell, unpacked
-from analysis.record import read_record, write_record
-from analysis.show.tables import Estimate
+from analysis.measures.orthogonality import Orthogonality
+from analysis.record import Record, read_record, write_record
+from analysis.show.tables import Estimate, stored_cell
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, ModelError
 from whitebox.models import build, intervene, record
 from whitebox.runs import Run, open_run
+
+
+def measure(run: Run, limit: int | None = None, advance: Any = nothing, **options: Any) -> Record:
+    return asked(Orthogonality(**options), run, limit=limit, advance=advance)
+
 
 SHAPE = {key: value for key, value in TINY.items() if key != "decoder.head_dim"}
 
@@ -113,7 +121,7 @@ def test_class_embeddings_before_and_after(opened: Callable[[str], Run]) -> None
     assert len(classes["names"]) == 7
     with record(run.model, "decoder.classes") as seen, torch.inference_mode():
         numbers = []
-        for sample in Samples(run, limit=2).each():
+        for sample in samples_of(run, 2):
             run.model.masks(sample.pixels_B3HW)
             numbers.append(class_numbers(seen["decoder.classes"][0].double().numpy())["cosine"])
     assert classes["after"]["numbers"]["cosine"]["value"] == pytest.approx(np.mean(numbers))
@@ -131,7 +139,7 @@ def test_a_decoder_that_compares_no_class_embeddings(opened: Callable[[str], Run
 def test_class_queries_of_segvit_are_those_after_the_last_stage(opened: Callable[[str], Run]) -> None:
     run = opened("segvit-tiny")
     found = measure(run, after=True, draws=2, limit=1).measured["classes"]
-    (sample,) = Samples(run, limit=1).each()
+    (sample,) = samples_of(run, 1)
     with record(run.model, "decoder.cross_layers.*.tokens") as seen, torch.inference_mode():
         run.model.masks(sample.pixels_B3HW)
     expected = class_numbers(list(seen.values())[-1][0].double().numpy())
@@ -140,8 +148,9 @@ def test_class_queries_of_segvit_are_those_after_the_last_stage(opened: Callable
 
 
 def test_without_images_none_is_read(opened: Callable[[str], Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.measures.orthogonality.Samples", None)
-    found = measure(opened("depict-sa-tiny"), draws=2)
+    run = opened("depict-sa-tiny")
+    monkeypatch.setattr(Images, "each", None)
+    found = measure(run, draws=2)
     assert found.data.images == 0 and "after" not in found.measured["classes"]
     assert found.file_name.startswith("orthogonality-shapes-") and found.n == 2
 
@@ -156,7 +165,7 @@ def test_a_linear_decoder_has_nothing_to_measure(opened: Callable[[str], Run], t
     found = measure(opened("segmenter-linear-tiny"), draws=2)
     assert found.measured["layers"] == [] and found.measured["classes"] is None
     assert found.measured["notes"][0].startswith("has no subspaces") and len(found.measured["notes"]) == 2
-    assert render([found], tmp_path / "x") == {} and list(tmp_path.iterdir()) == []
+    assert shown([found], tmp_path / "x") == {} and list(tmp_path.iterdir()) == []
 
 
 def test_what_it_refuses(opened: Callable[[str], Run]) -> None:
@@ -189,7 +198,7 @@ def test_tables_and_figures_come_from_records_alone(opened: Callable[[str], Run]
     names = ("depict-sa-tiny", "depict-ca-tiny", "segmenter-mask-tiny", "segmenter-linear-tiny")
     records = [measure(opened(name), after="ca" in name, draws=2, limit=1 if "ca" in name else None) for name in names]
     read = [read_record(write_record(each, tmp_path / "records")) for each in records]
-    tables = render(read, tmp_path / "figure")
+    tables = shown(read, tmp_path / "figure")
     assert list(tables) == ["-subspaces", "-classes"]
     subspaces, classes = tables.values()
     assert [row[1] for row in subspaces.rows[:3]] == ["layers.0", "layers.1", "layers.2"]

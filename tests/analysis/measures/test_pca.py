@@ -7,19 +7,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from asking import asked, shown
 from child_runs import TINY
 from PIL import Image
 
-from analysis.measures import pca
-from analysis.measures.pca import as_colours, measure, mutual_information, nearest_direction, principal_components
-from analysis.record import RecordError, read_record, write_record
-from analysis.show import photos
+from analysis.maths.components import as_colours, mutual_information, nearest_direction, principal_components
+from analysis.maths.packing import unpack
+from analysis.measures.pca import PCA
+from analysis.measures.samples import open_photo, predicted_patches, read_truth
+from analysis.record import Record, RecordError, read_record, write_record
+from analysis.show import pca as pictures
 from analysis.show.render import render
 from whitebox.config import resolve
+from whitebox.data.readers import class_table
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, DataError, ModelError
 from whitebox.models import build, record
 from whitebox.runs import Run, open_run
+
+
+def measure(run: Run, photos: list[Path], truth: list[Path] | None = None, directions: int | None = None) -> Record:
+    return asked(PCA(truth=truth, directions=directions), run, photos=photos)
+
+
+def unpack_tensor(lines: list[str]) -> torch.Tensor:
+    return torch.from_numpy(unpack(lines))
+
 
 Call = Callable[..., tuple[int, str, str]]
 MODELS = ("depict-ca-tiny", "segmenter-mask-tiny", "segmenter-linear-tiny")
@@ -79,10 +92,6 @@ class TestComponents:
             assert (as_colours(found.scores_NP) == 0.5).all()
             assert (nearest_direction(found.scores_NP) == 0).all()
 
-    def test_tokens_that_are_not_finite(self) -> None:
-        with pytest.raises(ModelError, match="Patch tokens are not finite"):
-            principal_components(torch.tensor([[1.0, math.nan]]), 1)
-
     def test_both_ends_of_a_direction_are_segments(self) -> None:
         scores = torch.tensor([[3.0, 1.0], [-3.0, 1.0], [0.1, 0.5], [0.1, -0.5], [0.0, 0.0]])
         assert nearest_direction(scores).tolist() == [0, 1, 2, 3, 0]
@@ -118,30 +127,30 @@ class TestMeasure:
     def test_tokens_are_those_before_and_after_the_layers(self, folder: Path) -> None:
         run = opened(folder, "segmenter-mask-tiny")
         stored = measure(run, [folder / "one.jpg"]).measured["photos"][0]
-        photo = pca.open_photo(folder / "one.jpg", run)
+        photo = open_photo(folder / "one.jpg", run)
         with record(run.model, "decoder.*") as taps:
-            prediction = photos.predicted_patches(run, photo)
-        assert torch.equal(photos.unpack(stored["prediction"]).long(), prediction)
+            prediction = predicted_patches(run, photo)
+        assert torch.equal(unpack_tensor(stored["prediction"]).long(), prediction)
         for state, name in zip(stored["states"], ("decoder.input", "decoder.layers.1.tokens"), strict=True):
             assert state["activation"] == name
             expected = principal_components(taps[name][0, :8], 7)  # 8 patches, then class embeddings
-            assert photos.unpack(state["segments"]).flatten().tolist() == nearest_direction(expected.scores_NP).tolist()
+            assert unpack_tensor(state["segments"]).flatten().tolist() == nearest_direction(expected.scores_NP).tolist()
             shares = [state["numbers"][f"component_{index}"] for index in (1, 2, 3)]
             assert shares == pytest.approx(expected.shares_P[:3].tolist())
             assert state["numbers"]["all"] == pytest.approx(1)  # 8 centred tokens have 7 dimensions
-            colours = torch.stack([photos.unpack(lines) for lines in state["colours"]], -1).flatten(0, 1)
+            colours = torch.stack([unpack_tensor(lines) for lines in state["colours"]], -1).flatten(0, 1)
             torch.testing.assert_close(colours, as_colours(expected.scores_NP), rtol=1e-4, atol=1e-5)
 
     def test_agreement_with_the_truth(self, folder: Path) -> None:
         run = opened(folder, "depict-ca-tiny")
         stored = measure(run, [folder / "one.jpg"], [folder / "labels" / "one.png"]).measured["photos"][0]
-        truth = photos.unpack(stored["truth"])
+        truth = unpack_tensor(stored["truth"])
         assert truth.tolist() == [[6, 6, 3, 3], [3, 3, 3, 3]]
         for state in stored["states"]:
-            segments = photos.unpack(state["segments"]).flatten()
+            segments = unpack_tensor(state["segments"]).flatten()
             assert state["numbers"]["nmi_truth"] == pytest.approx(mutual_information(segments, truth.flatten()))
             assert state["numbers"]["segments"] == len(set(segments.tolist()))
-        prediction = photos.unpack(stored["prediction"]).flatten()
+        prediction = unpack_tensor(stored["prediction"]).flatten()
         agreement = mutual_information(prediction, truth.flatten())
         assert stored["numbers"]["nmi_truth"] == pytest.approx(agreement, nan_ok=True)
 
@@ -149,7 +158,7 @@ class TestMeasure:
         run = opened(folder, "depict-ca-tiny")
         stored = measure(run, [folder / "one.jpg"], directions=1).measured["photos"][0]
         for state in stored["states"]:
-            assert set(photos.unpack(state["segments"]).flatten().tolist()) == {0, 1}
+            assert set(unpack_tensor(state["segments"]).flatten().tolist()) == {0, 1}
             assert state["numbers"]["all"] == state["numbers"]["component_1"] > state["numbers"]["component_3"]
 
     def test_more_directions_than_dimensions(self, folder: Path) -> None:
@@ -157,7 +166,7 @@ class TestMeasure:
             measure(opened(folder, "depict-ca-tiny"), [folder / "one.jpg"], directions=25)
         config = resolve("depict-sa-tiny", "shapes", TINY)
         many = Run("many", folder / MODELS[0] / "model.safetensors", build(config.encoder, config.decoder, 30), config)
-        assert measure(many, [folder / "one.jpg"]).settings["directions"] == 24
+        assert measure(many, [folder / "one.jpg"]).measured["directions"] == 24
 
     def test_means_over_photos(self, folder: Path) -> None:
         paths = [folder / "one.jpg", folder / "two.jpg"]
@@ -179,7 +188,7 @@ class TestMeasure:
         run = opened(folder, "depict-ca-tiny")
         with torch.no_grad():
             run.model.decoder.layers[0].basis[0, 0] = math.nan
-        with pytest.raises(ModelError, match="Patch tokens are not finite"):
+        with pytest.raises(ModelError, match="NaN or infinite values in decoder"):
             measure(run, [folder / "one.jpg"])
 
     def test_what_does_not_fit(self, folder: Path, tmp_path: Path) -> None:
@@ -199,12 +208,14 @@ class TestMeasure:
 
     def test_stored_values_mean_what_they_mean_in_the_dataset(self, folder: Path, tmp_path: Path) -> None:
         """In ADE20K 0 is ignored and k is class k - 1; Cityscapes stores ids."""
-        photo = pca.open_photo(folder / "one.jpg", opened(folder, "depict-ca-tiny"))
+        photo = open_photo(folder / "one.jpg", opened(folder, "depict-ca-tiny"))
         Image.fromarray(np.full((50, 90), 7, np.uint8)).save(tmp_path / "label.png")
         for dataset, classes, expected in (("ade20k", 150, 6), ("cityscapes", 19, 0), ("camvid", 11, 7)):
             config = resolve("segmenter-linear-tiny", dataset)
             run = Run("run", Path("x"), build(config.encoder, config.decoder, classes), config)
-            assert (photos.read_truth(tmp_path / "label.png", photo, run) == expected).all()
+            assert (
+                read_truth(tmp_path / "label.png", photo, run, class_table(run.data, run.classes)) == expected
+            ).all()
 
     def test_a_photo_of_one_patch(self, folder: Path, tmp_path: Path) -> None:
         Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(tmp_path / "dot.png")
@@ -213,7 +224,7 @@ class TestMeasure:
         found = measure(run, [tmp_path / "dot.png"])
         numbers = found.measured["photos"][0]["states"][0]["numbers"]
         assert numbers["component_1"] is None and numbers["segments"] == 1
-        (table,) = pca.render([found], tmp_path / "figure").values()
+        (table,) = shown([found], tmp_path / "figure").values()
         assert table.columns[-1].name == "Segments"  # neither truth nor anything to agree on
         assert (tmp_path / "figure.png").is_file()
 
@@ -233,10 +244,10 @@ class TestRender:
 
     def test_tables(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = []
-        monkeypatch.setattr(pca, "_draw", lambda holders, path: drawn.append((len(holders), path.name)))
+        monkeypatch.setattr(pictures, "_draw", lambda holders, path: drawn.append((len(holders), path.name)))
         paths = [folder / "one.jpg", folder / "two.jpg"]
         found = [measure(opened(folder, name), paths, [folder / "labels"]) for name in MODELS]
-        tables = pca.render(found, tmp_path / "pca")
+        tables = shown(found, tmp_path / "pca")
         assert [row[2] for row in tables[""].rows] == 2 * (2 * ["Z_0", "Z_L", "prediction"]) + 2 * ["Z_0", "prediction"]
         assert [row[1] for row in tables["-means"].rows] == 8 * ["mean of 2"]
         assert tables[""].columns[-1].name == "NMI truth" and "nearest end of 7 directions" in tables[""].caption
@@ -245,7 +256,7 @@ class TestRender:
 
     def test_more_segments_than_a_byte_counts(self, folder: Path) -> None:
         stored = {"shown": [320, 320], "patch": 16}
-        painted = pca._segments_over(np.zeros((20, 20, 3), np.uint8), torch.arange(400.0).view(20, 20), stored)
+        painted = pictures._segments_over(np.zeros((20, 20, 3), np.uint8), np.arange(400.0).reshape(20, 20), stored)
         assert painted.shape == (20, 20, 3) and len(np.unique(painted.reshape(-1, 3), axis=0)) > 200
 
     def test_a_changed_photo(self, folder: Path, tmp_path: Path) -> None:
@@ -254,7 +265,7 @@ class TestRender:
         found = measure(opened(folder, "depict-ca-tiny"), [photo])
         Image.fromarray(np.ones((40, 40, 3), np.uint8)).save(photo)
         with pytest.raises(RecordError, match=r"photo\.png has changed since it was measured"):
-            pca.render([found], tmp_path / "figure")
+            shown([found], tmp_path / "figure")
 
 
 class TestCommand:
@@ -299,4 +310,4 @@ def test_the_truth_is_resized_to_classes_that_are_there(folder: Path, tmp_path: 
     expected = [
         [int(np.bincount(resized[y : y + 16, x : x + 16].ravel()).argmax()) for x in range(0, 58, 16)] for y in (0, 16)
     ]
-    assert photos.unpack(stored["truth"]).tolist() == expected
+    assert unpack_tensor(stored["truth"]).tolist() == expected

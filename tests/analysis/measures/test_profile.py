@@ -6,15 +6,22 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
+from asking import nothing, shown
 from child_runs import TINY
 
-from analysis.measures import profile as costs
-from analysis.measures.profile import PUBLISHED, LiveMemory, Setting, Subject, blocks, count, measure, published, render
-from analysis.record import RecordError
-from whitebox.config import resolve
+from analysis.maths.conventions import Cost
+from analysis.measures import costs
+from analysis.measures.costs import LiveMemory, TimedModel, blocks, count
+from analysis.measures.profile import Setting, Subject, profile
+from analysis.record import Record, RecordError
+from analysis.show import profile as pictures
+from experiments.published import CLASSES, COSTS, SIZES, published_costs
+from whitebox.config import resolve, to_dict
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError
 from whitebox.models import Segmentor, build
@@ -33,23 +40,36 @@ def subject(name: str = "depict-sa-tiny") -> Subject:
     unknown = ("decoder.head_dim",) if "linear" in name else ()
     config = resolve(name, "shapes", {key: value for key, value in TINY.items() if key not in unknown})
     built = build(config.encoder, config.decoder, 7)
-    return Subject(name=name, model=built, config=config, weights=None, folder=Path("nowhere"))
+    return Subject(
+        name=name,
+        saved=to_dict(config),
+        classes=7,
+        device="cpu",
+        weights=None,
+        folder=Path("nowhere"),
+        open=lambda: (built, config),
+    )
+
+
+def measure(subjects: list[Subject], setting: Setting, advance: Any = nothing) -> list[Record]:
+    with TemporaryDirectory() as folder:
+        return profile(subjects, setting, advance, folder=Path(folder))
 
 
 class TestCount:
-    @pytest.mark.parametrize("name", [name for name, (what, *_) in PUBLISHED.items() if what == costs.BLOCKS])
+    @pytest.mark.parametrize("name", [name for name, each in COSTS.items() if each.quantity == "decoder GFLOPs"])
     def test_published_decoder_gflops(self, name: str) -> None:
-        size = costs.PAPER_SIZES[name.split("-")[-1]]
-        found = count(model(name, costs.PAPER_CLASSES, size, **{"encoder.depth": 1}), size)["decoder blocks"].gflops
+        size = SIZES[name.split("-")[-1]]
+        found = count(model(name, CLASSES, size, **{"encoder.depth": 1}), size)["decoder blocks"].gflops
         tolerance = 0.02 if name.startswith("cbsa") else 0.01  # CBSA's numbers are rounded to a tenth
-        assert found == pytest.approx(PUBLISHED[name][1], rel=tolerance)
+        assert found == pytest.approx(COSTS[name].value, rel=tolerance)
 
     @pytest.mark.parametrize("name", ["segvit-base", "segvit-large", "segvit-large-shrunk"])
     def test_published_macs_of_segvit(self, name: str) -> None:
-        size = costs.PAPER_SIZES[name.split("-")[-1]]
-        counted = count(model(name, costs.PAPER_CLASSES, size), size)
-        assert 1e-9 * counted["model"].macs == pytest.approx(PUBLISHED[name][1], rel=0.005)
-        products = costs.PAPER_CLASSES**2 * size**2  # of masks and classes at every pixel
+        size = SIZES[name.split("-")[-1]]
+        counted = count(model(name, CLASSES, size), size)
+        assert 1e-9 * counted["model"].macs == pytest.approx(COSTS[name].value, rel=0.005)
+        products = CLASSES**2 * size**2  # of masks and classes at every pixel
         assert counted["model"].macs == counted["encoder"].macs + counted["decoder"].macs + products
 
     def test_scopes_are_what_the_formulas_say(self) -> None:
@@ -75,8 +95,8 @@ class TestCount:
         linear = model("segmenter-linear-tiny", 5, 64, **{"encoder.depth": 1})
         counted = count(linear, 64)
         assert blocks(linear.decoder) == {}
-        assert counted["decoder blocks"] == costs.Cost(0, 0)
-        assert counted["decoder"] == costs.Cost(5 * 192 + 5, 16 * 192 * 5)
+        assert counted["decoder blocks"] == Cost(0, 0)
+        assert counted["decoder"] == Cost(5 * 192 + 5, 16 * 192 * 5)
 
     def test_token_statistics_are_not_matrix_products(self) -> None:
         N, D = 16 + 5, 192
@@ -98,7 +118,7 @@ class TestCount:
         assert count(built, 49) == count(built, 64)
 
     def test_the_model_is_left_as_it_was(self) -> None:
-        built = subject().model.train()
+        built = subject().open()[0].train()
         before = {name: tensor.clone() for name, tensor in built.state_dict().items()}
         count(built, 32)
         after = built.state_dict()
@@ -108,15 +128,17 @@ class TestCount:
 class TestPublished:
     def test_only_for_the_papers_setting(self) -> None:
         config = resolve("depict-sa-tiny")
-        assert published(config, 512, 150)["decoder blocks GFLOPs"]["value"] == 5.8
-        assert published(config, 640, 150) == published(config, 512, 19) == {}
-        assert published(resolve("depict-sa-large"), 640, 150) and not published(resolve("depict-sa-large"), 512, 150)
-        assert published(resolve("depict-ca-tiny"), 512, 150) == {}
+        assert published_costs(config, 512, 150)["decoder blocks GFLOPs"]["value"] == 5.8
+        assert published_costs(config, 640, 150) == published_costs(config, 512, 19) == {}
+        assert published_costs(resolve("depict-sa-large"), 640, 150) and not published_costs(
+            resolve("depict-sa-large"), 512, 150
+        )
+        assert published_costs(resolve("depict-ca-tiny"), 512, 150) == {}
 
     def test_not_for_an_altered_model(self) -> None:
-        assert published(resolve("depict-sa-tiny", overrides=["decoder.layers=2"]), 512, 150) == {}
-        assert published(resolve("depict-sa-tiny", overrides=["encoder.width=24"]), 512, 150) == {}
-        assert published(resolve("depict-sa-tiny", overrides=["encoder.image_size=384"]), 512, 150)
+        assert published_costs(resolve("depict-sa-tiny", overrides=["decoder.layers=2"]), 512, 150) == {}
+        assert published_costs(resolve("depict-sa-tiny", overrides=["encoder.width=24"]), 512, 150) == {}
+        assert published_costs(resolve("depict-sa-tiny", overrides=["encoder.image_size=384"]), 512, 150)
 
 
 class TestLiveMemory:
@@ -142,7 +164,7 @@ class TestLiveMemory:
 
 class TestWatched:
     def test_both_halves_in_order_and_nothing_remains(self) -> None:
-        built, seen = subject().model, []
+        built, seen = subject().open()[0], []
         with costs.watched(built, lambda scope: seen.append(("before", scope)), lambda scope: seen.append(scope)):
             built(torch.zeros(1, 3, 32, 32))
         built(torch.zeros(1, 3, 32, 32))
@@ -185,18 +207,18 @@ class TestMeasure:
 
     @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
     def test_memory_does_not_suffice(self, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-        def fail(bench: costs.Bench) -> None:
+        def fail(bench: TimedModel) -> None:
             raise error
 
-        monkeypatch.setattr(costs.Bench, "predict", fail)
+        monkeypatch.setattr(TimedModel, "predict", fail)
         with pytest.raises(ConfigError, match="depict-sa-tiny at --size 32 does not fit into the memory"):
             measure([subject()], Setting(size=32))
 
     def test_other_errors_are_not_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(bench: costs.Bench) -> None:
+        def fail(bench: TimedModel) -> None:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(costs.Bench, "predict", fail)
+        monkeypatch.setattr(TimedModel, "predict", fail)
         with pytest.raises(RuntimeError, match="a bug"):
             measure([subject()], Setting(size=32))
 
@@ -213,7 +235,7 @@ class TestRender:
         records[0] = dataclasses.replace(records[0], reported=reported)
         other = {"model GMACs": {"value": 9.0, "source": "another"}}
         records[1] = dataclasses.replace(records[1], reported=other)
-        tables = render(records, tmp_path / "profile")
+        tables = shown(records, tmp_path / "profile")
         summary, scopes = tables[""], tables["-scopes"]
         names = [column.name for column in summary.columns]
         assert [row[names.index("Published (G)")] for row in summary.rows] == [4.2, None]
@@ -227,10 +249,10 @@ class TestRender:
 
     def test_several_sizes_show_cost_against_tokens(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = []
-        monkeypatch.setattr(costs, "save_figure", lambda figure, stem: drawn.append((figure, str(stem))))
+        monkeypatch.setattr(pictures, "save_figure", lambda figure, stem: drawn.append((figure, str(stem))))
         records = [record for size in (64, 40) for record in measure([subject()], Setting(size=size, repeats=2))]
         alone = measure([subject("segmenter-linear-tiny")], Setting(size=32, repeats=2))
-        render([*records, *alone], tmp_path / "profile")
+        shown([*records, *alone], tmp_path / "profile")
         ((figure, stem),) = drawn[1:]
         assert stem.endswith("profile-tokens.png") and len(figure.axes) == 3
         work, _, memory = (axes.lines[0] for axes in figure.axes)
@@ -243,16 +265,16 @@ class TestRender:
         (record,) = measure([subject()], Setting(size=32, repeats=1))
         other = dataclasses.replace(record, settings={**record.settings, "threads": 64})
         with pytest.raises(RecordError, match="different threads"):
-            render([record, other], tmp_path / "x")
+            shown([record, other], tmp_path / "x")
         with pytest.raises(RecordError, match="different machines"):
-            render([record, dataclasses.replace(record, hardware={"cpu": "another", "gpus": []})], tmp_path / "x")
+            shown([record, dataclasses.replace(record, hardware={"cpu": "another", "gpus": []})], tmp_path / "x")
 
 
 class TestCommand:
     @pytest.fixture
     def run(self, tmp_path: Path) -> Path:
         made = subject()
-        save_model(tmp_path / "results" / "mine" / "model.safetensors", made.model, made.config)
+        save_model(tmp_path / "results" / "mine" / "model.safetensors", *made.open())
         return tmp_path / "results" / "mine"
 
     def test_names_and_runs(self, call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from asking import shown
 from child_runs import TINY
 
-from analysis.measures import tradeoff
+from analysis.measures.evaluation import Evaluated
+from analysis.measures.tradeoff import tradeoff
 from analysis.record import Data, Record
 from analysis.show.tables import Estimate
 from whitebox.config import InferenceConfig, resolve
@@ -21,8 +23,10 @@ def test_accuracy_stands_beside_the_cost_of_one_window(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", device="cpu")
     miou = {"value": 0.5, "low": 0.4, "high": 0.6}
     evaluation = Record(kind="eval", model="run", data=Data("shapes", "val", 3, "f"), measured={"miou": miou}, n=3)
-    record = tradeoff.measure(run, evaluation)
-    (table,) = tradeoff.render([record], tmp_path / "figure").values()
+    evaluated = Evaluated("run", evaluation, tmp_path / "none")
+    record = tradeoff(run, evaluated, tmp_path)
+    assert tradeoff(run, evaluated, tmp_path) == record
+    (table,) = shown([record], tmp_path / "figure").values()
     (row,) = table.rows
     assert row[:2] == ("run", Estimate(50.0, 40.0, 60.0))
     tokens, width, features = (32 // 16) ** 2 + 7, 24, 3 * 8
@@ -30,4 +34,4 @@ def test_accuracy_stands_beside_the_cost_of_one_window(tmp_path: Path) -> None:
     assert (tmp_path / "figure.png").stat().st_size > 1000 and "window of 32 px" in table.caption
     run.config.inference = InferenceConfig(window=None)
     with pytest.raises(ConfigError, match=r"^run shows images whole \(inference.window=null\), .* one window: give"):
-        tradeoff.measure(run, evaluation)
+        tradeoff(run, evaluated, tmp_path)

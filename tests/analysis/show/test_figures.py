@@ -7,20 +7,20 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from asking import made_up
 from PIL import Image
 
-from analysis.record import Data, Record, RecordError, new_record
-from analysis.show import figures
+from analysis.record import Data, Record, RecordError
+from analysis.show import evaluation, figures, training
+from analysis.show.evaluation import per_class_bars
 from analysis.show.figures import (
     COLUMN,
     PAGE,
     figure_style,
     legend_columns,
     new_figure,
-    per_class_bars,
-    read_metrics,
-    training_curves,
 )
+from analysis.show.training import read_metrics, training_curves
 from whitebox.errors import OutputError
 
 
@@ -44,14 +44,15 @@ def eval_record(model: str = "depict-ca-tiny", ious: tuple[float, ...] = (0.4, m
     ]
     measured = {"miou": about(float(np.nanmean(ious))), "macc": about(0.7), "aacc": about(0.8), "per_class": per_class}
     values = {"data": Data("camvid", "test", 233, "ab" * 32), "n": 233, **changes}
-    return new_record("eval", model=model, measured=measured, **values)
+    return made_up("eval", model=model, measured=measured, **values)
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     """The figures drawn, instead of files."""
     caught: list = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, output: caught.append(figure) or [])
+    for module in (evaluation, training):
+        monkeypatch.setattr(module, "save_figure", lambda figure, output: caught.append(figure) or [])
     return caught
 
 

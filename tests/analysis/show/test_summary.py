@@ -5,18 +5,25 @@ import math
 from pathlib import Path
 
 import pytest
+from asking import made_up
 from PIL import Image
 
-from analysis.record import Data, Record, RecordError, Weights, new_record, write_record
-from analysis.show.summary import COST, find_records, render, summarise
+from analysis.record import Data, Record, RecordError, Weights, write_record
+from analysis.show.summary import COST, Summary, figure, find_records, summarise, table
+from analysis.show.tables import Table
 
 VAL = Data("shapes", "val", 8, "f")
 
 
 def record(kind: str, model: str, measured: dict, data: Data = VAL, created: str = "2026-01-01", **changes) -> Record:
     weights = changes.pop("weights", Weights(f"{model}/model.safetensors", model))
-    made = new_record(kind, model=model, data=data, measured=measured, n=data.images, weights=weights, **changes)
+    made = made_up(kind, model=model, data=data, measured=measured, n=data.images, weights=weights, **changes)
     return dataclasses.replace(made, created=created)
+
+
+def shown(summary: Summary, stem: Path) -> Table:
+    figure(summary, stem)
+    return table(summary)
 
 
 def evaluation(model: str, miou: float, **changes) -> Record:
@@ -38,7 +45,7 @@ def noise(model: str, sigma: float, relative: bool = False, target: str = "decod
 
 
 def rows(records: list[Record], folder: Path, split: str | None = None) -> dict[str, list[str]]:
-    return {row[0]: row[1:] for row in render(summarise(records, split), folder / "summary").shown()}
+    return {row[0]: row[1:] for row in shown(summarise(records, split), folder / "summary").shown()}
 
 
 def test_a_row_is_what_the_records_of_one_model_say(tmp_path: Path) -> None:
@@ -96,7 +103,7 @@ def test_a_model_without_sigma_50_and_one_without_weights(tmp_path: Path) -> Non
     none = dataclasses.replace(noise("a", 1.0), measured={"sigma_50": {"value": None, "low": None, "high": None}})
     assert rows([evaluation("a", 0.3), none, profile("new", weights=None)], tmp_path)["a"][5] == "–"
     unfinished = dataclasses.replace(none, measured={})
-    assert math.isnan(render(summarise([evaluation("a", 0.3), unfinished]), tmp_path / "x").rows[0][6].value)
+    assert math.isnan(shown(summarise([evaluation("a", 0.3), unfinished]), tmp_path / "x").rows[0][6].value)
 
 
 def test_command(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

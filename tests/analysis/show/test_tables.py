@@ -4,10 +4,12 @@ import math
 from pathlib import Path
 
 import pytest
+from asking import made_up
 from rich.console import Console
 
-from analysis.record import Data, RecordError, new_record
-from analysis.show.tables import Column, Estimate, Table, per_class_table, stored_cell
+from analysis.record import Data, RecordError
+from analysis.show.evaluation import per_class_table
+from analysis.show.tables import Column, Estimate, Table, stored_cell
 from whitebox.errors import OutputError
 
 TABLE = Table(
@@ -44,7 +46,7 @@ def eval_record(**changes):
         "settings": {"resamples": 1000},
         "seeds": {"bootstrap": 0},
     }
-    return new_record("eval", measured={**measured, **changes}, **values)
+    return made_up("eval", measured={**measured, **changes}, **values)
 
 
 def test_markdown() -> None:
@@ -158,7 +160,7 @@ def test_an_incomplete_evaluation_is_one_line(changes: dict, message: str) -> No
 
 
 def test_another_kind_of_record_is_one_line() -> None:
-    record = new_record("robustness", model="x", data=Data("camvid", "test", 1, ""), measured={}, n=1)
+    record = made_up("robustness", model="x", data=Data("camvid", "test", 1, ""), measured={}, n=1)
     with pytest.raises(RecordError, match="not an evaluation"):
         per_class_table(record)
 

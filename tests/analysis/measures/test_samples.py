@@ -4,10 +4,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from asking import samples_of
 from child_runs import TINY
 from PIL import Image
 
-from analysis.measures.images import Samples, open_photo, patch_labels, to_photo
+from analysis.consumed import Chosen, Images
+from analysis.maths.patches import patch_labels
+from analysis.measures.samples import open_photo
+from analysis.show.photos import at_pixels
 from whitebox.config import InferenceConfig, resolve
 from whitebox.data import Sample
 from whitebox.engine.checkpoint import save_model
@@ -27,10 +31,10 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_windows_are_those_of_evaluation(run: Run) -> None:
-    samples = Samples(run, limit=2)
+    samples = Images(run, Chosen(limit=2))
     assert len(samples) == 2 and samples.data.images == 2
     done = []
-    (first, second) = samples.each(lambda *at: done.append(at))
+    (first, second) = samples.each(run, lambda *at: done.append(at))
     assert done == [(1, 2), (2, 2)]
     assert first.pixels_B3HW.shape == (1, 3, 32, 32)  # resized to 32 px
     assert first.labels_Bhw.shape == (1, 2, 2) and first.name != second.name
@@ -43,11 +47,11 @@ def test_windows_are_those_of_evaluation(run: Run) -> None:
 
 def test_without_windows_the_resized_image_is_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.config.inference = InferenceConfig(window=None)
-    samples = Samples(run, limit=1)
+    samples = Images(run, Chosen(limit=1))
     image, label, name = samples.dataset[0]
     narrow = [Sample(image[:, :, :24], label[:, :24], name)]
-    monkeypatch.setattr("analysis.measures.images.read_images", lambda *_: narrow)
-    (sample,) = samples.each()
+    monkeypatch.setattr("analysis.measures.samples.read_images", lambda *_: narrow)
+    (sample,) = samples.each(run)
     assert sample.pixels_B3HW.shape == (1, 3, 53, 32)  # 40 x 24 resized to a short side of 32 px
     resized = cv2.resize(narrow[0].label.numpy(), (32, 53), interpolation=cv2.INTER_NEAREST)
     assert sample.labels_Bhw.shape == (1, 4, 2)
@@ -65,12 +69,12 @@ def test_majority_of_labelled_pixels() -> None:
 
 def test_what_samples_refuse(run: Run) -> None:
     with pytest.raises(ConfigError, match="--limit 0 is impossible"):
-        Samples(run, limit=0)
+        Images(run, Chosen(limit=0))
     with pytest.raises((ConfigError, DataError), match="nowhere"):
-        Samples(run, split="nowhere")
+        Images(run, Chosen(split="nowhere"))
     other = Run(run.name, run.weights, build(run.config.encoder, run.config.decoder, 3), run.config)
     with pytest.raises(ModelError, match="has 3 classes and shapes has 7: measure on the dataset"):
-        Samples(other)
+        Images(other, Chosen())
 
 
 def test_a_photo_keeps_its_shape(run: Run, tmp_path: Path) -> None:
@@ -82,12 +86,22 @@ def test_a_photo_keeps_its_shape(run: Run, tmp_path: Path) -> None:
 
 
 def test_patches_lie_where_they_were_seen() -> None:
-    values = torch.tensor([[[1.0, 2.0, 3.0]]])
-    shown = to_photo(values, (16, 40), (8, 20), 16, "nearest")  # the last patch is half padding
+    stored = {"shown": [16, 40], "patch": 16}
+    shown = at_pixels([[[1.0, 2.0, 3.0]]], stored, (8, 20), "nearest")  # the last patch is half padding
     assert shown.shape == (1, 8, 20)
     assert shown[0, 0].tolist() == [1.0] * 8 + [2.0] * 8 + [3.0] * 4
-    smooth = to_photo(values, (16, 40), (16, 40), 16, "bilinear")[0, 0]
-    assert smooth[0] == 1.0 and smooth[23].item() == pytest.approx(2.0, abs=0.04) and (smooth.diff() >= 0).all()
+    smooth = at_pixels([[[1.0, 2.0, 3.0]]], stored, (16, 40), "bilinear")[0, 0]
+    assert smooth[0] == 1.0 and smooth[23] == pytest.approx(2.0, abs=0.04) and (np.diff(smooth) >= 0).all()
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_patches_are_enlarged_as_pytorch_does(mode: str) -> None:
+    values_Chw = np.random.default_rng(0).random((2, 3, 5))
+    exact = {} if mode == "nearest" else {"align_corners": False}
+    enlarged = torch.nn.functional.interpolate(torch.from_numpy(values_Chw)[None], (48, 80), mode=mode, **exact)
+    expected = torch.nn.functional.interpolate(enlarged[..., :41, :77], (60, 50), mode=mode, **exact)[0]
+    found = at_pixels(values_Chw, {"shown": [41, 77], "patch": 16}, (60, 50), mode)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-12)
 
 
 def nearest(label_HW: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -97,11 +111,11 @@ def nearest(label_HW: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def test_labels_are_resized_to_classes_that_are_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    image, _, name = Samples(run, limit=1).dataset[0]
+    image, _, name = Images(run, Chosen(limit=1)).dataset[0]
     label = np.random.default_rng(0).choice([2, 6], (40, 40)).astype(np.uint8)  # an average of them is in no photo
     shown = [Sample(image, torch.from_numpy(label), name)]
-    monkeypatch.setattr("analysis.measures.images.read_images", lambda *_: shown)
-    (sample,) = Samples(run, limit=1).each()
+    monkeypatch.setattr("analysis.measures.samples.read_images", lambda *_: shown)
+    (sample,) = samples_of(run, 1)
     resized = nearest(label, 32, 32)
     counts = [[np.bincount(resized[y : y + 16, x : x + 16].ravel()) for x in (0, 16)] for y in (0, 16)]
     assert sample.labels_Bhw[0].tolist() == [[int(each.argmax()) for each in row] for row in counts]

@@ -1,0 +1,244 @@
+"""Tables and figures of `analysis.measures.alignment`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.maths.conventions import MULTIPLES
+from analysis.record import Record, RecordError
+from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.show.tables import Cell, Column, Table, number, stored_cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def tables(records: Sequence[Record]) -> dict[str, Table]:
+    """Directions, changes, heads, and class embeddings where some decoder refines them.
+
+    Raises:
+        RecordError: measured under different conventions or on different images.
+    """
+    _require_alike(records)
+    layers = [(each.model, layer) for each in records for layer in each.measured["layers"]]
+    if not layers:
+        return {}
+    compressing = [(model, layer) for model, layer in layers if _sense(layer) < 0]
+    refining = [(model, layer) for model, layer in layers if _sense(layer) > 0]
+    convention = _convention(records[0])
+    found = {
+        "": _directions_table(layers, convention),
+        "-change": _change_table(compressing, convention),
+        "-heads": _heads_table(layers, convention),
+    }
+    if refining:
+        found["-classes"] = _classes_table(refining, convention)
+    return found
+
+
+def figures(records: Sequence[Record], stem: Path) -> None:
+    """Directions and changes at STEM, the objective along the update at ``STEM-steps``.
+
+    Raises:
+        RecordError: see `tables`.
+    """
+    _require_alike(records)
+    if shown := [each for each in records if each.measured["layers"]]:
+        _draw_directions(shown, stem)
+        _draw_steps(shown, stem.with_name(f"{stem.name}-steps"))
+
+
+def _require_alike(records: Sequence[Record]) -> None:
+    for key in ("eps", "at"):
+        if len({each.settings[key] for each in records}) > 1:
+            raise RecordError(f"These alignments were measured with different {key}; render them apart.")
+    if any(each.data != records[0].data for each in records):
+        raise RecordError("These alignments were measured on different images; render them apart.")
+
+
+_Layers = Sequence[tuple[str, Mapping[str, Any]]]  # model, and an entry of measured["layers"]
+
+
+def _directions_table(layers: _Layers, convention: str) -> Table:
+    rows = [
+        _row(
+            model,
+            layer,
+            *(layer["cosine"], layer["random"]["cosine"], layer["derived"], layer["step"], layer["multiple"]),
+        )
+        for model, layer in layers
+    ]
+    columns = (Column("Cosine", 3), Column("random", 3), Column("Derived", 3), Column("Step", 2), Column("Multiple", 2))
+    caption = (
+        "Cosine of a layer's update with the steepest way to improve its objective: lower R^c; for cross_layers, class "
+        "embeddings inside the principal subspace of the patch tokens. 1: a perfect gradient step; below 0: the wrong "
+        "way. Derived: the same for softmax - 1, before -Z is dropped. Step: learned. Multiple: of the update, best "
+        f"along its line in [{MULTIPLES[0]:.0f}, {MULTIPLES[-1]:.0f}]; 1: the learned step is optimal. {convention}"
+    )
+    return Table((*_FIRST, *columns), tuple(rows), caption)
+
+
+def _change_table(layers: _Layers, convention: str) -> Table:
+    rows = [
+        _row(
+            model,
+            layer,
+            *(layer["before"], layer["change"], layer["random"]["change"], layer["gradient"], layer["best"]),
+        )
+        for model, layer in layers
+    ]
+    columns = map(Column, ("R^c before", "Change (%)", "random", "gradient", "best"))
+    caption = (
+        "R^c in nats before a layer, and its change by the layer's update; by random updates that move each token as "
+        "far; by the best step along the negative gradient that is at most as long; by the best multiple of the "
+        f"update. Below 0: compressed. {convention}"
+    )
+    return Table((*_FIRST, *columns), tuple(rows), caption)
+
+
+def _heads_table(layers: _Layers, convention: str) -> Table:
+    rows = [
+        _row(model, layer, index, head["cosine"], head["change"])
+        for model, layer in layers
+        for index, head in enumerate(layer["heads"])
+    ]
+    caption = (
+        "Cosine: what one head adds, with the negative gradient of its own term of R^c (cross_layers: with the "
+        "gradient of the whole objective); a black-box head has none. Change: of the head's own term by the whole "
+        f"update. {convention}"
+    )
+    return Table((*_FIRST, Column("Head"), Column("Cosine", 3), Column("Change (%)")), tuple(rows), caption)
+
+
+def _classes_table(layers: _Layers, convention: str) -> Table:
+    rows = [
+        _row(
+            *(model, layer, layer["before"], layer["change"], layer["random"]["change"], layer["gradient"]),
+            *(layer["captured"][when] for when in ("before", "after")),
+        )
+        for model, layer in layers
+    ]
+    columns = map(Column, ("Inside (%)", "Change", "random", "gradient", "Captured (%)", "captured after"))
+    caption = (
+        "Inside: energy of the class embeddings in the principal subspace of the unit patch tokens (as many dimensions "
+        "as classes, not centred) before a layer, and its change in percentage points by the layer's update; by random "
+        "updates as long; by the best step along the gradient that is at most as long. Captured: energy of the patch "
+        f"tokens in the span of the class embeddings, over the most that so many dimensions can hold. {convention}"
+    )
+    return Table((*_FIRST, *columns), tuple(rows), caption)
+
+
+_FIRST = (Column("Model"), Column("Layer"))
+
+
+def _row(model: str, layer: Mapping[str, Any], *stored: Any) -> tuple[Cell, ...]:
+    return (model, _short(layer), *map(stored_cell, stored))
+
+
+def _convention(first: Record) -> str:
+    settings, data = first.settings, first.data
+    tokens = {"tokens": "tokens through the layer's LayerNorm", "normed": "Z the layer's normalised tokens"}
+    return (
+        f"R^c: {tokens[settings['at']]}, all tokens of a window, eps = {settings['eps']:g}, P / (N eps^2), sum over "
+        f"heads, natural log. {data.name} {data.split}, n = {first.n} images; brackets: 95 % interval over images, "
+        f"{settings['resamples']} bootstrap resamples, seed {first.seeds['bootstrap']}; of random: 2.5 % and 97.5 % "
+        f"percentiles of {settings['draws']} draws a window, seed {first.seeds['random']}."
+    )
+
+
+def _shown_on(first: Record) -> str:
+    return (
+        f"{first.data.name} {first.data.split}, n = {first.n} images, 95 % intervals; Rᶜ of "
+        f"{first.settings['at']}, eps = {first.settings['eps']:g}."
+    )
+
+
+def _sense(layer: Mapping[str, Any]) -> int:
+    return -1 if layer["objective"] == "compression" else 1
+
+
+def _short(layer: Mapping[str, Any]) -> str:
+    return str(layer["name"]).removeprefix("decoder.")
+
+
+def _draw_directions(records: Sequence[Record], stem: Path) -> None:
+    """A row a layer; left the cosines, right by how much the objective improves: to the right is better in both."""
+    labels: list[str] = []
+    with figure_style() as colours:
+        figure = new_figure(1.3 + 0.2 * sum(len(each.measured["layers"]) for each in records), PAGE)
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1, 1.3])
+        for each in records:
+            for layer in each.measured["layers"]:
+                row, sense = len(labels), _sense(layer)
+                labels.append(f"{each.model}  {_short(layer)}")
+                for axes, key, factor in ((left, "cosine", 1), (right, "change", sense)):
+                    drawn = [factor * number(layer["random"][key][end]) for end in ("low", "high")]
+                    axes.plot(
+                        drawn, [row, row], color="0.75", linewidth=5, solid_capstyle="butt", label="random updates"
+                    )
+                _dot(left, row, layer["cosine"], 1, "o", colours[0], "update")
+                _dot(left, row, layer["derived"], 1, "D", colours[1], "derived direction")
+                _dot(right, row, layer["best"], sense, "|", colours[0], "best multiple of it")
+                _dot(right, row, layer["gradient"], sense, "^", colours[2], "gradient step")
+                _dot(right, row, layer["change"], sense, "o", colours[0], "update")
+            if each is not records[-1]:
+                left.axhline(len(labels) - 0.5, color="0.6", linewidth=0.6)
+                right.axhline(len(labels) - 0.5, color="0.6", linewidth=0.6)
+        for axes in (left, right):
+            axes.axvline(0, color="0.3", linewidth=0.6)
+        left.set_ylim(len(labels) - 0.5, -0.5)
+        left.set_yticks(range(len(labels)), labels)
+        left.set_xlabel("cosine with the steepest improvement")
+        right.set_xscale("symlog", linthresh=1)
+        right.xaxis.set_major_formatter("{x:g}")
+        right.set_xlabel("improvement: Rᶜ (%), inside (points)")
+        handles: dict[str, Any] = {}  # each label once
+        for axes in (right, left):
+            known, names = axes.get_legend_handles_labels()
+            handles |= dict(zip(names, known, strict=True))
+        figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=len(handles))
+        figure.supxlabel(_shown_on(records[0]), fontsize=6.5)
+        save_figure(figure, stem)
+
+
+def _dot(axes: Axes, row: int, stored: Any, sense: int, marker: str, colour: Any, label: str) -> None:
+    if stored is None or stored["value"] is None:
+        return
+    if stored["low"] is not None:
+        axes.plot([sense * stored["low"], sense * stored["high"]], [row, row], color=colour, linewidth=1)
+    axes.plot(sense * stored["value"], row, marker, color=colour, markersize=5 if marker != "|" else 8, label=label)
+
+
+def _draw_steps(records: Sequence[Record], stem: Path) -> None:
+    """A panel a model: how the objective improves along the line of each layer's update."""
+    columns = min(3, max(2, len(records)))
+    lines = -(-len(records) // columns)
+    names = sorted({_short(layer) for each in records for layer in each.measured["layers"]}, key=lambda n: (len(n), n))
+    handles: dict[str, Any] = {}
+    with figure_style() as colours:
+        figure = new_figure(0.8 + 2.1 * lines, PAGE)
+        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in panels.flat[len(records) :]:
+            axes.set_axis_off()
+        for axes, each in zip(panels.flat, records, strict=False):
+            for layer in each.measured["layers"]:
+                value, low, high = (
+                    [_sense(layer) * number(estimate[key]) for estimate in layer["curve"]]
+                    for key in ("value", "low", "high")
+                )
+                name = _short(layer)
+                colour, dashes = colours[names.index(name) % len(colours)], "-" if _sense(layer) < 0 else "--"
+                axes.fill_between(MULTIPLES, low, high, color=colour, alpha=0.2, linewidth=0)
+                (handles[name],) = axes.plot(MULTIPLES, value, dashes, color=colour, linewidth=1.2)
+            axes.axvline(1, color="0.3", linewidth=0.6)
+            axes.axhline(0, color="0.3", linewidth=0.6)
+            axes.set_title(each.model, fontsize=8)
+            axes.set_xlabel("multiple of the update")
+            axes.set_yscale("symlog", linthresh=1)
+            axes.yaxis.set_major_formatter("{x:g}")
+        figure.supxlabel(f"1: the learned step. {_shown_on(records[0])}", fontsize=6.5)
+        figure.supylabel("improvement: Rᶜ (%), inside (points)", fontsize=8)
+        figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=6)
+        save_figure(figure, stem)

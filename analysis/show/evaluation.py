@@ -1,0 +1,168 @@
+"""Tables and figures of evaluations: classes of one, several side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.record import Record, RecordError
+from analysis.show.figures import COLUMN, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.tables import Cell, Column, Estimate, Table, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def tables(records: Sequence[Record]) -> dict[str, Table]:
+    """Classes of one evaluation, or several side by side."""
+    return {"": _side_by_side(records) if len(records) > 1 else per_class_table(records[0])}
+
+
+def figures(records: Sequence[Record], stem: Path) -> None:
+    """Bars of classes, where all have the same data."""
+    if _same_data(records):
+        per_class_bars(records, stem)
+
+
+def _same_data(records: Sequence[Record]) -> bool:
+    return all(record.data == records[0].data for record in records)
+
+
+def _side_by_side(records: Sequence[Record]) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (record.model, *(percent(record.measured[name]) for name in ("miou", "macc", "aacc"))) for record in records
+    ]
+    first = records[0]
+    what = f"{first.data.name} {first.data.split}, n = {first.n} images" if _same_data(records) else "different data"
+    return Table(
+        columns=(Column("Model"), Column("mIoU (%)"), Column("mAcc (%)"), Column("aAcc (%)")),
+        rows=tuple(rows),
+        caption=f"{what}. Brackets: 95 % interval over images, {first.settings.get('resamples')} bootstrap resamples, "
+        f"seed {first.seeds.get('bootstrap')}; one training each, whose own spread they do not hold.",
+    )
+
+
+def per_class_table(record: Record) -> Table:
+    """IoU of each class with its interval, its accuracy, its share of the labelled pixels; then mIoU, mAcc and aAcc.
+
+    All in percent. The caption says model, data, number of images, and how the intervals were drawn (from the record's
+    ``settings["resamples"]`` and ``seeds["bootstrap"]``).
+
+    Raises:
+        RecordError: not an evaluation, or a number is missing.
+    """
+    measured = evaluation(record)
+    rows: list[tuple[Cell, ...]] = [
+        (str(row["name"]), percent(row["iou"]), percent(row["acc"]), 100 * number(row["label_share"]))
+        for row in measured["per_class"]
+    ]
+    rows.append(("mIoU", percent(measured["miou"]), None, None))
+    rows.append(("mAcc", None, percent(measured["macc"]), None))
+    rows.append(("aAcc", None, percent(measured["aacc"]), None))
+    variant = f" ({record.variant})" if record.variant else ""
+    resamples, seed = record.settings.get("resamples"), record.seeds.get("bootstrap")
+    caption = f"{record.model}{variant} on {record.data.name} {record.data.split}, n = {record.n} images."
+    if resamples is not None:
+        caption += f" Brackets: 95 % interval over images, {resamples} bootstrap resamples, seed {seed}."
+    if record.settings.get("mean_over") == "labelled":
+        caption += " mIoU over the classes that are in the truth."
+    columns = (Column("Class"), Column("IoU (%)"), Column("Acc (%)"), Column("Label pixels (%)"))
+    return Table(columns, tuple(rows), caption, summary_rows=3)
+
+
+def evaluation(record: Record) -> Mapping[str, Any]:
+    """``record.measured`` of an evaluation, checked for the layout that `analysis.record` documents.
+
+    Raises:
+        RecordError: not an evaluation, or a number is missing.
+    """
+    if record.kind != "eval":
+        raise RecordError(f"{record.file_name} holds {record.kind!r}, not an evaluation; run `whitebox eval` first.")
+    measured = record.measured
+    _require(record, "measured", measured, "miou", "macc", "aacc", "per_class")
+    for key in ("miou", "macc", "aacc"):
+        _require(record, f"measured.{key}", measured[key], "value")
+    for row in measured["per_class"]:
+        _require(record, "measured.per_class", row, "name", "iou", "acc", "label_share")
+        for key in ("iou", "acc"):
+            _require(record, f"measured.per_class.{key}", row[key], "value")
+    return measured
+
+
+def _require(record: Record, where: str, part: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        if key not in part:
+            raise RecordError(f"{record.file_name} lacks {where}.{key}; run `whitebox eval` again.")
+
+
+def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) -> list[Path]:
+    """IoU of each class with its 95 % interval, several models side by side, and their mIoU on top.
+
+    Classes are sorted by the mean over models. A class without a value in a record shows a dash.
+
+    Args:
+        records: evaluations of the same classes of the same data.
+        output: the PNG's path; a PDF is written beside it.
+
+    Raises:
+        RecordError: no record, not evaluations, of different data, or a number is missing.
+        OutputError: the folder cannot be written.
+    """
+    if not records:
+        raise RecordError("There are no evaluations to draw.")
+    first = records[0]
+    tables: list[dict[str, Estimate]] = []
+    for record in records:
+        measured = evaluation(record)
+        if record.data != first.data:
+            raise RecordError(
+                f"{record.file_name} was measured on other data than {first.file_name}; compare records of one dataset."
+            )
+        tables.append({row["name"]: percent(row["iou"]) for row in measured["per_class"]})
+        if tables[-1].keys() != tables[0].keys():
+            raise RecordError(f"{record.file_name} has other classes than {first.file_name}; evaluate again.")
+    mean = {name: _mean([table[name].value for table in tables]) for name in tables[0]}
+    names = sorted(mean, key=lambda name: (math.isnan(mean[name]), -mean[name]))
+
+    thickness = 0.8 / len(records)  # of a bar; one class takes 1
+    with figure_style(len(records)) as colours:
+        figure = new_figure(0.75 + (len(names) + 1.4) * max(0.17, 0.065 * len(records)))
+        axes = figure.subplots()
+        axes.grid(visible=False, axis="y")
+        for index, (record, table) in enumerate(zip(records, tables, strict=True)):
+            bars = [percent(record.measured["miou"]), *(table[name] for name in names)]
+            centres = [row + (0.4 if row else 0.0) + (index + 0.5) * thickness - 0.4 for row in range(len(bars))]
+            label = f"{record.model} ({record.variant})" if record.variant else record.model
+            axes.barh(
+                centres,
+                [0.0 if math.isnan(bar.value) else bar.value for bar in bars],
+                height=thickness,
+                color=colours[index],
+                label=label,
+            )
+            for centre, bar in zip(centres, bars, strict=True):
+                _interval(axes, centre, bar)
+        axes.axhline(0.7, color="0.3", linewidth=0.6)
+        rows = [0.0, *(row + 0.4 for row in range(1, len(names) + 1))]
+        axes.set_yticks(rows, ["mIoU", *names])
+        axes.get_yticklabels()[0].set_fontweight("bold")
+        axes.set_ylim(rows[-1] + 0.55, -0.55)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel(f"IoU (%) and 95 % interval, {first.data.name} {first.data.split} (n = {first.n})")
+        figure.legend(loc="outside upper center", ncols=legend_columns([record.model for record in records], COLUMN))
+        return save_figure(figure, output)
+
+
+def _interval(axes: Axes, centre: float, bar: Estimate) -> None:
+    if math.isnan(bar.value):
+        axes.text(0.8, centre, "–", va="center", ha="left", fontsize=6)
+    elif not (math.isnan(bar.low) or math.isnan(bar.high)):
+        axes.plot([bar.low, bar.high], [centre, centre], color="0.15", linewidth=0.9, solid_capstyle="butt")
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,235 @@
+"""Tables and figures of noise sweeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.maths.levels import TARGETS
+from analysis.record import Record, RecordError
+from analysis.show.figures import COLUMN, PAGE, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.tables import Cell, Column, Estimate, Table, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MODELS = 10  # in one figure: as many as there are colours
+LOGARITHMIC = 20  # the axis is, where the largest level is that many times the smallest
+
+Group = Sequence[Record]
+
+
+def tables(records: Group) -> dict[str, Table]:
+    """The curves, and sigma_50 where it was sought; one set for each target and scale that is among the records.
+
+    Raises:
+        RecordError: records of other images or classes than the first, or more than ``MODELS``.
+    """
+    found = {}
+    for suffix, group in _by_target(records).items():
+        found[f"{suffix}-curve"] = curve_table(group)
+        if any("sigma_50" in record.measured for record in group):
+            found[f"{suffix}-sigma50"] = sigma_50_table(group)
+    return found
+
+
+def figures(records: Group, stem: Path) -> None:
+    """The curves, one figure for each target and scale.
+
+    Raises:
+        RecordError: see `tables`.
+    """
+    for suffix, group in _by_target(records).items():
+        noise_curves(group, stem.with_name(f"{stem.name}{suffix}"))
+
+
+def _by_target(records: Group) -> dict[str, Group]:
+    """Records of one target and scale, by what their files' names end in."""
+    found: dict[tuple[str, bool], list[Record]] = {}
+    for record in records:
+        found.setdefault((record.settings["target"], record.settings["relative"]), []).append(record)
+    for group in found.values():
+        require_comparable(group)
+    if len(found) == 1:
+        return {"": records}
+    return {f"-{target}{'-relative' * relative}": group for (target, relative), group in found.items()}
+
+
+def require_comparable(records: Group) -> None:
+    """Raise a RecordError unless the records are of the same images and classes, and not too many."""
+    first = records[0]
+    for record in records:
+        if record.data != first.data:
+            raise RecordError(
+                f"{record.file_name} was measured on other images than {first.file_name}: draw records of one dataset, "
+                "split and number of images."
+            )
+        if record.measured["classes"] != first.measured["classes"]:
+            raise RecordError(f"{record.file_name} has other classes than {first.file_name}: draw them apart.")
+    if len(records) > MODELS:
+        raise RecordError(f"One figure takes at most {MODELS} models, not {len(records)}: name fewer.")
+
+
+def conditions(record: Record) -> str:
+    """What a sweep was measured on, in a line."""
+    settings = record.settings
+    if settings["target"] == "input":
+        what = "noise on photos of pixels in [0, 1], at their stored size, clipped, 8 bits"
+    else:
+        scale = "in units of each tensor's rms" if settings["relative"] else "absolute"
+        what = f"noise on {TARGETS[settings['target']]}, {scale}"
+    pairs = " antithetic pairs" if settings["antithetic"] else ""
+    draws = f"{settings['draws']}{pairs or (' draws' if settings['draws'] > 1 else ' draw')}"
+    return (
+        f"{record.data.name} {record.data.split}, n = {record.n} images; {what}; {draws}, seed {record.seeds['noise']}"
+    )
+
+
+def curve_table(records: Group) -> Table:
+    """A row for each model and level."""
+    levels = [point["sigma"] for record in records for point in record.measured["curve"] if point["sigma"] > 0]
+    digits = 2 - math.floor(math.log10(min(levels))) if levels else 1
+    rows: list[tuple[Cell, ...]] = [
+        (
+            record.model,
+            point["sigma"],
+            percent(point["miou"]),
+            100 * point["smallest"],
+            100 * point["largest"],
+            Estimate(*(100 * value for value in (point["miou"]["value"], *point["images"].values()))),
+            len(point["draws"]),
+        )
+        for record in records
+        for point in record.measured["curve"]
+    ]
+    columns = (
+        Column("Model"),
+        Column("sigma", max(1, digits)),
+        Column("mIoU (%), draws"),
+        Column("Min (%)"),
+        Column("Max (%)"),
+        Column("mIoU (%), images"),
+        Column("Rows"),
+    )
+    caption = (
+        f"{conditions(records[0])}. Brackets, draws: 95 % Student's t interval of the mean over draws (over pairs, if "
+        f"antithetic). Brackets, images: 95 % bootstrap interval of it over images, {records[0].settings['resamples']} "
+        "resamples. Min and max over rows."
+    )
+    return Table(columns, tuple(rows), caption)
+
+
+def sigma_50_table(records: Group) -> Table:
+    """The clean mIoU and sigma_50 of each model, most robust first."""
+    rows: list[tuple[Cell, ...]] = []
+    for record in records:
+        clean = record.measured["curve"][0]
+        half = record.measured.get("sigma_50", {"value": None, "low": None, "high": None})
+        rows.append(
+            (
+                record.model,
+                Estimate(*(100 * value for value in (clean["miou"]["value"], *clean["images"].values()))),
+                Estimate(*(math.nan if half[key] is None else half[key] for key in ("value", "low", "high"))),
+            )
+        )
+    smallest = min((row[2].value for row in rows if isinstance(row[2], Estimate) and row[2].value > 0), default=1.0)
+    digits = max(2, 2 - math.floor(math.log10(smallest)))
+    columns = (Column("Model"), Column("Clean mIoU (%)"), Column("sigma_50", digits))
+    caption = (
+        f"{conditions(records[0])}. sigma_50: the noise that halves the clean mIoU, geometric mean over draws, 95 % "
+        "Student's t interval of its logarithm. Clean mIoU: 95 % bootstrap interval over images."
+    )
+    return Table(columns, tuple(sorted(rows, key=_by_sigma_50)), caption)
+
+
+def _by_sigma_50(row: tuple[Cell, ...]) -> tuple[bool, float]:
+    half = row[2]
+    assert isinstance(half, Estimate)
+    return math.isnan(half.value), -half.value
+
+
+def noise_curves(records: Group, stem: Path) -> None:
+    """The mIoU against sigma: mean over draws, its interval, smallest and largest; the clean model at 0; sigma_50."""
+    levels = sorted({point["sigma"] for record in records for point in record.measured["curve"]})[1:]
+    with figure_style(len(records)) as colours:
+        names = [record.model for record in records]
+        width = COLUMN if len(records) <= 4 else PAGE
+        columns = legend_columns(names, width)
+        figure = new_figure(2.7 + 0.13 * math.ceil(len(records) / columns), width)
+        axes = figure.subplots()
+        for record, colour in zip(records, colours, strict=False):
+            _curve(axes, record, colour)
+        halves = [record.measured.get("sigma_50", {"value": None})["value"] for record in records]
+        last = max([*levels, *(half for half in halves if half is not None)], default=0.0)
+        if levels and last >= LOGARITHMIC * levels[0]:
+            axes.set_xscale("symlog", linthresh=levels[0], linscale=0.4)
+            axes.set_xlim(-0.12 * levels[0], last * 1.25)
+        elif levels:
+            axes.set_xlim(-0.03 * last, last * 1.04)
+        axes.set_ylim(bottom=0)
+        settings = records[0].settings
+        unit = " (units of rms)" if settings["relative"] else ""
+        unit = " (pixels in [0, 1])" if settings["target"] == "input" else unit
+        axes.set_xlabel(f"noise σ{unit}; 0: the clean model")
+        axes.set_ylabel("mIoU (%)")
+        figure.legend(loc="outside upper left", ncols=columns)
+        several = settings["draws"] > 1
+        half = "; ◆ σ50, halves the clean mIoU" if any("sigma_50" in record.measured for record in records) else ""
+        spread = "band: 95 % t interval of the mean over draws; dotted: min, max\n" if several else ""
+        draws = f"{'antithetic pairs' if settings['antithetic'] else 'draws'}: {settings['draws']}"
+        where = f"{records[0].data.name} {records[0].data.split}, n = {records[0].n} images"
+        axes.set_title(
+            f"{where}, target: {settings['target']}, {draws}\n{spread}bars: 95 % interval over images{half}",
+            fontsize=6,
+            loc="left",
+        )
+        save_figure(figure, stem)
+
+
+def _curve(axes: Axes, record: Record, colour: tuple[float, float, float]) -> None:
+    curve = record.measured["curve"]
+    sigma = [point["sigma"] for point in curve]
+    mean = [100 * point["miou"]["value"] for point in curve]
+
+    def edges(name: str) -> list[float]:  # a single draw, and the clean model, have no interval
+        return [
+            value if point["miou"][name] is None else 100 * point["miou"][name]
+            for point, value in zip(curve, mean, strict=True)
+        ]
+
+    axes.fill_between(sigma, edges("low"), edges("high"), color=colour, alpha=0.18, linewidth=0)
+    for extreme in ("smallest", "largest"):
+        axes.plot(sigma, [100 * point[extreme] for point in curve], color=colour, linewidth=0.5, linestyle=":")
+    images = [
+        [max(0.0, value - 100 * point["images"]["low"]) for point, value in zip(curve, mean, strict=True)],
+        [max(0.0, 100 * point["images"]["high"] - value) for point, value in zip(curve, mean, strict=True)],
+    ]
+    axes.errorbar(
+        sigma,
+        mean,
+        yerr=images,
+        color=colour,
+        linewidth=1.2,
+        elinewidth=0.6,
+        marker="o",
+        markersize=2.2,
+        label=record.model,
+    )
+    half = record.measured.get("sigma_50", {"value": None})
+    if half["value"] is not None:
+        ends = None if half["low"] is None else [[half["value"] - half["low"]], [half["high"] - half["value"]]]
+        axes.errorbar(
+            [half["value"]],
+            [mean[0] / 2],
+            xerr=ends,
+            color=colour,
+            elinewidth=1.0,
+            capsize=1.5,
+            marker="D",
+            markersize=4,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            zorder=4,
+        )
