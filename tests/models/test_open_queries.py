@@ -123,3 +123,17 @@ def test_the_loss_of_few_names_is_that_of_all_on_average() -> None:
     assert some.std() > 0
     assert loss(3, 1) == loss(3, 1)
     assert loss(5, 1) == loss(None, 2)
+
+
+def test_random_embeddings_know_nothing_of_words() -> None:
+    config = resolve("sed-tiny", "open-shapes", {"encoder.embeddings": "random"})
+    model = build(config.encoder, config.decoder, len(NAMES), NAMES)
+    assert isinstance(model, OpenSegmentor)
+    features = model.prepare()
+    assert features.shape == (5, 4, 64)
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(5, 4))
+    torch.testing.assert_close(features, features[:, :1].expand_as(features))
+    cosines = features[:, 0] @ features[:, 0].T - torch.eye(5)
+    assert cosines.abs().max() < 0.6
+    model.set_vocabulary(NAMES[2:3])
+    torch.testing.assert_close(model.prepare()[0], features[2])

@@ -37,7 +37,8 @@ from whitebox.models.text import cache_folder, templates
 
 VERSION = 1  # of this file: another one trains other towers
 TINY = "clip_convnext_tiny"
-_NO_MATTER = ("pretrained", "weights", "image_size", "squash", "finetune")  # of an encoder, to its contrastive stage
+# Of an encoder, what its contrastive stage does not depend on.
+_NO_MATTER = ("pretrained", "weights", "image_size", "squash", "finetune", "embeddings")
 _LARGEST_SCALE = math.log(100)  # CLIP's bound of the temperature
 
 OnStep = Callable[[int, int], None]  # steps done, of how many

@@ -101,6 +101,7 @@ class CLIPConfig:
     image_size: int | None = None  # px, of the square that images are squashed to; None: the dataset's crop, else 768
     squash: bool = True  # False: images keep their own size and aspect ratio
     finetune: str = "full"  # of the image tower: full | conv | mlp | res5 | none; the text tower is frozen
+    embeddings: str = "text"  # of names: text | random (a control: unit vectors that know nothing of their words)
     templates: str = "imagenet"  # prompts of a name: imagenet (80) | imagenet-select (8) | single | plain (4)
     drop_path: float | None = None
     dropout: float | None = None  # in the projection
@@ -121,6 +122,8 @@ class CLIPConfig:
         require(self.name in PRESETS, "encoder.name", self.name, f"choose {', '.join(PRESETS)}")
         require(not (self.pretrained and self.weights), "encoder.weights", self.weights, "not with pretrained=true")
         require(self.finetune in FINETUNE, "encoder.finetune", self.finetune, f"choose {', '.join(FINETUNE)}")
+        known = self.embeddings in ("text", "random")
+        require(known, "encoder.embeddings", self.embeddings, "choose text or random")
         sets = ", ".join(TEMPLATE_COUNTS)
         require(self.templates in TEMPLATE_COUNTS, "encoder.templates", self.templates, f"choose {sets}")
         for key in ("drop_path", "dropout"):

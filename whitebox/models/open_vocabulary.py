@@ -17,7 +17,7 @@ from whitebox.models.clip import CLIPEncoder
 from whitebox.models.cross_entropy import IGNORED
 from whitebox.models.decoders.base import Decoder, Prediction
 from whitebox.models.segmentor import Encoded, Segmentor
-from whitebox.models.text import Progress, cached_text_features, check_vocabulary
+from whitebox.models.text import Progress, cached_text_features, check_vocabulary, random_features
 from whitebox.palette import distinct_palette
 
 
@@ -83,9 +83,12 @@ class OpenSegmentor(Segmentor):
         """
         if self._features is None:
             encoder = self.encoder
-            self._features = cached_text_features(
-                encoder.text, encoder.tokenizer, self.classes, encoder.config.templates, progress
-            )
+            if encoder.config.embeddings == "random":
+                self._features = random_features(self.classes, encoder.prompts, encoder.embed)
+            else:
+                self._features = cached_text_features(
+                    encoder.text, encoder.tokenizer, self.classes, encoder.config.templates, progress
+                )
         features = self._features
         assert features is not None
         return features

@@ -241,6 +241,14 @@ def text_features(
     return torch.stack(features)
 
 
+def random_features(names: Sequence[str], prompts: int, width: int) -> Tensor:
+    """A unit vector for each name, the same under each template and whatever the other names are, (T, P, D)."""
+    check_vocabulary(names)
+    seeds = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big") for name in names]
+    vectors_TD = torch.stack([torch.randn(width, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return F.normalize(vectors_TD, dim=-1)[:, None].repeat(1, prompts, 1)
+
+
 def cached_text_features(
     tower: TextTower,
     tokenizer: Tokenizer,
