@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from whitebox.catalog import dataset_names
+from whitebox.catalog import dataset_names, flatten
 from whitebox.config import change, from_dict, resolve, to_dict, to_yaml
 from whitebox.errors import ConfigError
 
@@ -186,3 +186,24 @@ def test_change_of_a_saved_run() -> None:
         change(saved, None, ["optim.lr=1"])
     with pytest.raises(ConfigError, match=r"Unknown key 'inference.windw'"):
         change(saved, None, ["inference.windw=1"])
+
+
+BAD = (None, "x", -1, 10**30, float("nan"), [], [[1]], {"a": 1}, "${oc.env:HOME}", "\x1b[2J\n", "a" * 5000)
+
+
+def test_any_value_of_a_saved_configuration_is_taken_or_refused_in_a_line() -> None:
+    """Whatever somebody else wrote: no traceback, nothing resolved, no message of many lines or letters."""
+    saved = to_dict(resolve("depict-sa-tiny", "camvid"))
+    refused = []
+    for index, key in enumerate(flatten(saved)):
+        section, _, name = key.rpartition(".")
+        for value in (BAD[(3 * index + more) % len(BAD)] for more in range(3)):
+            changed = {**saved, section: {**saved[section], name: value}} if section else {**saved, name: value}
+            try:
+                taken = flatten(to_dict(from_dict(changed)))
+            except ConfigError as error:
+                refused.append(str(error))
+            else:
+                assert not isinstance(value, str) or taken[key] == value, (key, value)
+    assert len(refused) > 150
+    assert [line for line in refused if "\n" in line or len(line) > 1000] == []

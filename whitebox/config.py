@@ -32,7 +32,7 @@ from whitebox.catalog import (
     patch_of,
     tell,
 )
-from whitebox.errors import ConfigError, require
+from whitebox.errors import ConfigError, require, short
 from whitebox.text import require_text
 
 LONGEST = 16_384  # px of a side that images are resized, cropped or windowed to
@@ -400,7 +400,7 @@ def _merge(config: DictConfig, differences: Mapping[str, Any], origin: str) -> N
                 value = {int(stored): index for stored, index in value.items()}  # JSON has no numbers as keys
             OmegaConf.update(config, key, _literal(value), merge=False)
         except (OmegaConfBaseException, AttributeError, ValueError) as error:
-            raise ConfigError(f"{key}={value!r}{origin}: {str(error).splitlines()[0]}.") from error
+            raise ConfigError(f"{key}={short(repr(value))}{origin}: {short(str(error))}.") from error
 
 
 def _literal(value: Any) -> Any:
@@ -419,7 +419,7 @@ def _structure(model: str, encoder_name: str, decoder_name: str) -> DictConfig:
 
     if decoder_name not in DECODERS:
         raise ConfigError(
-            f"Unknown decoder {decoder_name!r}{nearest(decoder_name, list(DECODERS))} "
+            f"Unknown decoder {short(repr(decoder_name))}{nearest(decoder_name, list(DECODERS))} "
             f"There are: {', '.join(sorted(DECODERS))}."
         )
     config = OmegaConf.structured(
@@ -650,8 +650,9 @@ def from_dict(saved: Mapping[str, Any]) -> RunConfig:
 
 def _current(saved: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the dataset's name of today."""
-    if saved.get("data.name") in RENAMED:
-        saved["data.name"] = RENAMED[saved["data.name"]][0]
+    name = saved.get("data.name")
+    if isinstance(name, str) and name in RENAMED:
+        saved["data.name"] = RENAMED[name][0]
     return saved
 
 
@@ -665,7 +666,7 @@ def _to_object(config: DictConfig) -> Any:
     try:
         return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(short(str(error))) from error
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -20,8 +20,13 @@ class ConfigError(WhiteboxError):
 def require(condition: bool, key: str, value: object, need: str) -> None:
     """Raise a ``ConfigError`` that ``key=value`` is impossible unless ``condition``; ``need`` says what it must be."""
     if not condition:
-        said = repr(value)
-        raise ConfigError(f"{key}={said if len(said) <= 200 else said[:200] + '...'} is impossible: {need}.")
+        raise ConfigError(f"{key}={short(repr(value))} is impossible: {need}.")
+
+
+def short(text: str, longest: int = 200) -> str:
+    """What a message may quote of a text that somebody else wrote: its first line, cut where it is long."""
+    line = text.splitlines()[0] if text else ""
+    return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 class DataError(WhiteboxError):

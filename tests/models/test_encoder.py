@@ -202,6 +202,14 @@ def test_unknown_and_impossible_models() -> None:
         Encoder(EncoderConfig(name="vit_small_r26_s32_224", image_size=64, depth=1))
 
 
+def test_images_smaller_than_a_patch() -> None:
+    with pytest.raises(
+        ModelError, match=r"image_size=15 .* is smaller than a patch of 16 px: choose a larger data.crop"
+    ):
+        encoder(image_size=15)
+    assert encoder(image_size=16)(torch.zeros(1, 3, 32, 32))[1] == (2, 2)
+
+
 @pytest.mark.parametrize(
     "options", [{"drop_path": 1}, {"depth": 0}, {"width": -4}, {"image_size": 0}, {"norm_eps": 0}, {"weights": "a"}]
 )

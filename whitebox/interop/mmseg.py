@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from whitebox.config import DataConfig, RunConfig, resolve
-from whitebox.errors import CheckpointError, ConfigError, ModelError, require
+from whitebox.errors import CheckpointError, ConfigError, ModelError, require, short
 from whitebox.extras import require_extra
 from whitebox.files import write_atomically, write_text
 from whitebox.interop.reading import assignments, inference, normalization, same_statistics
@@ -269,7 +269,7 @@ def from_mmseg(checkpoint: Path, config: Path | None = None, dataset: str | None
     try:
         run, num_classes = _run_config(described)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ConfigError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else repr(error)
+        reason = str(error) if isinstance(error, ConfigError) else short(repr(error))
         raise CheckpointError(f"The config of {source} does not describe a model of whitebox: {reason}") from error
     run.data = DataConfig(name="unknown", kind="") if dataset is None else _resolve(dataset).data
     classes, palette = _classes(meta.get("dataset_meta"), num_classes, checkpoint)
@@ -446,8 +446,8 @@ def _require_same_pixels(model: Segmentor, preprocessor: Mapping[str, Any], sour
     for key, own in (("mean", model.encoder.mean), ("std", model.encoder.std)):
         if not same_statistics(own, preprocessor.get(key)):
             raise CheckpointError(
-                f"data_preprocessor.{key} in {source} is {preprocessor.get(key)}: whitebox knows the pixel statistics "
-                f"vit (127.5), deit (ImageNet's), and those of timm's weights, {own}."
+                f"data_preprocessor.{key} in {source} is {short(repr(preprocessor.get(key)))}: whitebox knows the "
+                f"pixel statistics vit (127.5), deit (ImageNet's), and those of timm's weights, {own}."
             )
     if not preprocessor.get("bgr_to_rgb"):
         raise CheckpointError(f"data_preprocessor in {source} has no bgr_to_rgb=True: models of whitebox take RGB.")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whitebox.config import RunConfig, resolve
 from whitebox.data import dataset_info
-from whitebox.errors import CheckpointError, ConfigError
+from whitebox.errors import CheckpointError, ConfigError, short
 from whitebox.interop.reading import count
 from whitebox.models import CLIPConfig, Segmentor, build
 from whitebox.models.clip import LEVELS, OPEN_CLIP_NAMES, PRESETS
@@ -70,7 +70,7 @@ def load_sed(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, Run
         ours = {our_name(name): tensor for name, tensor in tensors.items()}
         encoder, decoder = _encoder(tensors), _decoder(tensors)
     except (KeyError, ValueError, IndexError, ConfigError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else repr(error)
+        reason = str(error) if isinstance(error, ConfigError) else short(repr(error))
         raise CheckpointError(f"The tensors of {source} do not describe a SED: {reason}") from error
     name = "sed-large" if encoder.name == "clip_convnext_large_d_320" else "sed-base"
     config = resolve(name, "coco-stuff", ())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from whitebox.catalog import dataset_names
 from whitebox.config import DataConfig, InferenceConfig, RunConfig, resolve
-from whitebox.errors import CheckpointError, ConfigError
+from whitebox.errors import CheckpointError, ConfigError, short
 from whitebox.foreign import read_yaml
 from whitebox.interop.reading import count
 from whitebox.models import DECODERS, EncoderConfig, Segmentor, build
@@ -118,11 +118,11 @@ def load_official(path: Path) -> tuple[Segmentor, RunConfig]:
     try:
         config, num_classes = _config(variant, ours, name)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ConfigError) as error:
-        reason = str(error) if isinstance(error, ConfigError) else repr(error)
+        reason = str(error) if isinstance(error, ConfigError) else short(repr(error))
         raise CheckpointError(f"{path} and its variant.yml do not describe a model: {reason}") from error
     declared = variant["net_kwargs"].get("n_cls", num_classes)
     if declared != num_classes:
-        raise CheckpointError(f"{path} has {num_classes} classes but its variant.yml says {declared}.")
+        raise CheckpointError(f"{path} has {num_classes} classes but its variant.yml says {short(repr(declared))}.")
     classes, palette = _classes(config, num_classes)
     model = build(config.encoder, config.decoder, num_classes, classes, palette, count_numbers(ours))
     model.load_report = load_strictly(model, ours, str(path), f"official checkpoint, {name}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from whitebox.config import DataConfig, LossConfig, RunConfig, resolve
 from whitebox.data import dataset_info
-from whitebox.errors import CheckpointError, ConfigError
+from whitebox.errors import CheckpointError, ConfigError, short
 from whitebox.interop.reading import assignments, count, inference, normalization
 from whitebox.models import EncoderConfig, Segmentor, build
 from whitebox.models.decoders.segvit import SegViTConfig, SegViTShrunkConfig
@@ -74,13 +74,17 @@ def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, 
         described = assignments(str(text), ("model", "img_norm_cfg")) if text else _released(tensors)
         config, num_classes = _config(described, tensors)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, SyntaxError) as error:
-        raise CheckpointError(f"Tensors and config of {source} do not describe a SegViT model: {error!r}") from error
+        raise CheckpointError(
+            f"Tensors and config of {source} do not describe a SegViT model: {short(repr(error))}"
+        ) from error
     except ConfigError as error:
         raise CheckpointError(f"Tensors and config of {source} do not describe a SegViT model: {error}") from error
     classes = tuple(str(name) for name in meta.get("CLASSES") or ())
     for what, stated in (("config", described["model"]["decode_head"].get("num_classes")), ("CLASSES", len(classes))):
         if stated and stated != num_classes:
-            raise CheckpointError(f"The head of {source} has {num_classes} classes but its {what} says {stated}.")
+            raise CheckpointError(
+                f"The head of {source} has {num_classes} classes but its {what} says {short(repr(stated))}."
+            )
     config.data, palette = _dataset(classes)
     model = build(config.encoder, config.decoder, num_classes, classes, palette, count_numbers(tensors))
     ours: dict[str, Tensor] = {}

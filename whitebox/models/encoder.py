@@ -36,7 +36,7 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from whitebox.errors import CheckpointError, ModelError, require
+from whitebox.errors import CheckpointError, ModelError, require, short
 from whitebox.models.attention import ATTENTIONS, MHSA, mhsa_weights
 from whitebox.models.hub import from_hub
 from whitebox.models.taps import Tap
@@ -150,6 +150,11 @@ class Encoder(nn.Module):
         self.width: int = self.vit.embed_dim
         self.depth = len(self.vit.blocks)
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
+        if (config.image_size or self.patch_size) < self.patch_size:
+            raise ModelError(
+                f"encoder.image_size={config.image_size} (the crop, unless given) is smaller than a patch of "
+                f"{self.patch_size} px: choose a larger data.crop."
+            )
         self.prefix_tokens: int = self.vit.num_prefix_tokens if config.class_token else 0
         self.plain = isinstance(self.vit, VisionTransformer) and self.vit.pos_embed is not None
         self.family = SEGMENTER_FAMILY.match(config.name) is not None
@@ -538,8 +543,9 @@ def _pixel_statistics(name: str | None, timm_config: Any) -> tuple[tuple[float, 
 
 def _build_vit(config: EncoderConfig) -> Any:
     if not timm.is_model(config.name.split(".")[0]):
-        close = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
-        raise ModelError(f"timm has no model {config.name!r} (some that it has: {', '.join(close)}).")
+        beginning = re.sub(r"\W", "", config.name.split("_")[0])[:20]
+        close = timm.list_models(f"*{beginning}*")[:5]
+        raise ModelError(f"timm has no model {short(repr(config.name))} (some that it has: {', '.join(close)}).")
     timm_names = {"patch_size": "patch_size", "width": "embed_dim", "depth": "depth", "heads": "num_heads"}
     sizes: dict[str, Any] = {
         name: getattr(config, key) for key, name in timm_names.items() if getattr(config, key) is not None
