@@ -9,6 +9,55 @@ import pytest
 from whitebox.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+
+# The fast tier, `pytest -m "not slow"`: under a minute on two cores, each command once. All other files are slow, and
+# in these what is marked so.
+FAST = {
+    "analysis/maths/test_coding_rate.py",
+    "analysis/maths/test_intervals.py",
+    "analysis/maths/test_perturbation.py",
+    "analysis/maths/test_subspaces.py",
+    "analysis/show/test_figures.py",
+    "analysis/show/test_render.py",
+    "analysis/show/test_tables.py",
+    "analysis/test_record.py",
+    "cli/test_progress.py",
+    "data/test_images.py",
+    "data/test_readers.py",
+    "data/test_sampler.py",
+    "data/test_shapes.py",
+    "data/test_unpack.py",
+    "engine/test_metrics.py",
+    "engine/test_predict.py",
+    "engine/test_stochastic_depth.py",
+    "models/test_encoder.py",
+    "models/test_losses.py",
+    "models/test_segmentor.py",
+    "models/test_unused.py",
+    "models/test_weights.py",
+    "test_catalog.py",
+    "test_commands.py",
+    "test_config.py",
+    "test_files.py",
+    "test_foreign.py",
+    "test_repository.py",
+    "test_text.py",
+}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what the fast tier leaves out."""
+    named = collection_path.relative_to(TESTS).as_posix() if collection_path.is_relative_to(TESTS) else ""
+    left_out = config.option.markexpr == "not slow" and named.endswith(".py") and named not in FAST
+    return True if left_out else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what is not in the fast tier."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix() not in FAST:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -177,6 +177,7 @@ def test_bars_of_other_classes_are_one_line(tmp_path: Path) -> None:
         per_class_bars([eval_record(), other], tmp_path / "bars.png")
 
 
+@pytest.mark.slow
 def test_files_are_the_same_each_time_and_leave_no_state_behind(tmp_path: Path) -> None:
     log = write_log(tmp_path / "metrics.jsonl")
     settings = dict(mpl.rcParams)
