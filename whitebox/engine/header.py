@@ -16,6 +16,7 @@ from whitebox.foreign import parse_json
 
 WEIGHTS = "model.safetensors"
 HEADER = "whitebox"
+_SECTIONS = ("data", "encoder", "decoder", "inference")
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -42,11 +43,8 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or not {"config", "classes", "palette"} <= header.keys():
         raise CheckpointError(f"The header of {path} is incomplete; it was not written by whitebox.")
     config = header["config"]
-    sections = isinstance(config, dict) and all(
-        isinstance(config.get(key), dict) for key in ("data", "encoder", "decoder")
-    )
-    if not sections:
-        raise CheckpointError(f"The header of {path} has no configuration of data, encoder and decoder; it is damaged.")
+    if not isinstance(config, dict) or not all(isinstance(config.get(key, {}), dict) for key in _SECTIONS):
+        raise CheckpointError(f"The configuration in the header of {path} is none; it is damaged.")
     classes, palette = header["classes"], header["palette"]
     named = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     coloured = isinstance(palette, list) and all(_is_colour(colour) for colour in palette)
