@@ -108,14 +108,19 @@ class MeanScores:
         return np.mean([resampled_scores(self.rows.counts(key), RESAMPLES, seed)[:, 0] for key in keys], axis=0)
 
 
-def draw_interval(values_D: ArrayLike, level: float = LEVEL) -> tuple[float, float, float]:
-    """Mean, and Student's t interval of it; NaN for the interval of a single value."""
+def draw_interval(
+    values_D: ArrayLike, level: float = LEVEL, within: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float, float]:
+    """Mean, and Student's t interval of it, cut where no value can be (``within``); NaN for that of one or two values.
+
+    The interval of two values is 13 times as wide as they are apart, and says nothing.
+    """
     values = np.asarray(values_D, dtype=np.float64)
     mean = float(values.mean())
-    if len(values) < 2:
+    if len(values) < 3:
         return mean, math.nan, math.nan
     half = float(student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    return mean, max(mean - half, within[0]), min(mean + half, within[1])
 
 
 def percentile_interval(values_R: Values, level: float = LEVEL) -> tuple[float, float]:

@@ -17,6 +17,7 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,8 @@ def differences(reference: Evaluated, model: Evaluated, classes: Sequence[str], 
     scores, base = second.scores, first.scores
 
     def difference(ours: float, theirs: float, low_high: Sequence[float]) -> dict[str, float]:
+        if ours == theirs == 0:  # found by neither: no resample can differ, and that is no certainty
+            low_high = (math.nan, math.nan)
         return {"value": float(ours - theirs), "low": float(low_high[0]), "high": float(low_high[1])}
 
     return {

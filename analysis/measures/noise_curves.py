@@ -58,7 +58,7 @@ def curve_point(sigma: float, draws: Sequence[Sequence[Key]], miou: MeanScores, 
     values_D = [miou(keys) for keys in draws]
     every = [key for keys in draws for key in keys]
     single = [miou([key]) for key in every]
-    mean, low, high = draw_interval(values_D)
+    mean, low, high = draw_interval(values_D, within=(0.0, 1.0))
     edges = percentile_interval(miou.resampled(every, seed))
     return {
         "sigma": sigma,

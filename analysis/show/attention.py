@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 OPACITY = 0.6  # of a map over its photo
 COLOURS = "inferno"
+_FAINTEST = 0.01  # of the largest value of all maps: no map has a brighter scale
 _COLUMNS = 6  # maps side by side, at most
 _MARKS = f"Maps lie over the photo in grey at opacity {OPACITY}; the bar is over middle grey."
 _OUTLINES = "White outline: patches predicted as the class (before upsampling), or the patch asked about."
@@ -121,7 +122,8 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
     panel = min((PAGE - 0.2) / columns, 2.2)
     first = holders[0][0]
     shared = first.settings["colours"] == "shared"
-    largest = max(each["numbers"]["maximum"] for *_, line in lines for each in line) if shared else None
+    brightest = max((each["numbers"]["maximum"] for *_, line in lines for each in line), default=0.0)
+    largest = brightest if shared else None
     with figure_style():
         figure = new_figure(1.2 + len(lines) * (min(panel * height / width, 2.6) + 0.4), PAGE)
         grid = figure.subplots(len(lines), columns, squeeze=False)
@@ -136,7 +138,7 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
             if not line:
                 row[1].text(0.5, 0.5, f"no such {_shows(held)}", ha="center", va="center", fontsize=7, color="0.4")
             for axes, each in zip(row[1:], line, strict=False):
-                painted = _painted(image_HW3, each, stored, held, largest or _top(each, held))
+                painted = _painted(image_HW3, each, stored, held, largest or _top(each, held, brightest))
                 maximum = each["numbers"]["maximum"]
                 show(axes, painted, f"{each['query']}\n{_place_of(each, held)}\nmax {maximum:.3g}", panel)
                 _mark(axes, image_HW3, each, stored)
@@ -150,7 +152,8 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
             pad=0.03,
         )
         own = first.settings["colours"] == "own"
-        bar.set_label(f"{_shows(first)} / maximum of its map" if own else _shows(first), fontsize=7)
+        scale = f" / maximum of its map, or {_FAINTEST:.0%} of the largest" if own else ""
+        bar.set_label(f"{_shows(first)}{scale}", fontsize=7)
         class_legend(figure, [(held, unpack(stored["prediction"])) for held, stored in holders])
         outlined = any(each["region"] is not None or each["patch"] is not None for *_, line in lines for each in line)
         words = (photo_name(holders[0][1]) + ".", _caption([held for held, _ in holders]), _MARKS)
@@ -176,9 +179,9 @@ def _lines(maps: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     return lines or [[]]
 
 
-def _top(each: Mapping[str, Any], held: Record) -> float:
-    """The value of the brightest colour, where maps do not share it."""
-    return 1.0 if held.settings["colours"] == "unit" else float(each["numbers"]["maximum"])
+def _top(each: Mapping[str, Any], held: Record, brightest: float) -> float:
+    """The value of the brightest colour, where maps do not share it: next to nothing does not look like much."""
+    return 1.0 if held.settings["colours"] == "unit" else max(each["numbers"]["maximum"], _FAINTEST * brightest)
 
 
 def _place_of(each: Mapping[str, Any], held: Record) -> str:
@@ -223,8 +226,9 @@ def _overlays(held: Record, folder: Path) -> None:
     """Each map of a record over its photo at the photo's own resolution, one JPEG each."""
     for stored in held.measured["photos"]:
         image_HW3 = recorded_photo(stored)
+        brightest = max((each["numbers"]["maximum"] for each in stored["maps"]), default=0.0)
         for each in stored["maps"]:
-            picture = Image.fromarray(_painted(image_HW3, each, stored, held, _top(each, held)))
+            picture = Image.fromarray(_painted(image_HW3, each, stored, held, _top(each, held, brightest)))
             words = (held.model, photo_name(stored), each["query"], each["layer"], each["head"])
             name = re.sub(r"[^\w.-]+", "_", "-".join(words)) + ".jpg"
             write_atomically(folder / name, partial(picture.save, format="jpeg", quality=92, subsampling=0))

@@ -22,6 +22,7 @@ from torch import Tensor
 import whitebox
 from whitebox.api import load_run
 from whitebox.config import RunConfig, resolve
+from whitebox.data import dataset_info
 from whitebox.data.images import read_image
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.inference import segment
@@ -35,7 +36,7 @@ from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from whitebox.interop.mmseg import ALIASES, from_mmseg, to_mmseg
+from whitebox.interop.mmseg import ALIASES, from_mmseg, require_dataset, to_mmseg
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "mmsegmentation.md"
 CLASSES = ("sky", "road", "car", "tree", "sign")
@@ -602,3 +603,31 @@ class TestDocument:
         losses = net.train()(**net.data_preprocessor(data, training=True), mode="loss")
         losses["decode.loss_ce"].backward()
         assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
+
+
+def test_the_test_pipeline_is_read_back(tmp_path: Path) -> None:
+    """How photos are resized is part of what a model predicts."""
+    config = resolve("segmenter-linear-tiny", "camvid", {"encoder": TINY, "data.resize": 96, "data.max_ratio": 2.5})
+    classes, palette = dataset_info(config.data)
+    model = build(config.encoder, config.decoder, len(classes), classes, palette)
+    to_mmseg(model, config, tmp_path / "model.pth")
+    again = from_mmseg(tmp_path / "model.pth", dataset="camvid")[1]
+    assert (again.data.resize, again.data.max_ratio) == (96, 2.5)
+    alone = from_mmseg(tmp_path / "model.pth")[1]
+    assert (alone.data.kind, alone.data.resize, alone.data.max_ratio) == ("", 96, 2.5)
+
+
+def test_a_dataset_of_other_classes(tmp_path: Path) -> None:
+    """`whitebox convert` refuses it; its evaluation would."""
+    config = resolve("segmenter-linear-tiny", "shapes", {"encoder": TINY})
+    classes, palette = dataset_info(config.data)
+    model = build(config.encoder, config.decoder, 7, classes, palette)
+    camvid = resolve("segmenter-linear-tiny", "camvid").data
+    with pytest.raises(
+        CheckpointError, match=r"in a.pth has 7 classes and camvid has 11: give the dataset it was trained"
+    ):
+        require_dataset(model, camvid, Path("a.pth"))
+    require_dataset(model, config.data, Path("a.pth"))
+    model.classes = tuple("abcdefg")
+    with pytest.raises(CheckpointError, match=r"Class 0 is 'a' in a.pth and 'background' in shapes"):
+        require_dataset(model, config.data, Path("a.pth"))

@@ -287,9 +287,10 @@ def convert(
     if present.exists():
         raise ConfigError(f"{present} exists already; choose another name with -o.")
     if origin == "mmseg":
-        from whitebox.interop.mmseg import from_mmseg
+        from whitebox.interop.mmseg import from_mmseg, require_dataset
 
         model, config = from_mmseg(checkpoint, mmseg_config, dataset)
+        require_dataset(model, config.data, checkpoint)
     else:
         model, config = load_run(checkpoint)
     if target == "mmseg":

@@ -27,12 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from whitebox.config import DataConfig, RunConfig, resolve
+from whitebox.data import dataset_info
 from whitebox.errors import CheckpointError, ConfigError, ModelError, require, short
 from whitebox.extras import require_extra
 from whitebox.files import write_atomically, write_text
 from whitebox.interop.reading import assignments, inference, normalization, same_statistics
 from whitebox.models import DECODERS, Encoder, Segmentor, build
 from whitebox.models.decoders.base import Prediction, class_scores
+from whitebox.models.segmentor import unnamed_classes
 from whitebox.models.weights import count_numbers, load_strictly, read_pickle, unwrap
 
 require_extra("mmseg", "whitebox.interop.mmseg")
@@ -265,13 +267,15 @@ def from_mmseg(checkpoint: Path, config: Path | None = None, dataset: str | None
     content = _read_checkpoint(checkpoint)
     meta = content["meta"] if isinstance(content.get("meta"), Mapping) else {}
     source = str(config or checkpoint)
-    described = _model_section(_config_text(meta, config, checkpoint), source)
+    text = _config_text(meta, config, checkpoint)
+    described = _model_section(text, source)
     try:
         run, num_classes = _run_config(described)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ConfigError) as error:
         reason = str(error) if isinstance(error, ConfigError) else short(repr(error))
         raise CheckpointError(f"The config of {source} does not describe a model of whitebox: {reason}") from error
     run.data = DataConfig(name="unknown", kind="") if dataset is None else _resolve(dataset).data
+    run.data = replace(run.data, **_test_size(text))
     classes, palette = _classes(meta.get("dataset_meta"), num_classes, checkpoint)
     encoder = replace(run.encoder, pretrained=False, weights=None)  # everything is in the file itself
     kept = {name: tensor for name, tensor in content["state_dict"].items() if not name.startswith(UNUSED)}
@@ -439,6 +443,43 @@ def _run_config(model: dict[str, Any]) -> tuple[RunConfig, int]:
     run.model = f"mmseg-{name}"
     run.inference = inference(model.get("test_cfg") or {})
     return run, int(head["num_classes"])
+
+
+def _test_size(text: str) -> dict[str, Any]:
+    """``data.resize`` and ``data.max_ratio`` of a config's test pipeline; nothing where it does not resize as ours."""
+    try:
+        pipeline = assignments(text, ("test_pipeline",)).get("test_pipeline", ())
+        steps = [step for step in pipeline if step.get("type") == "Resize" and step.get("keep_ratio")]
+        long, short = (int(side) for side in steps[0]["scale"])
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return {}
+    long, short = max(long, short), min(long, short)
+    return {"resize": short, "max_ratio": long / short} if short > 0 else {}
+
+
+def require_dataset(model: Segmentor, data: DataConfig, source: Path) -> None:
+    """See that a model has the classes of the dataset it is said to be of; those of a folder are not known here.
+
+    Raises:
+        CheckpointError: it has others.
+    """
+    if data.kind in ("", "folder"):
+        return
+    names, _ = dataset_info(data)
+    num_classes, classes = model.num_classes, model.classes
+    if len(names) != num_classes:
+        raise CheckpointError(
+            f"The model in {source} has {num_classes} classes and {data.name} has {len(names)}: give the dataset it "
+            "was trained on with --dataset, or leave that out."
+        )
+    if classes == unnamed_classes(num_classes):
+        return
+    unlike = [index for index, name in enumerate(classes) if name != names[index]]
+    if unlike:
+        raise CheckpointError(
+            f"Class {unlike[0]} is {classes[unlike[0]]!r} in {source} and {names[unlike[0]]!r} in {data.name}: give "
+            "the dataset it was trained on with --dataset, or leave that out."
+        )
 
 
 def _require_same_pixels(model: Segmentor, preprocessor: Mapping[str, Any], source: str) -> None:

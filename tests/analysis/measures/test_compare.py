@@ -329,3 +329,22 @@ class TestInterveneCommand:
         assert err.startswith("error: ") and err.count("\n") == 1
         assert message in err
         assert sorted(runs.parent.rglob("*")) == before
+
+
+def test_a_class_that_neither_finds_has_no_interval() -> None:
+    """[0.00, 0.00] would read as certainty."""
+    counts_N3K = np.zeros((4, 3, 2), np.int64)
+    counts_N3K[:, :, 0] = [[5, 8, 7], [6, 8, 8], [4, 9, 6], [7, 8, 9]]
+    counts_N3K[:, 1:, 1] = 3  # predicted and labelled, never both
+    better_N3K = counts_N3K.copy()
+    better_N3K[:, 0, 0] += 1
+    first, second = (Evaluation(tuple("abcd"), each) for each in (counts_N3K, better_N3K))
+    record: Any = None
+    evaluations = []
+    for evaluation in (first, second):
+        evaluations.append(Evaluated("a", record, Path()))
+        evaluations[-1].__dict__["evaluation"] = evaluation  # which it would read from a file
+    found = comparison.differences(*evaluations, ["x", "y"], 0)
+    seen, unseen = (row["iou"] for row in found["per_class"])
+    assert seen["low"] <= seen["value"] <= seen["high"]
+    assert unseen["value"] == 0 and np.isnan(unseen["low"]) and np.isnan(unseen["high"])

@@ -140,11 +140,12 @@ def test_a_finished_sweep_is_not_measured_again(run: Run, tmp_path: Path, monkey
 
 
 def test_antithetic_pairs_are_one_draw(run: Run, tmp_path: Path) -> None:
-    record = swept(run, tmp_path, levels=(0.3,), antithetic=True)
+    record = swept(run, tmp_path, levels=(0.3,), antithetic=True, draws=3)
     point = record.measured["curve"][1]
-    assert len(point["draws"]) == 4
-    pairs = [np.mean(point["draws"][:2]), np.mean(point["draws"][2:])]
-    assert (point["miou"]["value"], point["miou"]["low"], point["miou"]["high"]) == pytest.approx(draw_interval(pairs))
+    assert len(point["draws"]) == 6
+    pairs = [np.mean(point["draws"][at : at + 2]) for at in (0, 2, 4)]
+    mean, low, high = draw_interval(pairs, within=(0.0, 1.0))
+    assert (point["miou"]["value"], point["miou"]["low"], point["miou"]["high"]) == pytest.approx((mean, low, high))
 
 
 def test_a_model_without_queries_is_left_as_it_is(tmp_path: Path) -> None:
@@ -445,3 +446,12 @@ def test_a_killed_sweep_goes_on_where_it_stopped(run: Run, tmp_path: Path) -> No
     found = swept(run, tmp_path / "rows", levels=(0.05, 0.3), draws=2)
     assert found.measured == swept(run, tmp_path / "whole", levels=(0.05, 0.3), draws=2).measured
     assert rows_of(tmp_path / "rows") == rows_of(tmp_path / "whole")
+
+
+def test_no_interval_of_two_draws_nor_outside_of_what_can_be() -> None:
+    """Two values say nothing of their spread: their interval was [-91, 119] % of mIoU."""
+    mean, low, high = draw_interval([0.1, 0.18], within=(0.0, 1.0))
+    assert mean == pytest.approx(0.14) and math.isnan(low) and math.isnan(high)
+    assert draw_interval([0.01, 0.02, 0.3], within=(0.0, 1.0))[1] == 0.0
+    assert draw_interval([0.99, 0.98, 0.7], within=(0.0, 1.0))[2] == 1.0
+    assert draw_interval([0.01, 0.02, 0.3])[1] < 0
