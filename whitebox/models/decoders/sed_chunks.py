@@ -1,12 +1,12 @@
-"""SED without gradients: the formulas of ``sed.py``, some classes at a time, and early rejection.
+"""SED without gradients: the formulas of ``sed.py``, a part at a time, and early rejection.
 
-Everything but class attention acts on one class alone, and linear attention needs of all classes two sums a place. So
-each layer visits the classes twice, a few at a time: first the spatial block, which adds to the sums; then what the
-classes read of them, and the fusion. What a layer reads of the image passes through its convolution once an image, not
-once a class. Images are refined one after another, since early rejection keeps other classes in each.
+Spatial block and fusion act on one class alone, class attention on one place alone. So each layer is visited three
+times: some classes, some places, some classes again; only the maps between layers are held whole, channels last in
+memory. What a layer reads of the image passes through its convolution once an image, not once a class. Images are
+refined one after another, since early rejection keeps other classes in each.
 
-Shapes: B batch, T classes, c those of a chunk, P prompt templates, C channels, D width of the CLIP embedding, G
-guidance channels, H heads of d dimensions, N places (h * w), S layers.
+Shapes: B batch, T classes, c those of a part, P prompt templates, C channels, D width of the CLIP embedding, G guidance
+channels, N some places, M some places of some classes, S layers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from whitebox.models.decoders.sed import SED, Layer
 
-# Numbers of the largest map at hand at once. A processor wants them in its cache, a GPU wants large kernels.
-_ON_CPU, _ELSEWHERE = 2**22, 2**28
+# Numbers at hand at once. A processor wants them in its cache (4 MB), a GPU wants large kernels (1 GB).
+_ON_CPU, _ELSEWHERE = 2**20, 2**28
 
 
 def predict_in_chunks(decoder: SED, maps: Sequence[Tensor], dense_BDhw: Tensor, text_TPD: Tensor) -> Tensor:
@@ -51,9 +51,12 @@ def _image(
 
     T = len(text_TPD)
     cost_TPhw = decoder.cost(cost_volume(dense_1Dhw, text_TPD))[0].contiguous(memory_format=torch.channels_last)
-    x_TChw = torch.cat([decoder.cost_embedding(cost_TPhw[part]) for part in _parts(decoder, cost_TPhw, 1)])
+    each = decoder.config.hidden * cost_TPhw[0, 0].numel()
+    parts = _parts(decoder, T, 2 * each, cost_TPhw.device)
+    x_TChw = torch.cat([decoder.cost_embedding(cost_TPhw[part]) for part in parts])
+    x_TChw = x_TChw.contiguous(memory_format=torch.channels_last)
     if decoder.input.listening:
-        decoder.input(x_TChw[None])
+        decoder.input(x_TChw[None].clone())
     alive_T = torch.arange(T, device=x_TChw.device)
     kept_ST = []
     names = decoder.names(text_TPD)
@@ -71,12 +74,12 @@ def _image(
     return masks_Thw, torch.stack(kept_ST) if kept_ST else torch.empty(0)
 
 
-def _parts(decoder: SED, x_TChw: Tensor, growth: int) -> Iterator[slice]:
-    """Classes to visit together, where what is made of each is ``growth`` times as large."""
-    at_once = _ON_CPU if x_TChw.device.type == "cpu" else _ELSEWHERE
-    step = decoder.chunk or max(1, at_once // (growth * x_TChw[0].numel()))
-    for start in range(0, len(x_TChw), step):
-        yield slice(start, min(start + step, len(x_TChw)))
+def _parts(decoder: SED, total: int, each: int, device: torch.device) -> Iterator[slice]:
+    """Slices of ``total`` things that are visited together, where each takes ``each`` numbers."""
+    at_once = _ON_CPU if device.type == "cpu" else _ELSEWHERE
+    step = decoder.chunk or max(1, at_once // each)
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
 
 
 def _layer(
@@ -89,57 +92,72 @@ def _layer(
     guidance_TG: Tensor | None,
     last: bool,
 ) -> Tensor:
-    """The classes' maps after a layer, at twice the size; after the last one the masks."""
-    from whitebox.models.decoders.sed import class_sums, full_attention, pooled, read_sums, upsampled
+    """The classes' maps after a layer, at twice the size; after the last one the masks. ``x_TChw`` is written over."""
+    _spatial(decoder, layer, x_TChw)
+    y_TChw = _attend(decoder, layer, x_TChw, guidance_TG)
+    return _fuse(decoder, stage, layer, x_TChw, y_TChw, map_1Chw, cost_TPhw, last)
 
-    attention, fusion, pool = layer.classes, layer.fusion, decoder.config.eval_pool
-    parts = list(_parts(decoder, x_TChw, 4))
-    linear = attention.attention == "linear"
 
-    def tokens(part: slice) -> Tensor:
-        """Pooled maps of some classes as tokens, a place a row: (N, c, C)."""
-        y_cChw = pooled(x_TChw[None, part], pool)[0]
-        return y_cChw.flatten(2).permute(2, 0, 1)
+def _spatial(decoder: SED, layer: Layer, x_TChw: Tensor) -> None:
+    """The spatial block, in place."""
+    block, device = layer.spatial, x_TChw.device
+    T, C, h, w = x_TChw.shape
+    for part in _parts(decoder, T, 2 * C * h * w, device):
+        z_MC = block.depthwise(x_TChw[part]).permute(0, 2, 3, 1).reshape(-1, C)
+        x_MC = x_TChw[part].permute(0, 2, 3, 1).view(-1, C)
+        for some in _parts(decoder, len(z_MC), 8 * C, device):
+            x_MC[some] += block.mlp(block.norm(z_MC[some])).mul_(block.scale)
 
-    def names(part: slice) -> Tensor | None:
-        return None if guidance_TG is None else guidance_TG[part]
 
-    x_TChw = x_TChw.clone(memory_format=torch.channels_last)
-    kv = k = None
-    for part in parts:
-        x_TChw[part] = layer.spatial(x_TChw[part])
-        if linear:
-            _, k_NcHd, v_NcHd = attention.project(tokens(part), names(part))
-            added = class_sums(F.elu(k_NcHd) + 1, v_NcHd)
-            kv, k = added if kv is None or k is None else (kv + added[0], k + added[1])
-    if not linear:
-        q_NTHd, k_NTHd, v_NTHd = attention.project(tokens(slice(None)), guidance_TG)
-        read_NTHd = full_attention(q_NTHd, k_NTHd, v_NTHd)
+def _attend(decoder: SED, layer: Layer, x_TChw: Tensor, guidance_TG: Tensor | None) -> Tensor:
+    """What class attention adds, on pooled places; without pooling the maps with it, in place."""
+    from whitebox.models.decoders.sed import pooled
 
-    image_1Ghw = F.relu(decoder.image_guidance[stage](map_1Chw))
-    up, cost = fusion.up.out_channels, decoder.cost_guidance[stage].out_channels
-    w_up, w_image, w_cost = fusion.conv1.weight.split([up, image_1Ghw.shape[1], cost], dim=1)
-    image_1Chw = F.conv2d(image_1Ghw, w_image, padding=1)
-    w_own = torch.cat([w_up, w_cost], dim=1).contiguous(memory_format=torch.channels_last)
-
-    made: list[Tensor] = []
-    for part in parts:
-        y_NcC = tokens(part)
-        if linear:
-            assert kv is not None and k is not None
-            q_NcHd, _, _ = attention.project(y_NcC, names(part))
-            y_NcC = attention.finish(y_NcC, read_sums(F.elu(q_NcHd) + 1, kv, k))
+    pool = decoder.config.eval_pool
+    T, C = x_TChw.shape[:2]
+    y_TChw = pooled(x_TChw[None], pool)[0].contiguous(memory_format=torch.channels_last)
+    h, w = y_TChw.shape[-2:]
+    y_TLC = y_TChw.permute(0, 2, 3, 1).view(T, h * w, C)
+    for some in _parts(decoder, h * w, 8 * T * C, x_TChw.device):
+        y_NTC = y_TLC[:, some].transpose(0, 1).contiguous()
+        y_NTC = layer.classes.mix(y_NTC, guidance_TG)
+        if pool == 1:
+            y_TLC[:, some] += y_NTC.transpose(0, 1)
         else:
-            y_NcC = attention.finish(y_NcC, read_NTHd[:, part])
-        x_cChw = x_TChw[part]
-        h, w = (side // pool for side in x_cChw.shape[-2:])
-        y_cChw = y_NcC.permute(1, 2, 0).unflatten(2, (h, w))
-        x_cChw = x_cChw + upsampled(y_cChw[None], (x_cChw.shape[-2], x_cChw.shape[-1]))[0]
+            y_TLC[:, some] = y_NTC.transpose(0, 1)
+    return y_TChw
+
+
+def _fuse(
+    decoder: SED,
+    stage: int,
+    layer: Layer,
+    x_TChw: Tensor,
+    y_TChw: Tensor,
+    map_1Chw: Tensor,
+    cost_TPhw: Tensor,
+    last: bool,
+) -> Tensor:
+    from whitebox.models.decoders.sed import upsampled
+
+    fusion = layer.fusion
+    image_1Ghw = F.relu(decoder.image_guidance[stage](map_1Chw))
+    up, cost = fusion.up.out_channels, fusion.conv1.in_channels - fusion.up.out_channels - image_1Ghw.shape[1]
+    w_up, w_image, w_cost = fusion.conv1.weight.split([up, image_1Ghw.shape[1], cost], dim=1)
+    image_1Chw = F.conv2d(image_1Ghw, w_image, padding=1).contiguous(memory_format=torch.channels_last)
+    w_own = torch.cat([w_up, w_cost], dim=1).contiguous(memory_format=torch.channels_last)
+    T, h, w = x_TChw.shape[0], x_TChw.shape[2], x_TChw.shape[3]
+    out = 1 if last else fusion.conv2.out_channels
+    made_TChw = x_TChw.new_empty(T, out, 2 * h, 2 * w).contiguous(memory_format=torch.channels_last)
+    for part in _parts(decoder, T, 4 * (up + cost) * h * w, x_TChw.device):
+        x_cChw = y_TChw[part]
+        if decoder.config.eval_pool > 1:
+            x_cChw = x_TChw[part] + upsampled(x_cChw[None], (h, w))[0]
         g_cGhw = cost_TPhw[part]
         for earlier in range(stage + 1):
             g_cGhw = F.relu_(decoder.cost_guidance[earlier](g_cGhw))
         joined = torch.cat([fusion.up(x_cChw), g_cGhw], dim=1)
         first = F.conv2d(joined, w_own, padding=1).add_(image_1Chw)
         z_cChw = F.relu_(fusion.norm2(fusion.conv2(F.relu_(fusion.norm1(first)))))
-        made.append(decoder.heads[-1](z_cChw) if last else z_cChw)
-    return torch.cat(made)
+        made_TChw[part] = decoder.heads[-1](z_cChw) if last else z_cChw
+    return made_TChw
