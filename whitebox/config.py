@@ -486,6 +486,8 @@ def resolve(
     if config.encoder.image_size is None:
         config.encoder.image_size = config.data.crop
     _follow(config, chosen, before=_united(layers[:-1]))
+    if config.encoder.get("squash") and "inference.window" not in chosen:
+        config.inference.window = config.inference.stride = None  # what is squashed to a square is shown whole
     given = data_root is not None or "data.root" in chosen
     _find_folder(config, [config.data.root, ""] if given else ["", config.data.root])
     return _to_run_config(config)
@@ -559,6 +561,7 @@ def change_shown(
         layers.append((_current(flatten(there)), " in the saved configuration"))
     else:
         layers += _shown_layers(dataset)
+        layers.append((_always_shown(saved), " in the saved configuration"))
         layers.append((_whole_patches(_saved_patch(saved), _united(layers)), ""))
     layers += [(_root(data_root), ""), (chosen, "")]
     changed = OmegaConf.structured(Shown())
@@ -584,6 +587,15 @@ def _shown_layers(dataset: str) -> list[Layer]:
         differences = " ".join(f"{key}={value}" for key, value in _united(layers[1:]).items())
         tell(f"{dataset} with the recipe {recipe} is now written --dataset {dataset} {differences}")
     return layers
+
+
+def _always_shown(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """How an open-vocabulary model is shown images is a part of it: it is evaluated on datasets it was not trained on."""
+    if "squash" not in saved.get("encoder", {}):
+        return {}
+    there = _current(flatten({key: saved.get(key, {}) for key in ("data", "inference")}))
+    kept = ("data.transforms", "data.resize", "data.max_ratio", "inference.")
+    return {key: value for key, value in there.items() if key.startswith(kept)}
 
 
 def _saved_patch(saved: Mapping[str, Any]) -> int | None:

@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from analysis.maths.conventions import SCOPES, Cost
 from whitebox.config import InferenceConfig
 from whitebox.engine.inference import device_of, predict_many
-from whitebox.models import Decoder, Segmentor
+from whitebox.models import Decoder, OpenSegmentor, Segmentor
 
 LAYER_LISTS = ("layers", "cross_layers")  # what decoders call their layers, see whitebox.models.taps
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,6 +56,8 @@ def count(model: Segmentor, size: int) -> dict[str, Cost]:
     Parameters include what is frozen or unused in segmentation (the encoder's ImageNet classifier), as published
     counts do.
     """
+    if isinstance(model, OpenSegmentor) and getattr(model.decoder, "text_TPD", None) is None:
+        draw_names(model)
     state = chain(model.named_parameters(), model.named_buffers())
     empty = {name: tensor.detach().to("meta") for name, tensor in state}
     images = torch.empty(1, 3, size, size, device="meta")
@@ -82,6 +84,13 @@ def count(model: Segmentor, size: int) -> dict[str, Cost]:
         "model": [model],
     }
     return {scope: Cost(_parameters(modules[scope]), flops[scope] // 2) for scope in SCOPES}
+
+
+def draw_names(model: OpenSegmentor) -> None:
+    """Random embeddings of names, of a model that only costs are asked of: its text tower need not run."""
+    shape = (model.num_classes, model.encoder.prompts, model.encoder.embed)
+    features_TPD = torch.nn.functional.normalize(torch.randn(shape, device=model.mean.device), dim=-1)
+    model.set_vocabulary(model.classes, model.palette, features_TPD)
 
 
 def _parameters(modules: Sequence[nn.Module]) -> int:

@@ -23,7 +23,7 @@ import torch
 from analysis.ask import keep, stored
 from analysis.maths.conventions import Cost
 from analysis.measurement import Progress
-from analysis.measures.costs import PRECISIONS, SEED, TimedModel, count
+from analysis.measures.costs import PRECISIONS, SEED, TimedModel, count, draw_names
 from analysis.record import Answer, Data, Question, Record, describe_weights, hardware
 from whitebox.catalog import model_names, nearest
 from whitebox.config import RunConfig, resolve, to_dict
@@ -31,7 +31,7 @@ from whitebox.data import dataset_info
 from whitebox.data.fingerprint import fingerprint
 from whitebox.engine.distributed import join
 from whitebox.errors import ConfigError
-from whitebox.models import Segmentor, build
+from whitebox.models import OpenSegmentor, Segmentor, build
 from whitebox.runs import find_run
 
 if TYPE_CHECKING:
@@ -168,7 +168,10 @@ def find_subject(
 
     def opened() -> tuple[Segmentor, RunConfig]:
         with _memory_errors(name, size):
-            return build(config.encoder, config.decoder, count_of_classes).eval().to(there), config
+            model = build(config.encoder, config.decoder, count_of_classes).eval().to(there)
+            if isinstance(model, OpenSegmentor):
+                draw_names(model)
+            return model, config
 
     return Subject(
         name=name if encoder is None else f"{name}-{encoder}",

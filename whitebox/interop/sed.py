@@ -73,7 +73,7 @@ def load_sed(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, Run
         reason = str(error) if isinstance(error, ConfigError) else short(repr(error))
         raise CheckpointError(f"The tensors of {source} do not describe a SED: {reason}") from error
     name = "sed-large" if encoder.name == "clip_convnext_large_d_320" else "sed-base"
-    config = resolve(name, "coco-stuff", ())
+    config = resolve(name, "coco-stuff", recipe="sed")
     config.model, config.encoder, config.decoder = "official-sed", encoder, decoder
     classes, palette = dataset_info(config.data)
     model = build(encoder, decoder, len(classes), classes, palette)

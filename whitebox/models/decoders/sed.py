@@ -331,7 +331,8 @@ class SED(Decoder):
         maps, dense_BDhw = z_BND[-2::-1], z_BND[-1]
         if self.topk is not None and not self.training:
             return self._rejecting(maps, dense_BDhw, text_TPD)
-        if not torch.is_grad_enabled() and not self.training and not self._listening():
+        counted = dense_BDhw.is_meta  # costs are those of the formulas
+        if not (torch.is_grad_enabled() or self.training or counted or self._listening()):
             return Prediction(predict_in_chunks(self, maps, dense_BDhw, text_TPD))
         return self.plain(maps, dense_BDhw, text_TPD)
 
