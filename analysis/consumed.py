@@ -18,6 +18,7 @@ from whitebox.config import DataConfig
 from whitebox.data.fingerprint import checksums, data_fingerprint, fingerprint
 from whitebox.data.readers import class_table, reader_of
 from whitebox.errors import ConfigError, DataError, ModelError
+from whitebox.names import fits_label_set
 
 if TYPE_CHECKING:
     from analysis.measures.samples import Sample
@@ -69,7 +70,13 @@ class Images:
         self.classes, self.names = self.source.classes, self.source.names[: chosen.limit]
         if not self.names:
             raise DataError(f"The split {self.split} of {run.data.name} has no images: check its folder.")
-        if len(self.classes) != len(run.classes):
+        self.prompted = run.classes != self.classes and run.open_vocabulary
+        if self.prompted and not fits_label_set(run.classes, self.classes):
+            raise ModelError(
+                f"The vocabulary has {len(run.classes)} names and {run.data.name} has {len(self.classes)} classes: "
+                "give one name for each of them, in their order."
+            )
+        if not self.prompted and len(self.classes) != len(run.classes):
             raise ModelError(
                 f"{run.name} has {len(run.classes)} classes and {run.data.name} has {len(self.classes)}: measure on "
                 "the dataset the model was trained for (--dataset)."
@@ -115,6 +122,12 @@ class EvaluatedImages(Images):
             self.settings["scores"] = run.inference.scores
         if run.data.mean_over != "occurring":
             self.settings["mean_over"] = run.data.mean_over
+        if run.data.transforms != "mmseg":
+            self.settings["transforms"] = run.data.transforms
+        if run.inference.topk is not None:
+            self.settings["topk"] = run.inference.topk
+        if self.prompted:
+            self.settings["vocabulary"] = fingerprint(enumerate(run.classes))
 
 
 class Photos:

@@ -25,7 +25,20 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 
 # What each part may import of this project, besides itself; every module belongs to a part. The packages are no circle:
 # the command line, which is inside `whitebox`, stands above all of them, and only it knows itself.
-_LOW = ("errors", "extras", "files", "foreign", "lock", "memory", "palette", "pictures", "terminal", "text", "versions")
+_LOW = (
+    "errors",
+    "extras",
+    "files",
+    "foreign",
+    "lock",
+    "memory",
+    "names",
+    "palette",
+    "pictures",
+    "terminal",
+    "text",
+    "versions",
+)
 FOUNDATIONS = {f"whitebox.{name}" for name in _LOW}
 CONFIG = {"whitebox.catalog", "whitebox.config"}
 ENGINE = FOUNDATIONS | CONFIG | {"whitebox.data", "whitebox.engine", "whitebox.interop", "whitebox.models"}
@@ -37,6 +50,7 @@ ARROWS = {
     "whitebox.foreign": set(),
     "whitebox.lock": {"whitebox.errors"},
     "whitebox.memory": set(),
+    "whitebox.names": {"whitebox.errors"},
     "whitebox.palette": set(),
     "whitebox.pictures": {"whitebox.text"},
     "whitebox.terminal": {"whitebox.text"},

@@ -10,6 +10,7 @@ from typing import Any
 from whitebox.config import RunConfig, resolve
 from whitebox.engine.checkpoint import load_weights
 from whitebox.engine.header import weights_file
+from whitebox.interop.sed import is_sed, load_sed
 from whitebox.interop.segm import load_official
 from whitebox.interop.segvit import is_segvit, load_segvit
 from whitebox.models import Segmentor, build
@@ -40,7 +41,8 @@ def load_model(path: str | os.PathLike[str]) -> Segmentor:
 
     Args:
         path: a run folder, a ``.safetensors`` file written by whitebox, an official ``checkpoint.pth`` beside its
-            ``variant.yml`` (or the folder of both), or a released SegViT ``.pth``. Loading is strict; what matched is
+            ``variant.yml`` (or the folder of both), a released SegViT ``.pth``, or SED's
+            ``model_final.pth``. Loading is strict; what matched is
             logged and kept as ``model.load_report``.
 
     Raises:
@@ -57,4 +59,7 @@ def load_run(path: Path) -> tuple[Segmentor, RunConfig]:
     if path.suffix == ".safetensors":
         return load_weights(path)
     checkpoint = read_pickle(path)
-    return load_segvit(checkpoint, str(path)) if is_segvit(checkpoint) else load_official(path)
+    for belongs, load in ((is_sed, load_sed), (is_segvit, load_segvit)):
+        if belongs(checkpoint):
+            return load(checkpoint, str(path))
+    return load_official(path)

@@ -590,7 +590,7 @@ def _shown_layers(dataset: str) -> list[Layer]:
 
 
 def _always_shown(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """How an open-vocabulary model is shown images is a part of it: it is evaluated on datasets it was not trained on."""
+    """How an open-vocabulary model is shown images: on datasets it was not trained on as on its own."""
     if "squash" not in saved.get("encoder", {}):
         return {}
     there = _current(flatten({key: saved.get(key, {}) for key in ("data", "inference")}))

@@ -25,10 +25,17 @@ _LARGEST_JPEG = 65500  # px, a side
 _ROWS = 256  # blended at once: floating point takes many times the memory of a photo
 
 _IGNORED = (0, 0, 0)
+_PALETTE = 256  # colours that a PNG can name
 
 
 def save_label(label_HW: NDArray[np.integer], palette: Palette, path: str | os.PathLike[str]) -> None:
-    """Write class indices as a palette PNG: viewers show colours, programs read the indices back."""
+    """Write class indices as a palette PNG: viewers show colours, programs read the indices back.
+
+    Of more than 256 classes it is a grey PNG of 16 bits: a palette has no more colours.
+    """
+    if len(palette) > _PALETTE:
+        Image.fromarray(label_HW.astype(np.uint16)).save(path)
+        return
     picture = Image.fromarray(label_HW.astype(np.uint8))
     picture.putpalette(_colours(palette).reshape(-1).tolist())  # turns mode L into P and keeps the indices
     picture.save(path, optimize=True)
@@ -47,9 +54,19 @@ def colourise(label_HW: NDArray[np.integer], palette: Palette) -> Pixels:
     return _colours(palette)[label_HW]
 
 
+def as_labels(index_HW: NDArray[np.integer], classes: Sequence[object]) -> NDArray[np.integer]:
+    """Class indices in the smallest type for so many classes."""
+    return index_HW.astype(label_type(classes))
+
+
+def label_type(classes: Sequence[object]) -> type[np.uint8] | type[np.uint16]:
+    """What labels of these classes are kept in."""
+    return np.uint8 if len(classes) <= _PALETTE else np.uint16
+
+
 def _colours(palette: Palette) -> Pixels:
-    """(256, 3) uint8, filled up with the colour of ignored pixels."""
-    table = np.full((256, 3), _IGNORED, dtype=np.uint8)
+    """A colour for each label, uint8, filled up with that of ignored pixels."""
+    table = np.full((np.iinfo(label_type(palette)).max + 1, 3), _IGNORED, dtype=np.uint8)
     table[: len(palette)] = np.asarray(palette, dtype=np.uint8)
     return table
 

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from whitebox.config import MULTISCALE, DataConfig, InferenceConfig, RunConfig, change_shown, from_dict, to_dict
+from whitebox.data.readers import dataset_info
 from whitebox.engine.header import WEIGHTS, read_header, weights_file
-from whitebox.errors import CheckpointError, ConfigError
+from whitebox.errors import CheckpointError, ConfigError, require
+from whitebox.names import OPEN_VOCABULARY, TOPK, check_vocabulary
 
 if TYPE_CHECKING:
-    from whitebox.models import Segmentor
+    from whitebox.models import OpenSegmentor, Segmentor
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Run:
         return self.config.inference
 
     @property
+    def open_vocabulary(self) -> bool:
+        """Whether its classes are names, which may be others than it was trained with."""
+        return self.model.decoder.open_vocabulary
+
+    @property
     def seed(self) -> int:
         return self.config.train.seed
 
@@ -79,6 +86,11 @@ class SavedRun:
     load: Callable[[], Run] = field(repr=False)
 
     @property
+    def open_vocabulary(self) -> bool:
+        """See `Run`."""
+        return self.saved.get("decoder", {}).get("name") in OPEN_VOCABULARY
+
+    @property
     def folder(self) -> Path:
         return self.weights.parent
 
@@ -99,6 +111,9 @@ def find_run(
     overrides: Sequence[str] = (),
     device: str | None = None,
     multiscale: bool = False,
+    names: Sequence[str] | None = None,
+    fast: bool = False,
+    topk: int | None = None,
 ) -> SavedRun:
     """Find a run folder, a ``.safetensors`` or an official checkpoint; of the latter all is read at once.
 
@@ -106,10 +121,14 @@ def find_run(
         dataset, data_root, overrides: see `whitebox.config.change`.
         device: None: the best there is.
         multiscale: average the official six scales and flips at inference.
+        names: what an open-vocabulary model is prompted with; None: the classes of ``dataset``, else its own.
+        fast: early rejection of an open-vocabulary model.
+        topk: with ``fast``, how many classes of a place it keeps; None: 8, or as many as there are.
 
     Raises:
         CheckpointError: missing, or not what whitebox or its authors write.
-        ConfigError: an unknown dataset or key.
+        ConfigError: an unknown dataset or key; names, or ``fast``, for a model that has classes of its own; names or
+            ``topk`` that cannot be.
     """
     weights = weights_file(path)
     if weights.suffix == ".safetensors":
@@ -126,12 +145,27 @@ def find_run(
     if multiscale:
         shown.inference = replace(shown.inference, scales=list(MULTISCALE), flip=True)
     name = weights.resolve().parent.name
+    own = classes
+    if saved.get("decoder", {}).get("name") in OPEN_VOCABULARY:
+        if names is None and dataset is not None:
+            names = dataset_info(shown.data)[0]
+        classes = classes if names is None else tuple(names)
+        check_vocabulary(classes)
+        if fast:
+            known = topk is None or 1 <= topk <= len(classes)
+            require(known, "topk", topk, f"there are {len(classes)} classes")
+            shown.inference = replace(shown.inference, topk=topk or min(TOPK, len(classes)))
+    elif names is not None or fast:
+        what = "--fast is" if names is None else "other names are"
+        raise ConfigError(f"{name} has the classes it was trained with: {what} for open-vocabulary models (SED).")
 
     def opened() -> Run:
         from whitebox.engine.distributed import join
 
         model, config = load()
         config = replace(config, data=shown.data, inference=shown.inference)
+        if classes != own:
+            cast("OpenSegmentor", model).set_vocabulary(classes)
         return Run(name, weights, model.to(join(device).device), config)
 
     seed = int(saved.get("train", {}).get("seed", 0))
@@ -145,6 +179,9 @@ def open_run(
     overrides: Sequence[str] = (),
     device: str | None = None,
     multiscale: bool = False,
+    names: Sequence[str] | None = None,
+    fast: bool = False,
+    topk: int | None = None,
 ) -> Run:
     """As `find_run`, with its model.
 
@@ -152,7 +189,7 @@ def open_run(
         CheckpointError: missing, cut short, unsafe, or made for another model.
         ConfigError: an unknown dataset, key or device.
     """
-    return find_run(path, dataset, data_root, overrides, device, multiscale).open()
+    return find_run(path, dataset, data_root, overrides, device, multiscale, names, fast, topk).open()
 
 
 def _load(weights: Path) -> tuple[Segmentor, RunConfig]:

@@ -23,6 +23,7 @@ from whitebox.cli.app import (
     say,
     together,
 )
+from whitebox.cli.names import Classes, Fast, TopK, Vocabulary, chosen_names, encode_names, require_fast
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
 
@@ -129,6 +130,9 @@ def evaluate_command(
     multiscale: Multiscale = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     save_images: Annotated[int, typer.Option(min=0, help="Save N pictures: photo, ground truth, prediction.")] = 0,
+    vocabulary: Vocabulary = None,
+    fast: Fast = False,
+    topk: TopK = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: each run's folder.")] = None,
     device: Device = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what has been measured before.")] = False,
@@ -139,16 +143,19 @@ def evaluate_command(
     whitebox eval results/depict-ca-tiny-shapes
     whitebox eval results/depict-sa-tiny-camvid --split test --multiscale --save-images 4
     whitebox eval results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid -o comparison/
+    whitebox eval results/sed-base --vocabulary ade847 --dataset ade20k-full --fast --topk 8
     """
     from analysis.consumed import Chosen
     from analysis.show.render import render
     from whitebox.runs import find_run
 
     paths, overrides = runs_and_overrides(runs)
+    names = chosen_names(None, vocabulary)
+    require_fast(fast, topk)
     records, folders = [], []
     with together(device):
         for path in paths:
-            run = find_run(path, dataset, data_root, overrides, device, multiscale)
+            run = find_run(path, dataset, data_root, overrides, device, multiscale, names, fast, topk)
             records.append(_evaluate(run, Chosen(split, limit), save_images, output, again))
             folders.append(run.folder)
     if main_process():
@@ -172,7 +179,7 @@ def _evaluate(run: SavedRun, chosen: Chosen, save_images: int, output: Path | No
         split = chosen.split or run.data.val_split
         folder = (output or run.folder) / "pictures" / f"{run.data.name}-{split}"
         opened, images = run.open(), EvaluatedImages(run, chosen)
-        pictures = ComparisonSaver(opened.model, folder, save_images, len(images))
+        pictures = ComparisonSaver(images.dataset, folder, save_images, len(images))
         record = evaluated(opened, run.name, chosen, output, advance, again=True, on_image=pictures).record
     if pictures.written and main_process():
         say(f"Pictures: {pictures.folder}")
@@ -188,6 +195,10 @@ def predict(
     video: Annotated[str | None, typer.Option(help="OUT.mp4, below the output: a folder of frames as a video.")] = None,
     fps: Annotated[float | None, typer.Option(help="Of the video. Default: as the file, 24 for a folder.")] = None,
     labels: Annotated[bool, typer.Option("--labels", help="Also a label PNG for each frame of a video.")] = False,
+    classes: Classes = None,
+    vocabulary: Vocabulary = None,
+    fast: Fast = False,
+    topk: TopK = None,
     multiscale: Multiscale = False,
     device: Device = None,
 ) -> None:
@@ -197,6 +208,7 @@ def predict(
     whitebox predict results/depict-ca-tiny-shapes photos/ -o out/
     whitebox predict results/depict-sa-tiny-camvid drive.mp4 -o out/ --labels
     whitebox predict results/depict-sa-tiny-camvid frames/ -o out/ --video drive.mp4 --fps 30
+    whitebox predict results/sed-base photos/ --classes "cat, sofa, striped cushion, window" -o out/
     """
     from whitebox.cli.progress import image_progress
     from whitebox.engine.predict import predict_files
@@ -209,7 +221,10 @@ def predict(
         raise ConfigError("--probabilities is for photos: leave it out for videos.")
     if fps is not None and not videos:
         raise ConfigError("--fps is for videos: give a video file, or --video OUT.mp4 with a folder of frames.")
-    opened = open_run(run, device=device, multiscale=multiscale)
+    names = chosen_names(classes, vocabulary)
+    require_fast(fast, topk)
+    opened = open_run(run, device=device, multiscale=multiscale, names=names, fast=fast, topk=topk)
+    encode_names(opened)
     model, config = opened.model, opened.config
     failed = []
     if photos:
@@ -251,8 +266,8 @@ def convert(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="An official checkpoint.pth beside its variant.yml, a released SegViT .pth, what mmsegmentation has "
-            "trained (--from mmseg), or a run (--to mmseg)."
+            help="An official checkpoint.pth beside its variant.yml, a released SegViT .pth, SED's model_final.pth, "
+            "what mmsegmentation has trained (--from mmseg), or a run (--to mmseg)."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new run, or FILE.pth for mmseg.")],
@@ -263,7 +278,7 @@ def convert(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="With --from mmseg: what it was trained on.")] = None,
 ) -> None:
-    """Turn an official DEPICT, CBSA, Segmenter or SegViT checkpoint into a run; or from and to mmsegmentation.
+    """Turn an official DEPICT, CBSA, Segmenter, SegViT or SED checkpoint into a run; or from and to mmsegmentation.
 
     \b
     whitebox convert official/checkpoint.pth -o results/official

@@ -6,13 +6,19 @@ those of xb534/SED (db20d93, Apache-2.0), ``datasets``; most are the class names
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from whitebox.catalog import nearest
 from whitebox.data.readers import class_list
 from whitebox.errors import ConfigError
+from whitebox.foreign import read_json
 
 Names = tuple[str, ...]
+
+_LARGEST = 2**20  # bytes of a file of names
 
 
 def _classes(name: str) -> Callable[[], Names]:
@@ -46,3 +52,43 @@ def vocabulary(name: str) -> Names:
             f"Unknown vocabulary {name!r}{nearest(name, list(VOCABULARIES))} There are: {', '.join(VOCABULARIES)}."
         )
     return VOCABULARIES[name]()
+
+
+def read_names(text: str) -> Names:
+    """Names that a user chose: a list by name, a file, or the names themselves.
+
+    A file has a name a line (``.json``: a list of texts). Names in a text are separated by commas; where there is a
+    semicolon or a line break, that separates them, and commas their synonyms: "sofa, couch; window".
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
+    if text in VOCABULARIES:
+        return VOCABULARIES[text]()
+    path = Path(os.path.expanduser(text))
+    if path.suffix in (".txt", ".json") or (os.sep in text and path.exists()):
+        return _read_file(path)
+    parts = re.split(r"[;\n]", text)
+    parts = parts if len(parts) > 1 else text.split(",")
+    return _cleaned(parts)
+
+
+def _read_file(path: Path) -> Names:
+    try:
+        if path.suffix == ".json":
+            found = read_json(path, _LARGEST)
+            if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+                raise ConfigError(f"{path} is no vocabulary: a JSON file holds a list of names.")
+            return tuple(found)  # as they are: papers prompt with stray spaces, too
+        if path.stat().st_size > _LARGEST:
+            raise ConfigError(f"{path} is no vocabulary: it has more than {_LARGEST // 2**20} MB.")
+        return _cleaned(path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or ("it is not UTF-8 text" if path.suffix == ".txt" else str(error))
+        raise ConfigError(f"The vocabulary {path} cannot be read: {reason}.") from error
+
+
+def _cleaned(parts: Sequence[str]) -> Names:
+    """Without blanks around names and synonyms, and without empty ones."""
+    synonyms = [[each.strip() for each in part.split(",") if each.strip()] for part in parts]
+    return tuple(", ".join(names) for names in synonyms if names)

@@ -22,7 +22,7 @@ from whitebox.engine.evaluate import Evaluation, LabelledImages, images_to_evalu
 from whitebox.engine.inference import device_of, evaluating, photo_for, rejecting
 from whitebox.engine.metrics import counts_in_rows, label_rows
 from whitebox.engine.queue import Place, deliver, through
-from whitebox.errors import DataError, OutputError
+from whitebox.errors import ConfigError, DataError, OutputError
 from whitebox.models import Segmentor
 
 MEMORY = 4 * 10**9  # bytes
@@ -55,6 +55,10 @@ class EncodedImages:
         memory: int = MEMORY,
     ) -> None:
         total = images_to_evaluate(model, dataset, limit)
+        if model.num_classes != len(dataset.classes):
+            raise ConfigError(
+                f"{model.num_classes} names for {len(dataset.classes)} classes cannot be measured here: give as many."
+            )
         self.model, self.topk = model, inference.topk
         self.names: list[str] = []
         self.store = _Store(memory)

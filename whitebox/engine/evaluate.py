@@ -22,7 +22,9 @@ from whitebox.data.loading import ErrorsAsValues, default_workers, each, ignore_
 from whitebox.engine.inference import evaluating, predict_many
 from whitebox.engine.metrics import Intervals, Scores, bootstrap, image_counts, scores
 from whitebox.errors import ConfigError, DataError, ModelError, WhiteboxError
+from whitebox.models import OpenSegmentor
 from whitebox.models.segmentor import unnamed_classes
+from whitebox.names import fits_label_set
 from whitebox.text import composed
 
 
@@ -100,7 +102,7 @@ def evaluate(
         DataError: there are no images, or one cannot be read, or its label does not fit it or the classes.
         ConfigError: ``limit`` below 1.
     """
-    known, total = int(model.num_classes), images_to_evaluate(model, dataset, limit)  # type: ignore[arg-type]
+    known, total = len(dataset.classes), images_to_evaluate(model, dataset, limit)
     names: list[str] = []
     counts: list[Tensor] = []
     indices = range(shard[0], total, shard[1])
@@ -114,6 +116,8 @@ def evaluate(
     with evaluating(model):
         for index, prediction_HW in zip(indices, predict_many(model, images(), inference, data), strict=True):
             sample = samples.popleft()
+            if model.num_classes > known:  # type: ignore[operator]
+                prediction_HW = prediction_HW.clamp(max=known - 1)
             try:
                 label_HW = sample.label.to(prediction_HW.device)
                 counted = image_counts(prediction_HW, label_HW, known, dataset.ignore_index)
@@ -134,13 +138,19 @@ def images_to_evaluate(model: nn.Module, dataset: LabelledImages, limit: int | N
         ModelError, DataError, ConfigError: as :func:`evaluate`, before anything is read.
     """
     known, wanted = int(model.num_classes), len(dataset.classes)  # type: ignore[arg-type]
-    if known != wanted:
+    if isinstance(model, OpenSegmentor):
+        if not fits_label_set(model.classes, dataset.classes):
+            raise ModelError(
+                f"The vocabulary has {known} names and the label set {wanted} ({', '.join(dataset.classes[:3])}, ...): "
+                "give one name for each of its classes, in their order."
+            )
+    elif known != wanted:
         raise ModelError(
             f"The model has {known} classes and the dataset has {wanted} ({', '.join(dataset.classes[:3])}, ...): "
             "evaluate on the dataset the model was trained for."
         )
     called = tuple(getattr(model, "classes", dataset.classes))
-    if tuple(map(composed, called)) not in (
+    if not isinstance(model, OpenSegmentor) and tuple(map(composed, called)) not in (
         tuple(map(composed, dataset.classes)),
         unnamed_classes(known),
     ):  # some official checkpoints do not say their classes

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from whitebox.engine.inference import evaluating, predict_labels, segment
 from whitebox.errors import ConfigError, DataError
 from whitebox.files import make_folder, unwritable
 from whitebox.memory import is_lack_of_memory
-from whitebox.pictures import overlay, save_label, save_picture, side_by_side
+from whitebox.pictures import as_labels, overlay, save_label, save_picture, side_by_side
 from whitebox.text import file_name
 
 _ROOM = 24  # bytes of memory for each pixel of a photo: itself, its classes as int64, the overlay, the picture
@@ -98,9 +99,10 @@ def predict_files(
                 image_HW3 = read_image(path, room)
                 if probabilities:
                     probabilities_KHW = segment(model, image_HW3, inference, data)
-                    label_HW = probabilities_KHW.argmax(0).cpu().numpy().astype(np.uint8)
+                    index_HW = probabilities_KHW.argmax(0)
                 else:
-                    label_HW = predict_labels(model, image_HW3, inference, data).cpu().numpy().astype(np.uint8)
+                    index_HW = predict_labels(model, image_HW3, inference, data)
+                label_HW = as_labels(index_HW.cpu().numpy(), classes)
             except DataError as error:
                 result.failed.append((path, str(error)))
             except (MemoryError, RuntimeError) as error:
@@ -132,13 +134,13 @@ class ComparisonSaver:
         written: files saved so far.
     """
 
-    def __init__(self, model: nn.Module, folder: str | os.PathLike[str], count: int, total: int) -> None:
-        """``count`` images, spread evenly over the ``total``.
+    def __init__(self, model: Any, folder: str | os.PathLike[str], count: int, total: int) -> None:
+        """``count`` images, spread evenly over the ``total``; ``model`` (or dataset) has ``classes`` and ``palette``.
 
         Raises:
             DataError: the folder cannot be written.
         """
-        self.classes, self.palette = tuple(model.classes), tuple(model.palette)  # type: ignore[arg-type]
+        self.classes, self.palette = tuple(model.classes), tuple(model.palette)
         self.folder, self.written = Path(folder), list[Path]()
         count = min(count, total)
         self._chosen = {number * total // count for number in range(count)}

@@ -39,7 +39,7 @@ from whitebox.engine.inference import evaluating, predict_labels
 from whitebox.engine.predict import PredictedFiles, named_jobs
 from whitebox.errors import ConfigError, DataError
 from whitebox.files import make_folder, unwritable
-from whitebox.pictures import Pixels, blend, save_label, with_legend
+from whitebox.pictures import Pixels, as_labels, blend, label_type, save_label, with_legend
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
 FOLDER_FPS = 24.0  # frames a second of a folder of frames
@@ -226,7 +226,9 @@ def _predict_clip(
 ) -> int:
     """Write the overlay video, and the labels where a folder is given; the number of frames."""
     classes, palette = tuple(model.classes), tuple(model.palette)  # type: ignore[arg-type]
-    pixels, count, size = np.zeros(256, dtype=np.int64), 0, None
+    kind = label_type(classes)
+    values = np.iinfo(kind).max + 1
+    pixels, count, size = np.zeros(values, dtype=np.int64), 0, None
     with tempfile.TemporaryFile(dir=target.parent) as store:
         with progress(f"predicting {clip.path.name}", clip.count or None) as advance:
             for name, image_HW3 in clip.frames():
@@ -238,8 +240,9 @@ def _predict_clip(
                     )
                 if count == 0 and label_folder is not None:
                     make_folder(label_folder)
-                label_HW = predict_labels(model, image_HW3, inference, data).cpu().numpy().astype(np.uint8)
-                pixels += np.bincount(label_HW.ravel(), minlength=256)
+                label_HW = predict_labels(model, image_HW3, inference, data).cpu().numpy()
+                label_HW = as_labels(label_HW, classes)
+                pixels += np.bincount(label_HW.ravel(), minlength=values)
                 if label_folder is not None:
                     save_label(label_HW, palette, label_folder / f"{name}.png")
                 packed = zlib.compress(label_HW.tobytes(), 1)
@@ -258,7 +261,7 @@ def _predict_clip(
         ):
             # Not strict: a file that is being recorded may have become longer.
             for done, (label_HW, (_, image_HW3)) in enumerate(
-                zip(_stored(store, size), clip.frames(), strict=False), 1
+                zip(_stored(store, size, kind), clip.frames(), strict=False), 1
             ):
                 picture = blend(image_HW3, label_HW, palette, alpha)
                 write(_even(with_legend([picture], [legend], palette, classes)))
@@ -266,10 +269,12 @@ def _predict_clip(
     return count
 
 
-def _stored(store: IO[bytes], size: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
+def _stored(
+    store: IO[bytes], size: tuple[int, ...], kind: type[np.unsignedinteger[Any]]
+) -> Iterator[NDArray[np.unsignedinteger[Any]]]:
     while header := store.read(4):
         packed = store.read(int.from_bytes(header, "little"))
-        yield np.frombuffer(zlib.decompress(packed), np.uint8).reshape(size)
+        yield np.frombuffer(zlib.decompress(packed), kind).reshape(size)
 
 
 class _Reader:

@@ -230,6 +230,8 @@ def to_mmseg(model: Segmentor, config: RunConfig, output: Path) -> Path:
         OutputError: it cannot be written.
     """
     require(output.suffix == ".pth", "output", str(output), "an mmsegmentation checkpoint is called *.pth")
+    if model.decoder.open_vocabulary:
+        raise ConfigError("mmsegmentation has no place for an open vocabulary: this model stays in whitebox.")
     text = Config(_mmseg_config(model, config)).pretty_text
     if config.loss.name != "cross-entropy":
         comment = f"The run had loss={config.loss.name}, which mmsegmentation lacks: loss_decode is cross-entropy."

@@ -17,7 +17,8 @@ from whitebox.models.clip import CLIPEncoder
 from whitebox.models.cross_entropy import IGNORED
 from whitebox.models.decoders.base import Decoder, Prediction
 from whitebox.models.segmentor import Encoded, Segmentor
-from whitebox.models.text import Progress, cached_text_features, check_vocabulary, random_features
+from whitebox.models.text import Progress, cached_text_features, random_features
+from whitebox.names import check_vocabulary
 from whitebox.palette import distinct_palette
 
 

@@ -27,9 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whitebox.errors import ConfigError, OutputError
+from whitebox.errors import OutputError
 from whitebox.extras import require_extra
 from whitebox.files import write_atomically
+from whitebox.names import SYNONYMS, VocabularyError, check_vocabulary, quoted
 
 log = logging.getLogger("whitebox")
 
@@ -45,14 +46,9 @@ SELECT = (  # of OpenAI's templates for ImageNet, as SED's `imagenet_select`
 )
 PLAIN = ("{}", "a {}", "a photo of a {}", "the {} in the scene")
 TEMPLATE_COUNTS = {"imagenet": 80, "imagenet-select": len(SELECT), "single": 1, "plain": len(PLAIN)}
-SYNONYMS = ", "
 Progress = Callable[[int, int], None]  # prompts encoded, of how many
 
 _AT_ONCE = 512  # prompts in one pass
-
-
-class VocabularyError(ConfigError):
-    """Names that cannot be the classes of a model."""
 
 
 def templates(name: str) -> tuple[str, ...]:
@@ -107,7 +103,7 @@ class Tokenizer:
         for row, text in enumerate(texts):
             ids = self.tokens(text)
             if len(ids) > self.context:
-                raise VocabularyError(f"{_shown(text)} has {len(ids)} tokens, but a prompt has at most {self.context}.")
+                raise VocabularyError(f"{quoted(text)} has {len(ids)} tokens, but a prompt has at most {self.context}.")
             ids_NL[row, : len(ids)] = torch.tensor(ids)
         return ids_NL
 
@@ -135,7 +131,7 @@ class Words(Tokenizer):
         unknown = [word for word in words if word not in self.ids]
         if unknown:
             raise VocabularyError(
-                f"{_shown(text)} has a word that this text tower never saw, {unknown[0]!r}; "
+                f"{quoted(text)} has a word that this text tower never saw, {unknown[0]!r}; "
                 f"it knows {len(self.ids)}: {', '.join(self.ids)}."
             )
         return [self.size - 2, *(self.ids[word] for word in words), self.size - 1]
@@ -183,20 +179,6 @@ class TextTower(nn.Module):
         return cast(Tensor, z_ND @ self.projection)
 
 
-def check_vocabulary(names: Sequence[str]) -> None:
-    """Raise a ``VocabularyError`` unless there are names, none of them empty or there twice."""
-    if not names:
-        raise VocabularyError("The vocabulary is empty: name at least one class.")
-    seen: dict[str, int] = {}
-    for place, name in enumerate(names, start=1):
-        known = re.sub(r"\s+", " ", name.strip().lower())
-        if not known or not all(part.strip() for part in name.split(SYNONYMS)):
-            raise VocabularyError(f"Class {place} of the vocabulary has no name, or an empty synonym.")
-        if known in seen:
-            raise VocabularyError(f"Class {place} of the vocabulary, {_shown(name)}, is class {seen[known]} already.")
-        seen[known] = place
-
-
 @torch.no_grad()
 def text_features(
     tower: TextTower,
@@ -220,7 +202,7 @@ def text_features(
     length = max(len(tokenizer.tokens(text)) for text in own[longest])
     if length > tokenizer.context:
         raise VocabularyError(
-            f"The class {_shown(names[longest])} has {length} tokens in a prompt, but a prompt has at most "
+            f"The class {quoted(names[longest])} has {length} tokens in a prompt, but a prompt has at most "
             f"{tokenizer.context}: shorten it."
         )
     device = tower.projection.device
@@ -294,7 +276,3 @@ def _cache_key(tower: TextTower, tokenizer: Tokenizer, names: Sequence[str], tem
         digest.update(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B"))
     digest.update(json.dumps([tokenizer.identity, tokenizer.context, list(names), template_name]).encode())
     return digest.hexdigest()[:32]
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

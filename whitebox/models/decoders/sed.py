@@ -97,7 +97,7 @@ def linear_attention(q_NTHd: Tensor, k_NSHd: Tensor, v_NSHd: Tensor, eps: float 
 
 
 def phi(x: Tensor) -> Tensor:
-    """elu + 1: exp(x) below 0, x + 1 above."""
+    """Elu + 1: exp(x) below 0, x + 1 above."""
     if torch.is_grad_enabled():
         return F.elu(x) + 1
     return x.clamp(max=0).exp_().add_(x.clamp(min=0))  # the same, in a third of a processor's time
