@@ -199,13 +199,15 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 
 
 def read_records(folder: str | os.PathLike[str], kind: str | None = None) -> list[Record]:
-    """All records of a folder, or those of one kind, oldest first; empty where there is no such folder.
+    """All records of a folder, or those of one kind, oldest first, equally old ones by model; empty without a folder.
 
     Raises:
         RecordError: a JSON file in it is no record.
     """
     records = [read_record(path) for path in sorted(Path(folder).glob("*.json"))]
-    return sorted((record for record in records if kind in (None, record.kind)), key=lambda record: record.created)
+    return sorted(
+        (record for record in records if kind in (None, record.kind)), key=lambda record: (record.created, record.model)
+    )
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""One module a paper: which runs, which measurement, which figure or table, and what the paper reports."""
+"""One module a paper or study: which runs, which measurement, which figure or table, and what a paper reports."""
 
-from experiments import cbsa, depict, segmenter, segvit
+from experiments import camvid, cbsa, depict, segmenter, segvit
 from experiments.experiment import Experiment
+from experiments.study import Study
 
 PAPERS: dict[str, tuple[Experiment, ...]] = {
     "depict": depict.EXPERIMENTS,
@@ -10,3 +11,4 @@ PAPERS: dict[str, tuple[Experiment, ...]] = {
     "segvit": segvit.EXPERIMENTS,
 }
 EXPERIMENTS = {experiment.name: experiment for experiments in PAPERS.values() for experiment in experiments}
+STUDIES: dict[str, Study] = {"camvid": camvid.STUDY}

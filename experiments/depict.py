@@ -6,6 +6,7 @@ and heat maps are published as pictures without their constants, so figures 2 to
 
 from __future__ import annotations
 
+from experiments import segmenter
 from experiments.experiment import Experiment, Reported
 from experiments.measurements import (
     NOISE_LEVELS,
@@ -22,7 +23,6 @@ from experiments.measurements import (
 )
 
 DECODERS = ("depict-sa", "depict-ca", "segmenter-mask")
-SEGMENTER_README = "rstrudel/segmenter, README"
 PLOT = "~ DEPICT, assets/performance.png"
 
 ADE20K = tuple(
@@ -32,10 +32,6 @@ ADE20K = tuple(
         ("depict-sa-small", 46.7, PLOT),
         ("depict-sa-base", 49.2, PLOT),
         ("depict-sa-large", 52.9, "DEPICT, Papers-with-Code entry"),
-        ("segmenter-mask-tiny", 38.1, SEGMENTER_README),
-        ("segmenter-mask-small", 45.3, SEGMENTER_README),
-        ("segmenter-mask-base", 48.5, SEGMENTER_README),
-        ("segmenter-mask-large", 51.8, SEGMENTER_README),
     )
 )
 
@@ -43,9 +39,7 @@ OTHERS = tuple(
     Reported(model, "mIoU (%)", value, data, source)
     for model, data, value, source in (
         ("depict-sa-large", "Cityscapes val", 78.8, "DEPICT, table 2"),
-        ("segmenter-mask-large", "Cityscapes val", 79.1, SEGMENTER_README),
         ("depict-sa-large", "Pascal Context val", 57.9, "DEPICT, table 2"),
-        ("segmenter-mask-large", "Pascal Context val", 58.1, SEGMENTER_README),
     )
 )
 
@@ -104,7 +98,7 @@ EXPERIMENTS = (
         decoders=(*DECODERS, "segmenter-linear"),
         measure=accuracies,
         values=miou_values,
-        reported=ADE20K,
+        reported=(*ADE20K, *segmenter.ADE20K),
     ),
     Experiment(
         name="depict-tab2",
@@ -114,7 +108,7 @@ EXPERIMENTS = (
         datasets=("cityscapes", "pascal-context"),
         measure=accuracies,
         values=miou_values,
-        reported=OTHERS,
+        reported=(*OTHERS, *segmenter.OTHERS),
     ),
     Experiment(
         name="depict-performance",
@@ -123,7 +117,7 @@ EXPERIMENTS = (
         decoders=DECODERS,
         measure=tradeoffs,
         values=tradeoff_values,
-        reported=(*ADE20K, *GFLOPS),
+        reported=(*ADE20K, *segmenter.ADE20K, *GFLOPS),
     ),
     Experiment(
         name="depict-noise",

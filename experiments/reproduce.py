@@ -14,11 +14,13 @@ from typing import Any
 from analysis.ask import Bar
 from analysis.show.render import render
 from analysis.show.tables import Column, Table
-from experiments import EXPERIMENTS, PAPERS
+from experiments import EXPERIMENTS, PAPERS, STUDIES
 from experiments.experiment import Experiment, Setting, beside
+from experiments.study import Study
 from whitebox.catalog import flatten, model_names, nearest
 from whitebox.config import RunConfig, architecture, resolve
 from whitebox.data import build_dataset, dataset_info
+from whitebox.engine.header import WEIGHTS
 from whitebox.errors import ConfigError
 from whitebox.runs import Run, SavedRun, saved_runs
 from whitebox.terminal import print_line, table_console
@@ -62,7 +64,7 @@ def chosen_experiments(name: str, dataset: str) -> list[Experiment]:
     """
     if name in PAPERS:
         return [each for each in PAPERS[name] if each.fits(dataset)]
-    known = [*PAPERS, *EXPERIMENTS]
+    known = [*PAPERS, *STUDIES, *EXPERIMENTS]
     if name not in EXPERIMENTS:
         hint = nearest(name, known)
         raise ConfigError(f"There is no experiment {name!r}{hint} `whitebox reproduce --list` lists them.")
@@ -153,9 +155,31 @@ def plan_table(needed: Sequence[Needed], dataset: str, overrides: Sequence[str],
         else:
             cost = training_cost(resolve(each.model, dataset, overrides, data_root))
             rows.append((each.model, "to be trained", cost.steps, cost.petaflops, cost.hours))
+    return _plan(rows)
+
+
+def _plan(rows: Sequence[tuple[Any, ...]]) -> Table:
     columns = (Column("Model"), Column("Run"), Column("Steps"), Column("PFLOP", 3), Column("Hours here", 1))
     caption = "Hours on this machine, guessed from one timed forward pass, three times over; a GPU takes a small part."
     return Table(columns, tuple(rows), caption)
+
+
+def study_config(study: Study, name: str, overrides: Sequence[str] = (), data_root: Path | None = None) -> RunConfig:
+    """What a run of a study is trained with."""
+    run = study.runs[name]
+    return resolve(run.model, study.dataset, [*study.recipe, *run.overrides, *overrides], data_root)
+
+
+def study_plan(study: Study, folder: Path, overrides: Sequence[str], data_root: Path | None) -> Table:
+    """Which runs of a study are there, and what training the others would cost."""
+    rows: list[tuple[Any, ...]] = []
+    for name in study.runs:
+        if (folder / name / WEIGHTS).is_file():
+            rows.append((name, f"there: {folder / name}", None, None, None))
+        else:
+            cost = training_cost(study_config(study, name, overrides, data_root))
+            rows.append((name, "to be trained", cost.steps, cost.petaflops, cost.hours))
+    return _plan(rows)
 
 
 def reproduce(

@@ -58,6 +58,10 @@ class Run:
     def seed(self) -> int:
         return self.config.train.seed
 
+    @property
+    def saved(self) -> Mapping[str, Any]:
+        return to_dict(self.config)
+
     def open(self) -> Run:
         """Itself: its model is there."""
         return self

@@ -35,7 +35,7 @@ from whitebox.models import OpenSegmentor, Segmentor, build
 from whitebox.runs import find_run
 
 if TYPE_CHECKING:
-    from whitebox.runs import SavedRun
+    from whitebox.runs import Run, SavedRun
 
 KIND = "profile"
 WARM_UP = 2  # passes before the timed ones
@@ -184,7 +184,7 @@ def find_subject(
     )
 
 
-def subject_of(run: SavedRun, device: str) -> Subject:
+def subject_of(run: SavedRun | Run, device: str) -> Subject:
     """A run, to be measured on a type of device."""
 
     def opened() -> tuple[Segmentor, RunConfig]:

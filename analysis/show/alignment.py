@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+def word(record: Record) -> str:
+    """What tells records apart that share no figure, beside their variant: the distortion, in early records."""
+    eps = f"eps_{record.settings['eps']:g}"
+    return "" if record.settings["eps"] == 0.1 or eps in record.variant else eps
+
+
 def tables(records: Sequence[Record]) -> dict[str, Table]:
     """Directions, changes, heads, and class embeddings where some decoder refines them.
 

@@ -25,6 +25,7 @@ from analysis.show.photos import (
     conventions,
     figure_path,
     for_figure,
+    photo_dpi,
     photo_name,
     photos_of,
     recorded_photo,
@@ -158,7 +159,7 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
         outlined = any(each["region"] is not None or each["patch"] is not None for *_, line in lines for each in line)
         words = (photo_name(holders[0][1]) + ".", _caption([held for held, _ in holders]), _MARKS)
         caption_below(figure, " ".join((*words, _OUTLINES) if outlined else words))
-        save_figure(figure, path)
+        save_figure(figure, path, dpi=photo_dpi(len(lines)))
 
 
 def _lines(maps: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

@@ -22,6 +22,7 @@ from analysis.show.photos import (
     classes_over,
     figure_path,
     for_figure,
+    photo_dpi,
     photo_name,
     photos_of,
     recorded_photo,
@@ -163,7 +164,7 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
             figure,
             f"{photo_name(photo)}. {_CONVENTIONS}",
         )
-        save_figure(figure, path)
+        save_figure(figure, path, dpi=photo_dpi(len(holders)))
 
 
 def _segments_over(image_HW3: Pixels, segments_hw: NDArray[Any], stored: Mapping[str, Any]) -> Pixels:

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
 from analysis.record import Record, RecordError
+from analysis.show.figures import DPI
 from whitebox.data.fingerprint import checksums
 from whitebox.errors import DataError
 from whitebox.pictures import blend
@@ -132,6 +133,11 @@ def figure_path(stem: Path, photos: Sequence[Sequence[tuple[Record, Mapping[str,
 def photo_name(stored: Mapping[str, Any]) -> str:
     """Its file's name without suffix."""
     return Path(stored["path"]).stem
+
+
+def photo_dpi(lines: int) -> int:
+    """Of a figure with so many lines of photos, so that it does not grow beyond what a page takes."""
+    return DPI if lines <= 4 else 150
 
 
 def show(axes: Axes, image_HW3: NDArray[Any], title: str = "", width: float = 1.4) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from glob import escape
 from importlib import import_module
@@ -22,7 +22,7 @@ from whitebox.catalog import nearest
 from whitebox.terminal import print_line, table_console
 
 
-def render(records: Sequence[Record], folder: Path, name: str | None = None) -> None:
+def render(records: Sequence[Record], folder: Path, name: str | None = None, *, figures: bool = True) -> None:
     """Write tables (CSV, Markdown, LaTeX) and figures (PNG, PDF) of ``records`` below ``folder``; show the tables.
 
     Records that belong together are shown together, in the order given (see `groups`). Figures that were drawn of these
@@ -30,6 +30,7 @@ def render(records: Sequence[Record], folder: Path, name: str | None = None) -> 
 
     Args:
         name: of the files; None: what is shown, and a hash of which records it is made of.
+        figures: False: tables alone.
 
     Raises:
         RecordError: no records, a kind that has no renderer, or records that do not fit together.
@@ -39,7 +40,7 @@ def render(records: Sequence[Record], folder: Path, name: str | None = None) -> 
     for group in together:
         own = f"{plain_name(group)}-{_together(group)}"
         stem = own if name is None else name if len(together) == 1 else f"{name}-{own}"
-        _render_group(group, folder, stem, figures=not _drawn(group, folder / "figures", stem))
+        _render_group(group, folder, stem, figures=figures and not _drawn(group, folder / "figures", stem))
 
 
 def render_folders(paths: Sequence[Path], output: Path, *, figures: bool = True) -> None:
@@ -76,7 +77,7 @@ def _below(path: Path) -> dict[Path, list[Record]]:
 
 
 def groups(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that one figure can show: of one kind and variant, and of the same data (evaluations: of any).
+    """Records that one figure can show: of one kind and variant, and of the same data.
 
     Kinds come in the order of `analysis.measurement.KINDS`.
 
@@ -92,15 +93,20 @@ def groups(records: Sequence[Record]) -> list[list[Record]]:
                 f"{record.file_name} holds {record.kind!r}{nearest(record.kind, list(KINDS))} What can be rendered: "
                 f"{', '.join(sorted(KINDS))}."
             )
-        found.setdefault((record.kind, record.variant, _data(record)), []).append(record)
+        found.setdefault((record.kind, record.variant, _word(record), _data(record)), []).append(record)
     order = list(KINDS)
     return sorted(found.values(), key=lambda group: order.index(group[0].kind))
 
 
+def _word(record: Record) -> str:
+    """What else tells figures of a kind apart: its module may have a function ``word``."""
+    word: Callable[[Record], str] = getattr(import_module(KINDS[record.kind].shown), "word", lambda record: "")
+    return word(record)
+
+
 def _data(record: Record) -> object:
     """What must be the same in one figure."""
-    alike = {"eval": None, "profile": None}  # costs against size have several sizes
-    return alike.get(record.kind, record.data)
+    return None if record.kind == "profile" else record.data  # costs against size have several sizes
 
 
 def _drawn(group: Sequence[Record], folder: Path, stem: str) -> bool:
@@ -131,7 +137,7 @@ def _render_group(group: Sequence[Record], folder: Path, stem: str, figures: boo
 def plain_name(group: Sequence[Record]) -> str:
     """What records show, for file names: ``rank-analysis-camvid-val``."""
     data = {(each.data.name, each.data.split) for each in group}
-    parts = (group[0].kind, *(data.pop() if len(data) == 1 else ()), group[0].variant)
+    parts = (group[0].kind, *(data.pop() if len(data) == 1 else ()), group[0].variant, _word(group[0]))
     return "-".join(re.sub(r"[^\w.-]+", "_", part) for part in parts if part)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whitebox.cli.analysis import Again, Limit, Seed, Split
 from whitebox.cli.app import DataRoot, Device, app, say
 from whitebox.errors import ConfigError
+
+if TYPE_CHECKING:
+    from experiments.experiment import Setting
+    from experiments.study import Study
 
 
 @app.command(name="reproduce")
@@ -47,6 +51,7 @@ def reproduce_command(
         return
     if name is None:
         raise ConfigError("Name a paper or a figure; `whitebox reproduce --list` lists them.")
+    from experiments import STUDIES
     from experiments.experiment import Setting
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
     from whitebox.cli.progress import image_progress
@@ -54,6 +59,12 @@ def reproduce_command(
     from whitebox.runs import find_run
     from whitebox.terminal import table_console
 
+    setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
+    if name in STUDIES:
+        if size or split or dataset not in ("ade20k", STUDIES[name].dataset):
+            raise ConfigError(f"{name} is a study of fixed models and data: leave --dataset, --size and --split out.")
+        _study(STUDIES[name], overrides or [], setting, runs / name, output, data_root, device, dry_run, again)
+        return
     experiments = chosen_experiments(name, dataset)
     sizes = size or ["tiny"]
     needed = needed_runs(experiments, dataset, sizes, runs, overrides or ())
@@ -68,18 +79,59 @@ def reproduce_command(
             train(each.model, overrides, dataset=dataset, data_root=data_root, output=runs, resume=True, device=device)
     found = [find_run(each.folder or runs / f"{each.model}-{dataset}", None, data_root, (), device) for each in needed]
     models = {run.name: each.model for run, each in zip(found, needed, strict=True)}
-    setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
     folder = output or Path("results") / name.partition("-")[0] / dataset
     reproduce(experiments, found, models, setting, folder, lambda title: image_progress(title, None), again=again)
+
+
+def _study(
+    study: Study,
+    overrides: list[str],
+    setting: Setting,
+    folder: Path,
+    output: Path | None,
+    data_root: Path | None,
+    device: str | None,
+    dry_run: bool,
+    again: bool,
+) -> None:
+    """Train the runs of a study that are missing, and measure all."""
+    from experiments.reproduce import study_plan
+    from whitebox.cli.progress import image_progress
+    from whitebox.cli.training import train
+    from whitebox.engine.header import WEIGHTS
+    from whitebox.runs import find_run
+    from whitebox.terminal import table_console
+
+    if dry_run:
+        table_console().print(study_plan(study, folder, overrides, data_root).to_rich())
+        return
+    for name, run in study.runs.items():
+        if not (folder / name / WEIGHTS).is_file():
+            say(f"{name} is not in {folder}/: it is trained now.")
+            chosen = [*study.recipe, *run.overrides, *overrides]
+            train(
+                run.model,
+                chosen,
+                dataset=study.dataset,
+                data_root=data_root,
+                output=folder,
+                name=name,
+                resume=True,
+                device=device,
+            )
+    found = {name: find_run(folder / name, None, data_root, (), device) for name in study.runs}
+    study.measure(found, setting, output or folder, lambda title: image_progress(title, None), again=again)
 
 
 def _list() -> None:
     from rich.table import Table
 
-    from experiments import EXPERIMENTS
+    from experiments import EXPERIMENTS, STUDIES
     from whitebox.terminal import table_console
 
     table = Table("name", "shows", "where", "models", box=None)
     for each in EXPERIMENTS.values():
         table.add_row(each.name, each.title, each.where, ", ".join(each.decoders))
+    for study in STUDIES.values():
+        table.add_row(study.name, study.title, f"ours, results/{study.name}", ", ".join(study.runs))
     table_console().print(table)
