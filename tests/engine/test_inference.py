@@ -107,7 +107,7 @@ def test_scales_are_averaged_as_probabilities(model):
 def test_tiles_do_not_change_the_result(model, monkeypatch, tile):
     views = [(photo(40, 64), False), (photo(60, 80), True)]
     expected = reference(model, views, (77, 91), 32, 20)
-    monkeypatch.setattr(assembly, "_ON_CPU", tile)
+    monkeypatch.setattr(assembly, "ON_CPU", tile)
     assert (probabilities(model, views, (77, 91), 32, 20) - expected).abs().max() < 2e-6
 
 
@@ -204,7 +204,7 @@ def test_predict_labels_is_the_argmax_of_segment(model):
 @pytest.mark.parametrize("many", [1, 1000])
 @pytest.mark.parametrize("classes", [1, 3, 40])
 def test_labels_are_found_for_few_and_for_many_classes(classes, many, monkeypatch):
-    monkeypatch.setattr(assembly, "_MANY_CLASSES", many)
+    monkeypatch.setattr(assembly, "MANY_CLASSES", many)
     model, image = Stripes(classes).eval(), photo(61, 130)
     config, data = InferenceConfig(window=32, stride=20), DataConfig(resize=48)
     assert torch.equal(predict_labels(model, image, config, data), segment(model, image, config, data).argmax(0))
@@ -213,8 +213,8 @@ def test_labels_are_found_for_few_and_for_many_classes(classes, many, monkeypatc
 def test_of_equal_logits_the_first_class_counts(monkeypatch):
     block = torch.randint(0, 3, (4, 5, 9)).float()
     for many in (1, 1000):
-        monkeypatch.setattr(assembly, "_MANY_CLASSES", many)
-        assert torch.equal(assembly._largest(block).long(), block.argmax(2))
+        monkeypatch.setattr(assembly, "MANY_CLASSES", many)
+        assert torch.equal(assembly.largest_class(block).long(), block.argmax(2))
 
 
 @pytest.mark.parametrize("sides", [(1, 1), (1, 300), (300, 1), (2, 3), (7, 2000)])

@@ -27,7 +27,6 @@ from whitebox.data import shapes
 from whitebox.data.shapes import CLASSES
 from whitebox.engine import checkpoint
 from whitebox.engine import resume as resuming
-from whitebox.engine import train as training
 from whitebox.engine.checkpoint import training_states
 from whitebox.engine.header import WEIGHTS
 from whitebox.engine.train import Interrupted, train
@@ -378,14 +377,11 @@ def test_a_second_interrupt_stops_at_once(unbroken: Path, tmp_path: Path) -> Non
 
 
 def stopped_before_the_first_step(folder: Path) -> None:
-    original = training._Run.train
+    class Impatient(Quiet):
+        def started(self, *_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def late(self: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return original(self)
-
-    training._Run.train = late  # type: ignore[method-assign]
-    run(folder)
+    train(tiny(), folder, Impatient())
 
 
 def test_a_signal_before_the_first_step(unbroken: Path, tmp_path: Path) -> None:

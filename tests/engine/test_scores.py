@@ -86,7 +86,7 @@ def test_equals_the_plain_reference(
     how: str,
     tile: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(assembly, "_ON_CPU", tile)
+    monkeypatch.setattr(assembly, "ON_CPU", tile)
     views = [(photo(*size), False), (photo(*size), True), (photo(size[0] + 9, size[1] + 5), False)]
     expected = reference(model, views, shape, window, stride, NORMALISE[how])
     found = probabilities(model, views, shape, window, stride, batch=3, scores=how)
@@ -136,7 +136,7 @@ def test_released_model_whole_and_sliding(shared: Path, tmp_path: Path) -> None:
             assert_near(z_BND, vectors[f"mid.feat{index}"].flatten(2).transpose(1, 2))
         assert_near(model(as_pixels(model, vectors["in.whole"])), vectors["out.whole"])
 
-        view = assembly._ScoreView((80, 112), False, 64, 43)
+        view = assembly.ScoreView((80, 112), False, 64, 43)
         for number, (top, left) in enumerate((top, left) for top in view.tops for left in view.lefts):
             said = model.predict(as_pixels(model, vectors["in.slide"][..., top : top + 64, left : left + 64]))
             assert said.shares_BKK is not None

@@ -19,7 +19,7 @@ from whitebox.data import dataset_info
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.header import WEIGHTS
 from whitebox.errors import CheckpointError
-from whitebox.interop.segvit import _config, _released, is_segvit, load_segvit
+from whitebox.interop.segvit import configured, described_by_size, is_segvit, load_segvit
 from whitebox.models import Encoder, EncoderConfig, build
 from whitebox.models.encoder import MMSEG_NAMES
 from whitebox.models.weights import renamed
@@ -117,7 +117,7 @@ def test_released_sizes_need_no_config(name: str, case: str, px: int, shared: Pa
             "backbone.patch_embed.projection.weight": model.encoder.vit.patch_embed.proj.weight,
             **{f"backbone.layers.{index}.ln1.bias": torch.empty(1) for index in range(model.encoder.depth)},
         }
-        config, num_classes = _config(_released(tensors), tensors)
+        config, num_classes = configured(described_by_size(tensors), tensors)
         again = build(config.encoder, config.decoder, num_classes)
     assert num_classes == 150
     assert (config.encoder.drop_path, config.encoder.shrink) == (wanted.encoder.drop_path, wanted.encoder.shrink)

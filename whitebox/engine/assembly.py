@@ -38,9 +38,9 @@ from whitebox.models.precision import full_precision
 
 # Logits of a tile, and its columns. A processor wants it in its cache (1 MB a thread) and few columns, so that few
 # patches matter to it; a GPU wants large kernels (256 MB).
-_ON_CPU, _ELSEWHERE = (2**18, 64), (2**26, 512)
+ON_CPU, ELSEWHERE = (2**18, 64), (2**26, 512)
 
-_MANY_CLASSES = 32  # from here on a processor finds the largest logit faster along classes than class after class
+MANY_CLASSES = 32  # from here on a processor finds the largest logit faster along classes than class after class
 
 
 class View:
@@ -79,7 +79,7 @@ class View:
         return (part_Rm.to(self.masks_mnK) @ self.masks_mnK[used].flatten(1)).unflatten(1, self.masks_mnK.shape[1:])
 
 
-class _ScoreView(View):
+class ScoreView(View):
     """A view of a model that gives scores."""
 
     def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
@@ -175,7 +175,7 @@ def kind_of(model: nn.Module, scores: str) -> Kind:
         return _PROBABILITIES
     if not model.decoder.scores:
         return _LOGITS
-    return Kind(_ScoreView, _softmax if scores == "softmax" else _shares)
+    return Kind(ScoreView, _softmax if scores == "softmax" else _shares)
 
 
 class WindowedPhoto:
@@ -218,7 +218,7 @@ class WindowedPhoto:
         label_HW = torch.empty(self.shape, dtype=dtype, device=self.views[0].masks_mnK.device)
         with full_precision(label_HW.device):
             for rows, columns, block_RSK in self._tiles(normalised=len(self.views) > 1):
-                label_HW[rows, columns] = _largest(block_RSK)
+                label_HW[rows, columns] = largest_class(block_RSK)
         return label_HW
 
     def probabilities(self) -> Tensor:
@@ -233,7 +233,7 @@ class WindowedPhoto:
     def _tiles(self, normalised: bool) -> Iterator[tuple[slice, slice, Tensor]]:
         """Rows, columns, and mean probabilities there (R, S, K); or, of a single view, logits or scores."""
         device, K = self.views[0].masks_mnK.device, self.views[0].masks_mnK.shape[2]
-        size, width = (_ON_CPU[0] * torch.get_num_threads(), _ON_CPU[1]) if device.type == "cpu" else _ELSEWHERE
+        size, width = (ON_CPU[0] * torch.get_num_threads(), ON_CPU[1]) if device.type == "cpu" else ELSEWHERE
         all_columns = list(_slices(self.shape[1], width))
         parts = [[view.columns.part(columns) for columns in all_columns] for view in self.views]
         parts = [[(part_Sn.to(device), used) for part_Sn, used in of_view] for of_view in parts]
@@ -300,17 +300,17 @@ def _upsampling(window: int, patch: int) -> Tensor:
 def _columns(part_Sn: Tensor, strip_RnK: Tensor) -> Tensor:
     """Rows of logits resized along the columns, (R, S, K); in memory class after class where these are few."""
     R, n, K = strip_RnK.shape
-    if strip_RnK.device.type != "cpu" or K >= _MANY_CLASSES:
+    if strip_RnK.device.type != "cpu" or K >= MANY_CLASSES:
         return torch.bmm(part_Sn.expand(R, -1, -1), strip_RnK)
     block_KRS = (strip_RnK.permute(2, 0, 1).reshape(K * R, n) @ part_Sn.T).unflatten(0, (K, R))
     return block_KRS.permute(1, 2, 0)
 
 
-def _largest(block_RSK: Tensor) -> Tensor:
+def largest_class(block_RSK: Tensor) -> Tensor:
     """Index of the largest along K, the first of equals: ``argmax(2)``, in a third of PyTorch's time on a processor."""
     if block_RSK.device.type != "cpu":
         return block_RSK.argmax(2)
-    if block_RSK.shape[2] >= _MANY_CLASSES:
+    if block_RSK.shape[2] >= MANY_CLASSES:
         return torch.from_numpy(block_RSK.numpy().argmax(2))
     planes_KRS = block_RSK.permute(2, 0, 1).numpy()
     best_RS, index_RS = planes_KRS[0].copy(), np.zeros(planes_KRS.shape[1:], np.uint8)

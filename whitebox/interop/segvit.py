@@ -71,8 +71,8 @@ def load_segvit(checkpoint: Mapping[str, Any], source: str) -> tuple[Segmentor, 
     meta: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     try:
         text = meta.get("config")
-        described = assignments(str(text), ("model", "img_norm_cfg")) if text else _released(tensors)
-        config, num_classes = _config(described, tensors)
+        described = assignments(str(text), ("model", "img_norm_cfg")) if text else described_by_size(tensors)
+        config, num_classes = configured(described, tensors)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, SyntaxError) as error:
         raise CheckpointError(
             f"Tensors and config of {source} do not describe a SegViT model: {short(repr(error))}"
@@ -126,7 +126,7 @@ def head_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def _released(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def described_by_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the config of a released checkpoint says, by the size of its encoder."""
     shrunk = SIGNS[1] in tensors
     size = (tensors["backbone.cls_token"].shape[-1], count(tensors, r"backbone\.layers\."))
@@ -139,7 +139,7 @@ def _released(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"model": {"backbone": {**backbone, "shrink_idx": SHRUNK_AT if shrunk else None}, "decode_head": head}}
 
 
-def _config(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[RunConfig, int]:
+def configured(described: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[RunConfig, int]:
     """The configuration, and the number of classes."""
     backbone, head = described["model"]["backbone"], described["model"]["decode_head"]
     if backbone.get("with_cls_token", True) or backbone.get("final_norm", False):
