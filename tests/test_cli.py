@@ -156,7 +156,7 @@ class TestEval:
         code, _, err = call(*arguments)
         assert code == 1
         assert one_line(err)
-        assert "The model has 7 classes and the dataset has 11" in err
+        assert "has 7 classes and camvid has 11: measure on the dataset the model was trained for" in err
 
     def test_several_runs_are_compared(
         self, call: Call, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,8 +168,9 @@ class TestEval:
         code, out, _ = call("eval", weights, "results/other", "inference.stride=16", "-o", "both")
         assert code == 0
         assert out.count("depict-sa-tiny-shapes") >= 2
-        assert (tmp_path / "both" / "figures" / "comparison-shapes-val.png").exists()
-        rows = (tmp_path / "both" / "tables" / "comparison-shapes-val.csv").read_text().splitlines()
+        assert len(list((tmp_path / "both" / "figures").glob("eval-shapes-val-2_models-*.png"))) == 1
+        (table,) = (tmp_path / "both" / "tables").glob("eval-shapes-val-2_models-*.csv")
+        rows = table.read_text().splitlines()
         assert [row.split(",")[0] for row in rows] == ["Model", "depict-sa-tiny-shapes", "other"]
         assert call("eval", "--limit", 1)[0] == 0  # all below results/
         assert list((tmp_path / "results" / "other" / "records").glob("*.json"))

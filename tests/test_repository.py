@@ -65,6 +65,12 @@ ARROWS = {
     "whitebox.api": ENGINE,
     "whitebox.runs": ENGINE | {"whitebox.api"},
     "analysis": BELOW_CLI,
+    "analysis.maths": FOUNDATIONS | CONFIG | {"whitebox.data", "whitebox.engine.evaluate", "whitebox.models"},
+    "analysis.measures": BELOW_CLI
+    | {f"analysis.{name}" for name in ("ask", "consumed", "maths", "measurement", "record")},
+    "analysis.show": FOUNDATIONS
+    | {"whitebox.catalog", "whitebox.data.fingerprint", "analysis.measurement", "analysis.record"}
+    | {f"analysis.maths.{name}" for name in ("conventions", "corruption_names", "levels", "packing")},
     "experiments": BELOW_CLI | {"analysis"},
     "whitebox.cli": BELOW_CLI | {"analysis", "experiments"},
     "whitebox.__main__": {"whitebox.cli"},

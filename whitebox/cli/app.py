@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -109,8 +110,13 @@ def common_folder(folders: Sequence[Path]) -> Path:
 
 @contextmanager
 def together(device: str | None) -> Iterator[None]:
-    """Inside the block the processes that a launcher has started, if any, work as one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Inside the block the processes that a launcher has started, if any, work as one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    known = device is None or re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device) is not None
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and known:
         yield  # nothing is loaded for it
         return
     from whitebox.engine.distributed import join, leave
