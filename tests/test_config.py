@@ -207,3 +207,22 @@ def test_any_value_of_a_saved_configuration_is_taken_or_refused_in_a_line() -> N
                 assert not isinstance(value, str) or taken[key] == value, (key, value)
     assert len(refused) > 150
     assert [line for line in refused if "\n" in line or len(line) > 1000] == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "overrides", "window", "stride"),
+    [
+        ("camvid", ["data.crop=128"], 128, 128),
+        ("folder", ["data.crop=64"], 64, 64),
+        ("pascal-context-segvit", ["data.crop=240"], 240, 160),  # its share of the window
+        ("camvid", ["data.crop=128", "inference.window=192"], 192, 192),
+        ("camvid", ["data.crop=128", "inference.stride=32"], 128, 32),
+        ("camvid", ["data.crop=128", "inference.window=null"], None, None),
+        ("camvid", ["inference.window=128"], 128, 128),
+        ("camvid", [], 256, 256),
+    ],
+)
+def test_windows_follow_the_crop(dataset: str, overrides: list[str], window: int | None, stride: int | None) -> None:
+    """Unless they are given."""
+    found = resolve("segmenter-linear-tiny", dataset, overrides).inference
+    assert (found.window, found.stride) == (window, stride)

@@ -259,6 +259,8 @@ class TestTheExampleOfTheDocumentation:
     def test_becomes_a_model(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         line = written("new_decoder.md", "line: whitebox/models/decoders/__init__.py")
         registered = eval(f"{{{line}}}", {}, vars(EXAMPLE))
+        imported = written("new_decoder.md", "import: whitebox/models/decoders/__init__.py").split()
+        assert imported[1] == "whitebox.models.decoders.kmeans" and imported[-1] == registered["kmeans"].__name__
         shutil.copytree(configs_folder(), tmp_path / "configs")
         monkeypatch.setattr("whitebox.catalog.configs_folder", lambda: tmp_path / "configs")
         with pytest.raises(ConfigError, match="Unknown model 'kmeans-tiny'"):
