@@ -6,9 +6,11 @@ here says anything about natural images, or about the published numbers of SED.
 
     python -m experiments.open_shapes measure RUN ... -o results/open-shapes
     python -m experiments.open_shapes rejection RUN -o results/open-shapes
+    python -m experiments.open_shapes scenes RUN -o results/open-shapes
     python -m experiments.open_shapes show results/open-shapes
 
-``measure`` writes a record a run, ``rejection`` one about early rejection, ``show`` draws their tables and figures.
+``measure`` writes a record a run, ``rejection`` one about early rejection, ``show`` draws their tables and figures;
+``scenes`` draws the answers of a run to some scenes.
 
 Shapes: N images, K classes of a question, B batch, H W pixels.
 """
@@ -383,6 +385,31 @@ def _figure(groups: Mapping[str, Sequence[Record]], path: Path) -> None:
         save_figure(figure, path)
 
 
+def picture(path: Path, folder: Path, question: str = "held-out-all", images: int = 6) -> None:
+    """``figures/scenes``: scenes, their truth, and what a run says of them among the names of a question."""
+    model, config = load_run(path)
+    dataset = scenes(next(each for each in QUESTIONS if each.name == question), images, config.data.size)
+    colours = np.array(dataset.palette, np.uint8)
+    with figure_style():
+        figure = new_figure(3.6, 1.2 * images)
+        panels = figure.subplots(3, images)
+        for column, (said_HW, true_HW) in enumerate(answers(model, dataset)):
+            photo = dataset[column].image.permute(1, 2, 0).numpy()
+            for row, (what, pixels, shown) in enumerate(
+                (("scene", photo, None), ("truth", colours[true_HW], true_HW), ("said", colours[said_HW], said_HW))
+            ):
+                axes = panels[row, column]
+                axes.imshow(pixels, interpolation="nearest")
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.set_ylabel("" if column else what)
+                if shown is not None:
+                    counts_K = torch.bincount(shown.flatten(), minlength=len(dataset.classes))
+                    largest = [k for k in counts_K.argsort(descending=True).tolist() if k and counts_K[k] > 80][:3]
+                    axes.set_xlabel("\n".join(dataset.classes[k] for k in largest), fontsize=5.5)
+        save_figure(figure, folder / "figures" / "scenes")
+
+
 def _numbers(groups: Mapping[str, Sequence[Record]]) -> dict[Asked, int]:
     first = next(iter(groups.values()))[0].measured
     return {each: first[each.name]["names"] for each in QUESTIONS if each.name in first}
@@ -396,12 +423,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line, see the head of this file."""
     parser = argparse.ArgumentParser(description="What models trained on open-shapes know of names they never saw.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("measure", "rejection"):
+    for name, images in (("measure", IMAGES), ("rejection", 20), ("scenes", 6)):
         command = commands.add_parser(name)
-        command.add_argument("runs", nargs="+", type=Path)
+        command.add_argument("runs", nargs="+" if name == "measure" else 1, type=Path)
         command.add_argument("-o", "--output", type=Path, default=Path("results/open-shapes"))
-        command.add_argument("--images", type=int, default=IMAGES if name == "measure" else 20)
-        command.add_argument("--cost-alone", action="store_true", help="the towers of the runs, without their decoders")
+        command.add_argument("--images", type=int, default=images)
+    commands.choices["measure"].add_argument("--cost-alone", action="store_true", help="the towers without decoders")
     commands.add_parser("show").add_argument("folder", type=Path)
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -409,6 +436,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(chosen.folder)
         return
     for run in chosen.runs:
+        if chosen.command == "scenes":
+            picture(run, chosen.output, images=chosen.images)
+            return
         if chosen.command == "measure":
             record = measure(run, chosen.output, chosen.images, chosen.cost_alone)
         else:

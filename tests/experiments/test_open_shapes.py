@@ -78,6 +78,8 @@ def test_the_study_from_runs_to_tables(
     assert rows[121, None]["kept"] == 121
     assert rows[121, 1]["kept"] <= rows[121, 16]["kept"] <= 121
     assert rows[121, 1]["gflops"] <= rows[121, None]["gflops"]
+    study.main(["scenes", str(runs["sed-tiny"]), "-o", str(tmp_path), "--images", "2"])
+    assert (tmp_path / "figures" / "scenes.png").stat().st_size > 10_000
     capsys.readouterr()
     study.main(["show", str(tmp_path)])
     assert "This says nothing about natural images." in capsys.readouterr().out.replace("\n", " ").replace("  ", " ")

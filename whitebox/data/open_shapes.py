@@ -88,7 +88,7 @@ class Kind:
 def _group(c: int, t: int, f: int, words: tuple[str, str, str]) -> str:
     if any(first in words and second in words for first, second in UNSEEN_PAIRS):
         return "pairs"
-    return "held-out" if (c + t + f) % 4 == 0 else "seen"  # a Latin rule leaves each pair with three of four thirds
+    return "held-out" if (c + t + f) % 4 == 0 else "seen"  # of each pair about a quarter
 
 
 KINDS = tuple(
@@ -118,7 +118,7 @@ def palette(classes: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
 
 
 def draw(seed: int, split: str, index: int, size: int) -> tuple[UInt8, UInt8]:
-    """One scene and its label: two to four shapes of the split's classes on a dim ground.
+    """One scene and its label: two or three shapes of the split's classes on a dim ground.
 
     Args:
         seed: of the whole dataset.
