@@ -107,6 +107,7 @@ def die() -> None:
 def _run(target: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str], output: Path) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as where no server began the process
     with output.open("w") as opened:
         os.dup2(opened.fileno(), 1)
         os.dup2(opened.fileno(), 2)

@@ -105,7 +105,13 @@ def runs_and_overrides(items: list[str] | None) -> tuple[list[Path], list[str]]:
 
 def common_folder(folders: Sequence[Path]) -> Path:
     """The folder above all of them, where what compares them belongs; absolute and relative ones may be mixed."""
-    return Path(os.path.relpath(os.path.commonpath([folder.resolve() for folder in folders])))
+    from whitebox.files import from_the_start
+
+    common = os.path.commonpath([from_the_start(folder).resolve() for folder in folders])
+    try:
+        return Path(os.path.relpath(common))
+    except FileNotFoundError:  # the working folder was deleted
+        return Path(common)
 
 
 @contextmanager

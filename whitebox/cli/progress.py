@@ -68,6 +68,8 @@ class TrainingProgress:
                 self.console,
                 "The encoder starts from random weights; the papers' start from ImageNet: encoder.pretrained=true",
             )
+        if config.train.compile:
+            print_line(self.console, "The first step compiles the model, on a CPU for some minutes; no later one does.")
         self.training = self.bars.add_task("train", total=steps, completed=first_step, numbers="")
 
     def contrasting(self, done: int, total: int, kept: Path) -> None:

@@ -56,6 +56,7 @@ def reproduce_command(
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
     from whitebox.cli.progress import image_progress
     from whitebox.cli.training import train
+    from whitebox.data.preflight import preflight
     from whitebox.runs import find_run
     from whitebox.terminal import table_console
 
@@ -71,6 +72,8 @@ def reproduce_command(
     if dry_run:
         table_console().print(plan_table(needed, dataset, overrides or (), data_root).to_rich())
         return
+    folder = output or Path("results") / name.partition("-")[0] / dataset
+    preflight(folder)
     for each in needed:
         if each.differs:
             say(f"{each.model} is shown by {each.folder}, which has {', '.join(each.differs)}.")
@@ -79,7 +82,6 @@ def reproduce_command(
             train(each.model, overrides, dataset=dataset, data_root=data_root, output=runs, resume=True, device=device)
     found = [find_run(each.folder or runs / f"{each.model}-{dataset}", None, data_root, (), device) for each in needed]
     models = {run.name: each.model for run, each in zip(found, needed, strict=True)}
-    folder = output or Path("results") / name.partition("-")[0] / dataset
     reproduce(experiments, found, models, setting, folder, lambda title: image_progress(title, None), again=again)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -26,13 +27,27 @@ def default_workers() -> int:
     return min(8, (os.cpu_count() or 2) // 2)
 
 
-def ignore_signals(worker: int) -> None:
-    """For ``DataLoader(worker_init_fn=)``: a signal sent to all processes at once is left to the main one.
+def serve(worker: int) -> None:
+    """For ``DataLoader(worker_init_fn=)``: live as long as the main process, leave signals to it, and end on failure.
 
-    Without it a worker dies by SIGTERM or Ctrl-C while the main process still has its state to save.
+    Else a worker dies by a SIGTERM or Ctrl-C sent to all processes at once while the main one has its state to save;
+    begun by a forkserver, it never notices that the main one was killed; and where no memory can be shared (``ulimit
+    -f`` bounds it too), it drops the sample, which the main process would await for ever.
     """
+    multiprocessing.queues.Queue._on_queue_feeder_error = _end_at_once  # type: ignore[attr-defined]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_at_once(*_: object) -> None:
+    os._exit(1)
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess | None) -> None:
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @atexit.register  # runs before the same of multiprocessing, which was imported earlier
@@ -62,16 +77,18 @@ def each(loader: Iterable[T]) -> Iterator[T]:
     Raises:
         DataError: a loading process was killed.
     """
-    samples = iter(loader)
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler is what raises
+    samples: Iterator[T] | None = None
     while True:
         try:
+            if samples is None:
+                samples = iter(loader)
+                if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler is what raises
             sample = next(samples)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: while it handed over a sample
+            if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
                 raise
             raise DataError(
                 "A data loading process was killed, most often because memory ran out (also that of /dev/shm): go on "

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from whitebox.config import DataConfig, InferenceConfig
 from whitebox.data.dataset import SegmentationDataset
-from whitebox.data.loading import ErrorsAsValues, default_workers, each, ignore_signals
+from whitebox.data.loading import ErrorsAsValues, default_workers, each, serve
 from whitebox.engine.inference import evaluating, predict_many
 from whitebox.engine.metrics import Intervals, Scores, bootstrap, image_counts, scores
 from whitebox.errors import ConfigError, DataError, ModelError, WhiteboxError
@@ -189,7 +189,7 @@ def read_images(dataset: LabelledImages, indices: range, workers: int | None = N
         sampler=indices,
         collate_fn=_same,
         num_workers=min(workers, len(indices)),
-        worker_init_fn=ignore_signals,
+        worker_init_fn=serve,
     )
     for sample in each(loader):
         if isinstance(sample, WhiteboxError):

@@ -28,7 +28,7 @@ from whitebox.catalog import flatten
 from whitebox.config import RunConfig
 from whitebox.data import Sample, build_dataset, dataset_info
 from whitebox.data.fingerprint import data_fingerprint
-from whitebox.data.loading import default_workers, ignore_signals
+from whitebox.data.loading import default_workers, serve
 from whitebox.data.preflight import preflight
 from whitebox.data.sampler import EpochSampler
 from whitebox.engine import checkpoint
@@ -199,7 +199,7 @@ class _Run:
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=self.accelerator.device.type == "cuda",
-            worker_init_fn=ignore_signals,
+            worker_init_fn=serve,
         )
 
     def _encoded(self, views: Views) -> EncodedViews:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from whitebox.config import RunConfig
 from whitebox.data import Sample, SegmentationDataset
-from whitebox.data.loading import ErrorsAsValues, each, ignore_signals
+from whitebox.data.loading import ErrorsAsValues, each, serve
 from whitebox.engine.distributed import gathered, on_main
 from whitebox.engine.rows import RowStore, require_room
 from whitebox.errors import WhiteboxError
@@ -176,7 +176,7 @@ def _made(
         batch_sampler=[keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],
         collate_fn=list,
         num_workers=workers,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=serve,
     )
     waiting = iter(rows)
     device = model.mean.device
