@@ -86,6 +86,14 @@ class TestTrain:
         assert code == 0
         assert "resumed at step 2" in out
 
+    def test_resume_of_a_finished_run_whose_log_is_damaged(self, call: Call, runs: Path, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        shutil.copytree(runs / "depict-sa-tiny-shapes", run)
+        (run / "metrics.jsonl").write_bytes(b'\xff\xfe\x00{"step": "a"}\n')
+        code, out, err = call("train", "depict-sa-tiny", "-o", tmp_path, "--name", "run", "--resume", *TINY)
+        assert code == 0, err
+        assert "Run saved in" in out and "No curves are drawn: " in err
+
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [

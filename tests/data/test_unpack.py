@@ -268,7 +268,7 @@ def test_a_giant_header_is_not_read(tmp_path: Path, mode: str) -> None:
         info = tarfile.TarInfo("set/a.jpg")
         info.pax_headers = {"comment": "x" * 2_000_000}
         archive.addfile(info, io.BytesIO())
-    assert not is_archive(tmp_path / "a.tar")
+    assert is_archive(tmp_path / "a.tar")
     assert "has a header of 2.0 MB" in refused(tmp_path / "a.tar", tmp_path / "t")
 
 

@@ -305,7 +305,7 @@ def test_torchrun_and_accelerate_launch(one: Path, tmp_path: Path) -> None:
     accelerate = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "whitebox")
     done = launched(*accelerate, "eval", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Record: ") == 1
+    assert done.stdout.count("Figures and tables: ") == 1
     assert json.loads(record.read_text())["measured"] == measured
 
 

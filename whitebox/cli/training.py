@@ -87,6 +87,7 @@ def train(
         return
     from analysis.consumed import Chosen, EvaluatedImages
     from analysis.measures.evaluation import evaluation_question, store_evaluation
+    from analysis.record import RecordError
     from analysis.show.render import render
     from analysis.show.training import training_curves
     from whitebox.cli.progress import TrainingProgress
@@ -116,7 +117,10 @@ def train(
     record = store_evaluation(question, evaluation, trained.classes, folder, folder.name).record
     if not main_process():
         return
-    training_curves(folder / "metrics.jsonl", folder / "curves.png")
+    try:
+        training_curves(folder / "metrics.jsonl", folder / "curves.png")
+    except RecordError as error:  # the log of a finished run was lost; the run is as it was
+        say(f"No curves are drawn: {error}", err=True)
     render([record], folder)
     say(f"Run saved in {folder}. Next: whitebox predict {folder} PHOTO -o out")
 

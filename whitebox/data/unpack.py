@@ -66,6 +66,8 @@ def is_archive(path: Path) -> bool:
             return True
         with _opened(path) as file, tarfile.open(fileobj=file, mode="r:"):
             return True
+    except _HeaderError:
+        return True  # of no use, but ``unpack`` says why
     except _DAMAGED:
         return False
 
@@ -140,6 +142,10 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
             file.members.clear()  # type: ignore[attr-defined]  # else a million of them stay in memory
 
 
+class _HeaderError(ValueError):
+    """A header that would fill the memory."""
+
+
 class _Bounded:
     """A tar file, unpacked, that hands out no more than a block at once: tarfile reads whole headers into memory."""
 
@@ -148,7 +154,7 @@ class _Bounded:
 
     def read(self, size: int) -> bytes:
         if size > _BLOCK:
-            raise ValueError(f"it has a header of {size / 1e6:.1f} MB")
+            raise _HeaderError(f"it has a header of {size / 1e6:.1f} MB")
         return self.file.read(size)
 
 

@@ -91,14 +91,17 @@ def leave() -> None:
 
 
 def on_main(action: Callable[[], None]) -> None:
-    """Do ``action`` on the main process while the others wait; an error it raises on purpose is raised on all."""
+    """Do ``action`` on the main process while the others wait; an error it raises on purpose is raised on all.
+
+    Processes that have parted (``leave``, the end of a training) do not wait.
+    """
     failed: list[WhiteboxError | None] = [None]
     if PartialState().is_main_process:
         try:
             action()
         except WhiteboxError as error:
             failed = [error]
-    if PartialState().num_processes > 1:
+    if PartialState().num_processes > 1 and torch.distributed.is_initialized():
         broadcast_object_list(failed)
     if failed[0] is not None:
         raise failed[0]
