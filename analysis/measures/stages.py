@@ -67,6 +67,8 @@ def stages_of(run: Run, encoder: bool, layers: Sequence[str]) -> list[Stage]:
             found.append(Stage(tap.removesuffix(".tokens"), tap, first[parts[1]] + int(parts[2]), of_classes))
     if cross:
         found.append(Stage("decoder.class_embeddings", "", own, True))
+    if not found:
+        raise ConfigError(f"{run.name} has no tokens along its layers, but maps of each class: this does not apply.")
     patterns = [*(layers or ["decoder.*"]), *(["encoder.*"] if encoder else [])]
     for pattern in patterns:
         if not any(fnmatchcase(stage.name, pattern) for stage in found):

@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from sed_vectors import Case, aggregator, clip_name, relative, whole_model
 from torch import Tensor
 
+from analysis.measures.costs import count
 from whitebox.errors import ConfigError, ModelError
 from whitebox.interop.sed import LAYER_NAMES, our_name
-from whitebox.models import CLIPConfig, CLIPEncoder, EncoderConfig, OpenSegmentor, build, record
+from whitebox.models import DECODERS, CLIPConfig, CLIPEncoder, EncoderConfig, OpenSegmentor, build, record
 from whitebox.models.decoders import sed
 from whitebox.models.decoders.sed import SED, SEDConfig
 from whitebox.models.losses import BinaryCrossEntropy
 from whitebox.models.weights import renamed
+from whitebox.names import OPEN_VOCABULARY
 
 FORWARD, GRADIENT, TINY_GRADIENT = 2e-5, 1e-4, 5e-3  # of the largest value, as the vectors say
 
@@ -259,10 +261,10 @@ def test_every_step_equals_the_official_trace(shared: Path) -> None:
         with torch.no_grad(), record(model, "decoder.*", "encoder.*") as seen:
             said = model.predict(image)
         for key, tap, flat in (
-            ("conv1", "input", True),
-            *((f"decoder{i + 1}.attention", f"layers.{i}.class_tokens", False) for i in range(3)),
-            *((f"decoder{i + 1}.cnext", f"layers.{i}.spatial_tokens", True) for i in range(3)),
-            *((f"decoder{i + 1}.out", f"layers.{i}.tokens", True) for i in range(3)),
+            ("conv1", "embedded", True),
+            *((f"decoder{i + 1}.attention", f"layers.{i}.class_maps", False) for i in range(3)),
+            *((f"decoder{i + 1}.cnext", f"layers.{i}.spatial_maps", True) for i in range(3)),
+            *((f"decoder{i + 1}.out", f"layers.{i}.maps", True) for i in range(3)),
             *((f"head{i}", f"layers.{i}.masks", True) for i in range(3)),
             ("head", "masks", True),
         ):
@@ -276,7 +278,7 @@ def test_every_step_equals_the_official_trace(shared: Path) -> None:
         if pool == 2:
             for level, block in enumerate(("0.blocks.0", "1.blocks.0", "2.blocks.1", "3.blocks.0")):
                 official = case[f"pool2.clip.stages.{block}"]
-                assert relative(seen[f"encoder.layers.{level}.tokens"], official) < FORWARD
+                assert relative(seen[f"encoder.layers.{level}.maps"], official) < FORWARD
             assert relative(seen["encoder.dense"], case["clip.dense"]) < FORWARD
             assert relative(seen["decoder.cost"].transpose(1, 2), case["agg.cost_volume"]) < FORWARD
         probabilities = model.probabilities(said, size)[0]
@@ -314,6 +316,36 @@ def test_tensors_of_real_models_are_the_official_ones(shared: Path) -> None:
             model = build(CLIPConfig(name=name), SEDConfig(), 171)
         assert sum(each.numel() for each in model.encoder.parameters()) == of_clip
         assert sum(each.numel() for each in model.decoder.parameters()) == of_decoder
+
+
+@pytest.mark.parametrize(
+    ("name", "of_encoder", "gflops"),  # by number of names and pooling, published in whole GFLOPs
+    [
+        (
+            "clip_convnext_base_w_320",
+            361.7,
+            {(20, 2): 69, (150, 2): 503, (459, 2): 1535, (847, 2): 2832, (150, 1): 577},
+        ),
+        ("clip_convnext_large_d_320", 811.9, {(150, 2): 506, (847, 2): 2843, (150, 1): 579}),
+    ],
+)
+def test_costs_are_those_of_the_official_modules(
+    name: str, of_encoder: float, gflops: dict[tuple[int, int], int]
+) -> None:
+    with torch.device("meta"):
+        model = build(CLIPConfig(name=name), SEDConfig(), 2).eval()
+    assert isinstance(model, OpenSegmentor)
+    for (names, pool), expected in gflops.items():
+        object.__setattr__(model.decoder.config, "eval_pool", pool)
+        features = torch.empty(names, 80, model.encoder.embed, device="meta")
+        model.set_vocabulary([f"name {index}" for index in range(names)], features_TPD=features)
+        costs = count(model, 768)
+        assert costs["decoder"].gflops == pytest.approx(expected, abs=max(0.5, 0.005 * expected))
+        assert costs["encoder"].gflops == pytest.approx(of_encoder, rel=0.005)
+
+
+def test_decoders_of_names_are_known_without_torch() -> None:
+    assert sorted(OPEN_VOCABULARY) == sorted(name for name, each in DECODERS.items() if each.open_vocabulary)
 
 
 # -------------------------------------------------------------------------------------------------------- our own

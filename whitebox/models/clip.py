@@ -241,7 +241,7 @@ class CLIPEncoder(nn.Module):
         found = []
         for stage, taps in zip(self.trunk.stages, self.layers, strict=True):
             x_BChw = stage(x_BChw)
-            found.append(cast(_LevelTaps, taps).tokens(x_BChw))
+            found.append(cast(_LevelTaps, taps).maps(x_BChw))
         return [found[self.strides.index(stride)] for stride in strides]
 
     def embedded(self, map_BChw: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ class _LevelTaps(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens = Tap()
+        self.maps = Tap()
 
 
 def _file_tensors(path: Path) -> dict[str, Tensor]:

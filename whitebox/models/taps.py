@@ -20,6 +20,13 @@ the same in every model:
     decoder.layers.{l}.sparse       of CRATE: what ISTA gives; its zeros are the sparsity     (B, N, D)
     decoder.cross_layers.{l}.masks  of SegViT: mean over heads of the attention logits        (B, K, N)
     decoder.memories.{s}.tokens     of SegViT: tokens of one encoder layer, projected         (B, N, D)
+    encoder.layers.{i}.maps         of a ConvNeXt: the map of level i                         (B, C, h, w)
+    encoder.dense                   of CLIP: the last map in the space of the names           (B, D, h, w)
+    decoder.cost, decoder.embedded  of SED: cost volume; after the first convolution          (B, K, P or C, h, w)
+    decoder.layers.{l}.spatial_maps, .class_maps, .maps   of SED: after each part of layer l  (B, K, C, h, w)
+    decoder.layers.{l}.masks, decoder.masks   of SED: masks before layer l, and at the end    (B, K, h, w)
+    decoder.layers.{l}.kept         of SED's early rejection: what enters layer l             (B, K)
+    decoder.layers.{l}.classes.weights   of SED: weights among classes at each place          (B h w, H, K, K)
     decoder.patches, decoder.classes   unit vectors whose dot product is the cosine           (B, N, D), (B, K, D)
     decoder.cosine                  mask logits before LayerNorm over classes                 (B, N, K)
 

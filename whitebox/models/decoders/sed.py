@@ -240,9 +240,9 @@ class Layer(nn.Module):
         self.spatial = SpatialBlock(channels, kernel)
         self.classes = ClassAttention(channels, config.heads, config.attention, channels if config.text_guidance else 0)
         self.fusion = Fusion(channels, out, guidance)
-        self.spatial_tokens = Tap()
-        self.class_tokens = Tap()
-        self.tokens = Tap()
+        self.spatial_maps = Tap()
+        self.class_maps = Tap()
+        self.maps = Tap()
         self.masks = Tap()
         self.kept = Tap()
 
@@ -250,10 +250,10 @@ class Layer(nn.Module):
         self, x_nChw: Tensor, image_BGhw: Tensor, cost_nGhw: Tensor, pool: int, guidance_TG: Tensor | None
     ) -> Tensor:
         B = len(image_BGhw)
-        x_BTChw = self.spatial_tokens(self.spatial(x_nChw).unflatten(0, (B, -1)))
-        x_BTChw = self.class_tokens(self.classes(x_BTChw, pool, guidance_TG))
+        x_BTChw = self.spatial_maps(self.spatial(x_nChw).unflatten(0, (B, -1)))
+        x_BTChw = self.class_maps(self.classes(x_BTChw, pool, guidance_TG))
         x_nChw = self.fusion(x_BTChw.flatten(0, 1), image_BGhw, cost_nGhw)
-        self.tokens(x_nChw.unflatten(0, (B, -1)))
+        self.maps(x_nChw.unflatten(0, (B, -1)))
         return x_nChw
 
 
@@ -302,7 +302,7 @@ class SED(Decoder):
             self.text_guidance = nn.ModuleList(nn.Linear(embed, width) for width in inputs)
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for width in [config.hidden, *config.widths])
         self.cost = Tap()
-        self.input = Tap()
+        self.embedded = Tap()
         self.masks = Tap()
         if config.train == "heads":
             self.requires_grad_(False)
@@ -342,7 +342,7 @@ class SED(Decoder):
         pool = self.config.pool if self.training else self.config.eval_pool
         cost_nPhw = self.cost(cost_volume(dense_BDhw, text_TPD)).flatten(0, 1)
         x_nChw = self.cost_embedding(cost_nPhw)
-        self.input(x_nChw.unflatten(0, (B, T)))
+        self.embedded(x_nChw.unflatten(0, (B, T)))
         guidance = self.names(text_TPD)
         masks: list[Tensor] = []
         last = self.config.train == "heads" and self.training

@@ -55,8 +55,8 @@ def _image(
     parts = _parts(decoder, T, 2 * each, cost_TPhw.device)
     x_TChw = torch.cat([decoder.cost_embedding(cost_TPhw[part]) for part in parts])
     x_TChw = x_TChw.contiguous(memory_format=torch.channels_last)
-    if decoder.input.listening:
-        decoder.input(x_TChw[None].clone())
+    if decoder.embedded.listening:
+        decoder.embedded(x_TChw[None].clone())
     alive_T = torch.arange(T, device=x_TChw.device)
     kept_ST = []
     names = decoder.names(text_TPD)
