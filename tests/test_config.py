@@ -191,6 +191,7 @@ def test_change_of_a_saved_run() -> None:
 BAD = (None, "x", -1, 10**30, float("nan"), [], [[1]], {"a": 1}, "${oc.env:HOME}", "\x1b[2J\n", "a" * 5000)
 
 
+@pytest.mark.slow
 def test_any_value_of_a_saved_configuration_is_taken_or_refused_in_a_line() -> None:
     """Whatever somebody else wrote: no traceback, nothing resolved, no message of many lines or letters."""
     saved = to_dict(resolve("depict-sa-tiny", "camvid"))

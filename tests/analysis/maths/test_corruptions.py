@@ -7,17 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from analysis.maths.corruptions import (
-    GROUPS,
-    KINDS,
-    SEVERITIES,
-    Corruption,
-    corrupt,
-    parse_kinds,
-    parse_severities,
-    shown_names,
-)
-from analysis.measures.corruptions import degradation, estimate, relative_degradation
+from analysis.maths.corruption_names import GROUPS, KINDS, SEVERITIES, parse_kinds, parse_severities, shown_names
+from analysis.maths.corruptions import Corruption, corrupt
+from analysis.maths.degradation import degradation, relative_degradation
+from analysis.measures.corruption_tables import estimate
 from whitebox.errors import ConfigError, DataError
 
 

@@ -10,12 +10,10 @@ import torch
 from tiny_runs import CLOSED
 from torch import nn
 
+from analysis.maths.levels import MAX_LEVELS, TARGETS, parse_levels
 from analysis.maths.perturbation import (
-    MAX_LEVELS,
-    TARGETS,
     ChangedImages,
     PixelNoise,
-    parse_levels,
     perturbed,
     standard_normal,
     target_parameters,

@@ -99,6 +99,7 @@ def test_what_cannot_be_rendered(tmp_path: Path) -> None:
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "cv2"}
 
 
+@pytest.mark.slow
 def test_showing_loads_no_torch(tmp_path: Path) -> None:
     """Neither importing what shows each kind, nor `whitebox render`."""
     ranged = {"value": 0.5, "low": 0.4, "high": 0.6}
