@@ -77,9 +77,12 @@ def test_pages_link_what_is_there_and_all_that_is_drawn() -> None:
 
 
 def test_all_records_are_read_and_belong_to_runs_we_name() -> None:
-    folders = sorted(RESULTS.rglob("records"))
-    records = [record for folder in folders for record in read_records(folder)]
-    assert len(records) == 150 and {record.model for record in records} <= set(STUDIES["camvid"].runs)
+    of_studies = [RESULTS / name for name in (*STUDIES, *PAPERS)]
+    for folder in sorted(RESULTS.rglob("records")):
+        records = read_records(folder)
+        assert records, folder
+        if any(folder.is_relative_to(study) for study in of_studies):
+            assert {record.model for record in records} <= set(STUDIES["camvid"].runs)
 
 
 def test_a_study_names_runs_that_can_be_trained() -> None:
