@@ -168,6 +168,26 @@ def test_weights_without_a_state_are_not_trained_over(unbroken: Path, tmp_path: 
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == before
 
 
+def killed_in_the_first_save(folder: Path) -> None:
+    original = checkpoint.save_model
+
+    def save_model(*arguments: Any) -> None:
+        original(*arguments)
+        die()
+
+    checkpoint.save_model = save_model
+    run(folder)
+
+
+def test_killed_between_the_first_weights_and_their_state(unbroken: Path, tmp_path: Path) -> None:
+    """Weights without a state then stand in nobody's way; those of a finished run do, see above."""
+    code, output = alone(killed_in_the_first_save, tmp_path / "run", folder=tmp_path)
+    assert code == -signal.SIGKILL, output
+    assert (tmp_path / "run" / WEIGHTS).exists() and kept(tmp_path / "run") == []
+    go_on(tmp_path / "run")
+    assert same(tmp_path / "run", unbroken)
+
+
 def fill_the_disk(folder: Path, room: int) -> None:
     """No file may grow beyond ``room`` bytes after step 3: what a full disk does to those who write."""
 

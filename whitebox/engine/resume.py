@@ -15,6 +15,7 @@ from whitebox.data import SegmentationDataset
 from whitebox.data.fingerprint import data_fingerprint
 from whitebox.engine import checkpoint
 from whitebox.errors import CheckpointError, ConfigError, TrainingError
+from whitebox.foreign import parse_json
 from whitebox.versions import versions
 
 _PARTS = {"step", "config", "model", "optimizer", "scaler", "ema"}  # of a state; since 0.2 also "origin"
@@ -45,13 +46,27 @@ def find_state(config: RunConfig, folder: Path, resume: bool, allow_changes: boo
                 f"{folder} holds a run already: continue it with --resume, or choose another name with --name."
             )
         return None
-    if not checkpoint.training_states(folder / "checkpoints") and not (folder / checkpoint.WEIGHTS).exists():
+    saved = (folder / checkpoint.WEIGHTS).exists() and not _stopped_in_its_first_save(folder)
+    if not checkpoint.training_states(folder / "checkpoints") and not saved:
         return None  # stopped before it saved anything, or not begun
     state = checkpoint.load_training_state(folder / "checkpoints")
     if not state.keys() >= _PARTS:
         raise CheckpointError(f"The newest training state of {folder} is not one of whitebox: move it away.")
     _settle(folder, "another configuration", _changed_keys(json.loads(state["config"]), config), allow_changes)
     return state
+
+
+def _stopped_in_its_first_save(folder: Path) -> bool:
+    """Whether a run that has weights and no state ended between the two.
+
+    One that was finished, whose states were deleted, has an evaluation in its log; what was never trained has no log.
+    """
+    log_file = folder / "metrics.jsonl"
+    try:
+        lines = [parse_json(line) for line in log_file.read_bytes().splitlines()]
+    except (OSError, ValueError):
+        return False
+    return all(isinstance(line, dict) and "split" not in line for line in lines)
 
 
 def origin(config: RunConfig, train_set: SegmentationDataset, val_set: SegmentationDataset) -> dict[str, Any]:
