@@ -5,6 +5,7 @@ Shapes: N images, ... any further axes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,13 +56,19 @@ def _percentiles(means_R: NDArray[np.float64], at: tuple[float, float]) -> tuple
     return tuple(np.where(empty, np.nan, edge) for edge in np.nanpercentile(safe, at, axis=0))
 
 
+def ranged(value: float, low_high: Sequence[float]) -> dict[str, float]:
+    """A value with the ends of its interval, as records store it."""
+    low, high = low_high
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
 def estimates(values_N: ArrayLike, seed: int = 0) -> Any:
     """`mean_interval` as records store it: ``{"value", "low", "high"}`` for one axis, nested lists of it for more."""
     mean, low, high = mean_interval(values_N, seed=seed)
 
     def nested(value: Any, lower: Any, upper: Any) -> Any:
         if np.ndim(value) == 0:
-            return {"value": float(value), "low": float(lower), "high": float(upper)}
+            return ranged(value, (lower, upper))
         return [nested(*each) for each in zip(value, lower, upper, strict=True)]
 
     return nested(mean, low, high)

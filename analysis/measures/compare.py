@@ -24,6 +24,7 @@ from typing import Any
 
 from analysis.ask import ask
 from analysis.maths.conventions import RESAMPLES
+from analysis.maths.intervals import ranged
 from analysis.measures.evaluation import Evaluated
 from analysis.record import Answer, Question, Record, RecordError
 from whitebox.errors import ConfigError
@@ -125,7 +126,7 @@ def differences(reference: Evaluated, model: Evaluated, classes: Sequence[str], 
     def difference(ours: float, theirs: float, low_high: Sequence[float]) -> dict[str, float]:
         if ours == theirs == 0:  # found by neither: no resample can differ, and that is no certainty
             low_high = (math.nan, math.nan)
-        return {"value": float(ours - theirs), "low": float(low_high[0]), "high": float(low_high[1])}
+        return ranged(ours - theirs, low_high)
 
     return {
         **{key: difference(getattr(scores, key), getattr(base, key), getattr(interval, key)) for key in MEANS},

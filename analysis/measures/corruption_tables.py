@@ -14,6 +14,7 @@ import numpy as np
 from analysis.consumed import EvaluatedImages
 from analysis.maths.corruption_names import group_of, package_version
 from analysis.maths.degradation import degradation, relative_degradation
+from analysis.maths.intervals import ranged
 from analysis.measurement import Progress
 from analysis.measures.changes import CLEAN, ChangedRun, MeanScores, Values, percentile_interval
 from analysis.measures.corruptions import Corruptions
@@ -82,4 +83,4 @@ def measured_corruptions(options: Corruptions, found: Corrupted, reference: Corr
 def estimate(values_x: Values) -> dict[str, float]:
     """What was measured, and the interval of its resamples; none where one of them has no value."""
     low, high = (np.nan, np.nan) if np.isnan(values_x).any() else percentile_interval(values_x[1:])
-    return {"value": float(values_x[0]), "low": low, "high": high}
+    return ranged(values_x[0], (low, high))

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from analysis.ask import keep, stored
 from analysis.consumed import Chosen, EvaluatedImages
 from analysis.maths.conventions import RESAMPLES
+from analysis.maths.intervals import ranged
 from analysis.measurement import Progress
 from analysis.record import Answer, Question, Record, RecordError, describe_weights
 from whitebox.files import write_atomically
@@ -191,9 +192,6 @@ def measured_scores(
     interval = bootstrap(counts_N3K, resamples, seed, mean_over=mean_over)
     labels_K = counts_N3K[:, 2].sum(0)
     share_K = labels_K / max(1, int(labels_K.sum()))
-
-    def ranged(value: float, low_high: Sequence[float]) -> dict[str, float]:
-        return {"value": float(value), "low": float(low_high[0]), "high": float(low_high[1])}
 
     return {
         "miou": ranged(found.miou, interval.miou),

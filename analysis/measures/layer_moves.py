@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from analysis.maths.conventions import MULTIPLES
-from analysis.maths.intervals import estimates
+from analysis.maths.intervals import estimates, ranged
 from analysis.maths.moves import Array, captured, compression, judge, refinement
 from whitebox.models.attention import SubspaceAttention, SubspaceLayer
 
@@ -57,7 +57,7 @@ def summary(name: str, layer: SubspaceLayer, rows: Sequence[Mapping[str, Array]]
     def over_draws(key: str) -> dict[str, float]:
         drawn = np.concatenate([row[key].ravel() for row in rows])
         low, high = np.percentile(drawn, (2.5, 97.5))
-        return {"value": float(drawn.mean()), "low": float(low), "high": float(high)}
+        return ranged(drawn.mean(), (low, high))
 
     ends = np.concatenate([np.isin(row["multiple"], (MULTIPLES[0], MULTIPLES[-1])) for row in rows])
     step = getattr(layer, "step_size", None)

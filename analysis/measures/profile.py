@@ -22,6 +22,7 @@ import torch
 
 from analysis.ask import keep, stored
 from analysis.maths.conventions import Cost
+from analysis.maths.intervals import ranged
 from analysis.measurement import Progress
 from analysis.measures.costs import PRECISIONS, SEED, TimedModel, count, draw_names
 from analysis.record import Answer, Data, Question, Record, describe_weights, hardware
@@ -292,4 +293,4 @@ def _measured(
 def _rate(seconds: Sequence[float], batch: int) -> dict[str, float]:
     """Images a second: the median of the passes with their quartiles."""
     low, value, high = np.quantile([batch / each for each in seconds], [0.25, 0.5, 0.75]).tolist()
-    return {"value": value, "low": low, "high": high}
+    return ranged(value, (low, high))

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.record import Record, RecordError
-from analysis.show.figures import COLUMN, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.figures import (
+    COLUMN,
+    figure_style,
+    model_legend,
+    new_figure,
+    rows_below_total,
+    save_figure,
+    side_by_side,
+)
 from analysis.show.tables import Cell, Column, Estimate, Table, percent
 
 MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
@@ -85,26 +93,21 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
     names = [row["name"] for row in first.measured["per_class"]]
     leading = differences[0]
     names.sort(key=lambda name: (math.isnan(leading[name].value), -leading[name].value))
-    rows = dict(zip(("mIoU", *names), (0.0, *(row + 0.4 for row in range(1, len(names) + 1))), strict=True))
-    step = 0.8 / len(records)
     with figure_style(len(records)) as colours:
-        figure = new_figure(0.95 + (len(rows) + 0.4) * max(0.17, 0.07 * len(records)))
+        figure = new_figure(0.95 + (len(names) + 1.4) * max(0.17, 0.07 * len(records)))
         axes = figure.subplots()
-        axes.grid(visible=False, axis="y")
         axes.axvline(0, color="0.3", linewidth=0.8)
+        places = rows_below_total(axes, "mIoU", names)
         for index, (record, shown) in enumerate(zip(records, differences, strict=True)):
-            for name, row in rows.items():
-                centre, each = row + (index + 0.5) * step - 0.4, shown[name]
+            centres, _ = side_by_side(places, index, len(records))
+            for name, centre in zip(("mIoU", *names), centres, strict=True):
+                each = shown[name]
                 label = record.model if name == "mIoU" else None
                 axes.plot([each.low, each.high], [centre, centre], color=colours[index], linewidth=1.2)
                 axes.plot(each.value, centre, "o", color=colours[index], markersize=3, label=label)
-        axes.axhline(0.7, color="0.3", linewidth=0.6)
-        axes.set_yticks(list(rows.values()), list(rows))
-        axes.get_yticklabels()[0].set_fontweight("bold")
-        axes.set_ylim(max(rows.values()) + 0.55, -0.55)
         axes.set_xlabel(
             f"IoU minus that of {reference}\n(percentage points, paired 95 % interval),\n"
             f"{first.data.name} {first.data.split} (n = {first.n} images)"
         )
-        figure.legend(loc="outside upper center", ncols=legend_columns([record.model for record in records], COLUMN))
+        model_legend(figure, records, COLUMN)
         save_figure(figure, f"{stem}.png")

@@ -9,7 +9,18 @@ from typing import Any
 
 from analysis.maths.corruption_names import shown_names
 from analysis.record import Record, RecordError
-from analysis.show.figures import COLUMN, PAGE, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.figures import (
+    COLUMN,
+    PAGE,
+    error_bars,
+    figure_style,
+    legend_height,
+    model_legend,
+    new_figure,
+    rows_below_total,
+    save_figure,
+    side_by_side,
+)
 from analysis.show.noise import Group, require_comparable
 from analysis.show.tables import Cell, Column, Estimate, Table, percent
 
@@ -156,36 +167,29 @@ def heat_maps(records: Group, stem: Path) -> None:
 def mean_bars(records: Group, stem: Path) -> None:
     """Mean over severities of each corruption, models side by side, their clean mIoU on top."""
     names = shown_names(_kinds(records[0]))
-    thickness = 0.8 / len(records)  # of a bar; one corruption takes 1
     with figure_style(len(records)) as colours:
-        columns = legend_columns([record.model for record in records], COLUMN)
-        legend = 0.13 * math.ceil(len(records) / columns)
+        legend = legend_height([record.model for record in records], COLUMN)
         figure = new_figure(0.95 + legend + (len(names) + 1.4) * max(0.17, 0.075 * len(records)))
         axes = figure.subplots()
-        axes.grid(visible=False, axis="y")
+        places = rows_below_total(axes, "clean", names)
         for index, (record, colour) in enumerate(zip(records, colours, strict=False)):
             corruptions = record.measured["corruptions"]
             bars = [percent(record.measured["clean"]), *(percent(corruption["mean"]) for corruption in corruptions)]
-            centres = [row + (0.4 if row else 0.0) + (index + 0.5) * thickness - 0.4 for row in range(len(bars))]
-            spread = [[bar.value - bar.low for bar in bars], [bar.high - bar.value for bar in bars]]
+            centres, thickness = side_by_side(places, index, len(records))
             axes.barh(
                 centres,
                 [bar.value for bar in bars],
-                xerr=[[0 if math.isnan(end) else max(0.0, end) for end in ends] for ends in spread],
+                xerr=error_bars(bars),
                 height=thickness,
                 color=colour,
                 error_kw={"elinewidth": 0.7, "ecolor": "0.25"},
                 label=record.model,
             )
-        axes.axhline(0.7, color="0.3", linewidth=0.6)
-        axes.set_yticks([0.0, *(row + 0.4 for row in range(1, len(names) + 1))], ["clean", *names])
-        axes.get_yticklabels()[0].set_fontweight("bold")
-        axes.set_ylim(len(names) + 0.95, -0.55)
         axes.set_xlim(left=0)
         severities = records[0].settings["severities"]
         axes.set_xlabel(
             f"mIoU (%), mean over severities {', '.join(map(str, severities))};\n"
             f"95 % interval over n = {records[0].n} images"
         )
-        figure.legend(loc="outside upper left", ncols=columns)
+        model_legend(figure, records, COLUMN, left=True)
         save_figure(figure, stem)

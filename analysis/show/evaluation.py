@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.record import Record, RecordError
-from analysis.show.figures import COLUMN, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.figures import (
+    COLUMN,
+    figure_style,
+    model_legend,
+    new_figure,
+    rows_below_total,
+    save_figure,
+    side_by_side,
+)
 from analysis.show.tables import Cell, Column, Estimate, Table, number, percent
 
 if TYPE_CHECKING:
@@ -127,14 +135,13 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
     mean = {name: _mean([table[name].value for table in tables]) for name in tables[0]}
     names = sorted(mean, key=lambda name: (math.isnan(mean[name]), -mean[name]))
 
-    thickness = 0.8 / len(records)  # of a bar; one class takes 1
     with figure_style(len(records)) as colours:
         figure = new_figure(0.75 + (len(names) + 1.4) * max(0.17, 0.065 * len(records)))
         axes = figure.subplots()
-        axes.grid(visible=False, axis="y")
+        places = rows_below_total(axes, "mIoU", names)
         for index, (record, table) in enumerate(zip(records, tables, strict=True)):
             bars = [percent(record.measured["miou"]), *(table[name] for name in names)]
-            centres = [row + (0.4 if row else 0.0) + (index + 0.5) * thickness - 0.4 for row in range(len(bars))]
+            centres, thickness = side_by_side(places, index, len(records))
             label = f"{record.model} ({record.variant})" if record.variant else record.model
             axes.barh(
                 centres,
@@ -145,14 +152,9 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
             )
             for centre, bar in zip(centres, bars, strict=True):
                 _interval(axes, centre, bar)
-        axes.axhline(0.7, color="0.3", linewidth=0.6)
-        rows = [0.0, *(row + 0.4 for row in range(1, len(names) + 1))]
-        axes.set_yticks(rows, ["mIoU", *names])
-        axes.get_yticklabels()[0].set_fontweight("bold")
-        axes.set_ylim(rows[-1] + 0.55, -0.55)
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"IoU (%) and 95 % interval, {first.data.name} {first.data.split} (n = {first.n})")
-        figure.legend(loc="outside upper center", ncols=legend_columns([record.model for record in records], COLUMN))
+        model_legend(figure, records, COLUMN)
         return save_figure(figure, output)
 
 

@@ -7,6 +7,7 @@ that does not suffice.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,12 @@ from whitebox.files import write_atomically
 from whitebox.text import drawn_lines
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
+
+    from analysis.record import Record
+    from analysis.show.tables import Estimate
 
 COLUMN, PAGE = 3.5, 7.2  # inches, the width of one column and of a page
 DPI = 220  # of the PNG
@@ -91,6 +96,40 @@ def legend_columns(names: Sequence[str], width: float) -> int:
         if sum(0.38 + 0.056 * length for length in longest) <= width:
             return columns
     return 1
+
+
+def legend_height(names: Sequence[str], width: float) -> float:
+    """Inches that a legend of ``names`` takes, above a figure so many inches wide."""
+    return 0.13 * math.ceil(len(names) / legend_columns(names, width))
+
+
+def model_legend(figure: Figure, records: Sequence[Record], width: float, left: bool = False) -> None:
+    """The models of ``records`` above a figure, in as many columns as fit."""
+    columns = legend_columns([record.model for record in records], width)
+    figure.legend(loc="outside upper left" if left else "outside upper center", ncols=columns)
+
+
+def rows_below_total(axes: Axes, total: str, names: Sequence[str]) -> list[float]:
+    """Make rows from top to bottom: a total in bold, a rule, then ``names``; gives their centres, one apart."""
+    places = [0.0, *(row + 0.4 for row in range(1, len(names) + 1))]
+    axes.grid(visible=False, axis="y")
+    axes.axhline(0.7, color="0.3", linewidth=0.6)
+    axes.set_yticks(places, [total, *names])
+    axes.get_yticklabels()[0].set_fontweight("bold")
+    axes.set_ylim(places[-1] + 0.55, -0.55)
+    return places
+
+
+def side_by_side(places: Sequence[float], index: int, count: int) -> tuple[list[float], float]:
+    """Where in each row the bar of model ``index`` of ``count`` has its centre, and how thick it is."""
+    thickness = 0.8 / count
+    return [place + (index + 0.5) * thickness - 0.4 for place in places], thickness
+
+
+def error_bars(shown: Sequence[Estimate]) -> list[list[float]]:
+    """Lengths of the intervals below and above, as matplotlib takes them; 0 where there is none."""
+    lengths = [[each.value - each.low for each in shown], [each.high - each.value for each in shown]]
+    return [[0.0 if math.isnan(end) else max(0.0, end) for end in ends] for ends in lengths]
 
 
 def _drawn_tick(shown: Callable[..., str]) -> Callable[..., str]:

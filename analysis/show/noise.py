@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from analysis.maths.levels import TARGETS
 from analysis.record import Record, RecordError
-from analysis.show.figures import COLUMN, PAGE, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.figures import COLUMN, PAGE, figure_style, legend_height, model_legend, new_figure, save_figure
 from analysis.show.tables import Cell, Column, Estimate, Table, percent
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ def noise_curves(records: Group, stem: Path) -> None:
     with figure_style(len(records)) as colours:
         names = [record.model for record in records]
         width = COLUMN if len(records) <= 4 else PAGE
-        columns = legend_columns(names, width)
-        figure = new_figure(2.7 + 0.13 * math.ceil(len(records) / columns), width)
+        figure = new_figure(2.7 + legend_height(names, width), width)
         axes = figure.subplots()
         for record, colour in zip(records, colours, strict=False):
             _curve(axes, record, colour)
@@ -174,7 +173,7 @@ def noise_curves(records: Group, stem: Path) -> None:
         unit = " (pixels in [0, 1])" if settings["target"] == "input" else unit
         axes.set_xlabel(f"noise σ{unit}; 0: the clean model")
         axes.set_ylabel("mIoU (%)")
-        figure.legend(loc="outside upper left", ncols=columns)
+        model_legend(figure, records, width, left=True)
         several = settings["draws"] > 1
         half = "; ◆ σ50, halves the clean mIoU" if any("sigma_50" in record.measured for record in records) else ""
         spread = "band: 95 % t interval of the mean over draws; dotted: min, max\n" if several else ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.maths.conventions import BLOCKS, SCOPES, Cost
 from analysis.record import Record, RecordError
-from analysis.show.figures import PAGE, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.figures import PAGE, error_bars, figure_style, legend_columns, new_figure, save_figure
 from analysis.show.tables import Cell, Column, Estimate, Table
 
 
@@ -190,8 +190,7 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
         work.set_ylim(len(records) - 0.4, -0.6)
         work.set_xlabel("GFLOPs an image (2 x MACs);\nnumbers: decoder of model")
         values = [each.value for each in speeds]
-        low_high = [[each.value - each.low for each in speeds], [each.high - each.value for each in speeds]]
-        speed.errorbar(values, rows, xerr=low_high, fmt="o", color=colours[2], markersize=3.5, linewidth=1)
+        speed.errorbar(values, rows, xerr=error_bars(speeds), fmt="o", color=colours[2], markersize=3.5, linewidth=1)
         for row, each in enumerate(speeds):
             speed.text(each.high, row, f"  {each.value:.3g}", va="center", ha="left", fontsize=6)
         speed.set_xlim(0, 1.25 * max(each.high for each in speeds))

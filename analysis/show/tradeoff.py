@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.record import Record
-from analysis.show.figures import COLUMN, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.figures import COLUMN, error_bars, figure_style, legend_height, model_legend, new_figure, save_figure
 from analysis.show.profile import stored_cost
 from analysis.show.tables import Column, Table, percent
 
@@ -33,15 +32,14 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
 def figures(records: Sequence[Record], stem: Path) -> None:
     """A point a model."""
     with figure_style(len(records)) as colours:
-        legend = legend_columns([record.model for record in records], COLUMN)
-        figure = new_figure(2.5 + 0.13 * math.ceil(len(records) / legend))
+        figure = new_figure(2.5 + legend_height([record.model for record in records], COLUMN))
         axes = figure.subplots()
         for index, record in enumerate(records):
             miou = percent(record.measured["miou"])
             axes.errorbar(
                 stored_cost(record, "decoder blocks").gflops,
                 miou.value,
-                [[miou.value - miou.low], [miou.high - miou.value]],
+                error_bars([miou]),
                 fmt="o",
                 markersize=4,
                 elinewidth=1,
@@ -52,7 +50,7 @@ def figures(records: Sequence[Record], stem: Path) -> None:
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
         axes.set_xlabel(f"GFLOPs of the decoder's blocks, one window of {records[0].settings['size']} px")
         axes.set_ylabel(f"mIoU (%), {records[0].data.name} {records[0].data.split} (n = {records[0].n})")
-        figure.legend(loc="outside upper center", ncols=legend)
+        model_legend(figure, records, COLUMN)
         save_figure(figure, stem)
 
 
