@@ -205,7 +205,8 @@ def test_class_names_in_tables(desk: Desk, call: Call) -> None:
         assert f"\n{quoted}," in rows[0] or f'\n"{quoted}",' in rows[0]
         assert f"\n| {markdown(name)} | " in rows[1]
         assert f"\n{latex(name)} & " in rows[2]
-    record = json.loads(next(Path("tables", "records").glob("*.json")).read_text(encoding="utf-8"))
+    stored = [path for folder in (Path("tables"), desk.run) for path in (folder / "records").glob("eval-*.json")]
+    record = json.loads(stored[0].read_text(encoding="utf-8"))
     assert [row["name"] for row in record["measured"]["per_class"]] == desk.classes
     code, out, _ = call("data", "check", "folder", f"data.path={desk.set}")
     assert code == 0

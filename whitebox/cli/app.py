@@ -54,7 +54,9 @@ def _look_before_work(given: Mapping[str, Any]) -> None:
 
     for value in given.values():
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, Path) or (isinstance(item, str) and isinstance(value, list) and "=" not in item):
+            if isinstance(item, Path) or (
+                isinstance(item, str) and isinstance(value, list) and "=" not in item and "://" not in item
+            ):
                 require_path(Path(item))
     if "output" in given and given["output"] is None:
         named = [given.get("run"), *(given["runs"] if isinstance(given.get("runs"), list) else ())]
