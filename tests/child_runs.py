@@ -25,9 +25,7 @@ from whitebox.engine import train
 from whitebox.errors import WhiteboxError
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["whitebox", "whitebox.engine.train", "analysis.measures.evaluation", "torch._dynamo", "mmseg.datasets"]
-)
+SERVER.set_forkserver_preload(["whitebox", "whitebox.engine.train", "analysis.measures.evaluation", "torch._dynamo"])
 
 TINY = {
     "encoder.width": 24,

@@ -117,6 +117,7 @@ BROUGHT_BY = {
     "cv2": ["opencv-python-headless"],
     "imagecorruptions": ["imagecorruptions-imaug"],
     "mmengine": ["onedl-mmengine"],
+    "open_clip": ["open_clip_torch"],
     "mmseg": ["onedl-mmsegmentation"],
 }
 

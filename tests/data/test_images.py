@@ -42,7 +42,7 @@ def test_lossy_images_come_back_as_rgb(tmp_path: Path, kind: str) -> None:
     assert np.abs(read.astype(int) - smooth()).mean() < 4
 
 
-def test_pixels_equal_mmcv(tmp_path: Path) -> None:
+def test_pixels_equal_mmcv(mmseg: None, tmp_path: Path) -> None:
     import mmcv
 
     path = save(tmp_path / "a.jpg", encode(PIXELS, "jpeg", quality=80))
