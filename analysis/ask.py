@@ -98,13 +98,23 @@ def keep(question: Question, answer: Answer, folder: Path) -> Record:
         OutputError: the folder cannot be written.
     """
     record = new_record(question, answer)
-    if _several():
-        from whitebox.engine.distributed import on_main
-
-        on_main(lambda: _written(record, folder))
-    else:
-        _written(record, folder)
+    by_main(lambda: _written(record, folder))
     return record
+
+
+def by_main(action: Callable[[], None]) -> None:
+    """Do it on the main process; where several still work together, the others wait, and fail as it does."""
+    if not _several():
+        action()
+        return
+    from torch import distributed
+
+    from whitebox.engine.distributed import on_main
+
+    if distributed.is_initialized():
+        on_main(action)
+    elif os.environ.get("RANK", "0") == "0":  # a training has parted from the others
+        action()
 
 
 def _written(record: Record, folder: Path) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ask import keep, stored
+from analysis.ask import by_main, keep, stored
 from analysis.consumed import Chosen, EvaluatedImages
 from analysis.maths.conventions import RESAMPLES
 from analysis.maths.intervals import ranged
@@ -128,8 +128,6 @@ def store_evaluation(
     question: Question, evaluation: Evaluation, classes: Sequence[str], folder: Path, name: str
 ) -> Evaluated:
     """The record of an evaluation, written by the main process below ``folder`` with its counts beside it."""
-    from whitebox.engine.distributed import on_main
-
     scores = measured_scores(
         evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED, mean_over=evaluation.mean_over
     )
@@ -139,7 +137,7 @@ def store_evaluation(
         with path.open("wb") as opened:
             np.savez_compressed(opened, names=np.array(evaluation.names), counts=evaluation.counts_N3K)
 
-    on_main(lambda: write_atomically(counts, write))  # before the record, which promises them
+    by_main(lambda: write_atomically(counts, write))  # before the record, which promises them
     record = keep(question, Answer(measured=scores, n=len(evaluation.names)), folder / "records")
     return Evaluated(name, record, counts)
 

@@ -112,11 +112,11 @@ def train(
     except KeyboardInterrupt:
         typer.echo("Stopped at once; the same command with --resume goes on from the last saved state.", err=True)
         raise typer.Exit(130) from None
+    if not main_process():
+        return
     run = find_run(folder)
     question = evaluation_question(run, EvaluatedImages(run, Chosen()))
     record = store_evaluation(question, evaluation, trained.classes, folder, folder.name).record
-    if not main_process():
-        return
     try:
         training_curves(folder / "metrics.jsonl", folder / "curves.png")
     except RecordError as error:  # the log of a finished run was lost; the run is as it was
