@@ -123,7 +123,7 @@ def test_resume_needs_the_same_encoder(encoder: Path, tmp_path: Path) -> None:
 
 def test_random_weights_are_frozen_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"would keep .* at random weights: .* --random-encoder"):
-        train(tiny(encoder__frozen=True), tmp_path / "run", Quiet())
+        train(tiny(encoder__frozen=True, encoder__pretrained=False), tmp_path / "run", Quiet())
     assert not (tmp_path / "run").exists()
     train(tiny(encoder__frozen=True, encoder__random=True), tmp_path / "run", Quiet())
     assert "encoder" not in read_header(tmp_path / "run" / WEIGHTS)  # nowhere else
