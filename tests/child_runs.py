@@ -104,6 +104,7 @@ def die() -> None:
 
 def _run(target: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str], output: Path) -> None:
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as where no server began the process
     with output.open("w") as opened:

@@ -182,11 +182,10 @@ def test_no_command_is_missing() -> None:
     assert set(COMMANDS) == set(commands(typer.main.get_command(app)))
 
 
-NEEDS_MMSEG = pytest.param(("convert",), marks=pytest.mark.usefixtures("mmseg"))
-
-
-@pytest.mark.parametrize("command", [NEEDS_MMSEG if name == ("convert",) else name for name in COMMANDS], ids=" ".join)
-def test_every_command(command: tuple[str, ...], desk: Desk, call: Call) -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command(command: tuple[str, ...], desk: Desk, call: Call, request: pytest.FixtureRequest) -> None:
+    if command == ("convert",):
+        request.getfixturevalue("mmseg")
     code, _out, err = call(*command, *COMMANDS[command](desk))
     if command in REFUSED:
         assert code in (0, 1, 2) and "Traceback" not in err

@@ -130,11 +130,15 @@ def test_pictures_and_links_exist() -> None:
     assert [path for path in linked if not path.startswith("https://") and not (README.parent / path).exists()] == []
 
 
-ROWS = re.findall(
-    r"^\| `([a-z-]+-(?:tiny|small|base|large|large-shrunk))` \| .*? \| ([\d.]+) \| ([\d.]+) \|",
-    README.read_text(),
-    re.M,
-)
+ROWS = [  # of models whose classes are given; those of an open vocabulary: tests/models/test_sed.py
+    row
+    for row in re.findall(
+        r"^\| `([a-z-]+-(?:tiny|small|base|large|large-shrunk))` \| .*? \| ([\d.]+) \| ([\d.]+) \|",
+        README.read_text(),
+        re.M,
+    )
+    if not row[0].startswith("sed-")
+]
 
 
 def test_the_model_table_is_complete() -> None:

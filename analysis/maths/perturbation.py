@@ -26,7 +26,7 @@ from analysis.maths.levels import TARGETS
 from whitebox.data import Sample
 from whitebox.engine.evaluate import LabelledImage, LabelledImages
 from whitebox.errors import ConfigError
-from whitebox.models.attention import SubspaceLayer
+from whitebox.models.attention import is_subspace_layer
 from whitebox.models.taps import Tap
 
 _PROJECTIONS = {"basis", "output", "attn", "self_attention", "q", "k", "v", "proj"}
@@ -52,7 +52,7 @@ def target_parameters(model: nn.Module, target: str) -> dict[str, nn.Parameter]:
             f"{name}."
             for name, module in model.named_modules()
             if name.startswith("decoder.")
-            and (isinstance(module, SubspaceLayer) or isinstance(getattr(module, "attention", None), Tap))
+            and (is_subspace_layer(module) or isinstance(getattr(module, "attention", None), Tap))
         ]
         return {
             name: value

@@ -79,6 +79,7 @@ class Asked:
         return self._put(type(Noise.of(target="input", levels=(1.0,))), run, levels=(0.1,), target="input", **options)
 
     def corruptions(self, run: SavedRun, kinds: str = "fog", **options: Any) -> Question:
+        pytest.importorskip("imagecorruptions", reason="needs the extra corruptions")
         return self._put(Corruptions, run, **{"kinds": parse_kinds(kinds), "severities": (1,), **options})
 
     def profile(self, run: SavedRun, **options: Any) -> Question:

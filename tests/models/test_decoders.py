@@ -28,7 +28,7 @@ from whitebox.config import RunConfig
 from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError, ModelError
 from whitebox.models import DECODERS, EncoderConfig, build, intervene, record, tap_names
-from whitebox.models.attention import CBSA, TSSA, SubspaceLayer, Subspaces, subspace_layers
+from whitebox.models.attention import CBSA, TSSA, Subspaces, is_subspace_layer, subspace_layers
 from whitebox.models.decoders import Decoder
 from whitebox.models.decoders.base import unit
 from whitebox.models.decoders.cbsa import CBSAConfig
@@ -298,7 +298,7 @@ def test_bases_are_what_projects() -> None:
         before = activations["input"]
         assert list(subspace_layers(module)) == [f"layers.{index}" for index in range(3)]
         for key, layer in subspace_layers(module).items():
-            assert isinstance(layer, SubspaceLayer) and layer.bases.shape == (3, 100, 48)
+            assert is_subspace_layer(layer) and layer.bases.shape == (3, 100, 48)
             expected = torch.einsum("hpd,bnd->bhnp", layer.bases, layer.norm(before))
             torch.testing.assert_close(activations[f"{key}.projected"], expected, atol=1e-5, rtol=1e-4)
             before = activations[f"{key}.tokens"]

@@ -16,7 +16,7 @@ derivation has the basis itself (``UntiedSubspaces``).
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ __all__ = [
     "Subspaces",
     "UntiedSubspaces",
     "attention_weights",
+    "is_subspace_layer",
     "mhsa_weights",
     "subspace_layers",
 ]
@@ -44,7 +45,6 @@ __all__ = [
 ATTENTIONS = (MHSA, EvaAttention, AttentionRope)  # what ``mhsa_weights`` knows
 
 
-@runtime_checkable
 class SubspaceLayer(Protocol):
     """A layer with one subspace (or, in a black-box layer, what stands in its place) per head."""
 
@@ -55,9 +55,14 @@ class SubspaceLayer(Protocol):
     def norm(self) -> nn.LayerNorm: ...  # applied to the tokens before they are projected
 
 
+def is_subspace_layer(module: nn.Module) -> TypeGuard[SubspaceLayer]:
+    """Whether a module is a ``SubspaceLayer``; from Python 3.12 on ``isinstance`` does not see what a module holds."""
+    return hasattr(module, "bases") and hasattr(module, "norm")
+
+
 def subspace_layers(model: nn.Module) -> dict[str, SubspaceLayer]:
     """The layers of ``model`` that have ``bases``, by module name, in order; empty for a linear decoder."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, SubspaceLayer)}
+    return {name: module for name, module in model.named_modules() if is_subspace_layer(module)}
 
 
 def attention_weights(q_BHMP: Tensor, k_BHNP: Tensor, scale: float) -> Tensor:

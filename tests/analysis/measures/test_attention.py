@@ -305,7 +305,7 @@ class TestMasks:
     def test_colours_to_one(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tops = []
         monkeypatch.setattr(attention_figures, "_painted", lambda image, *rest: tops.append(rest[-1]) or image)
-        monkeypatch.setattr(attention_figures, "save_figure", lambda *_: None)
+        monkeypatch.setattr(attention_figures, "save_figure", lambda *_, **__: None)
         choice = Choice(masks=True, classes=("egg",), colours="unit", overlays=True)
         records = [
             measure(opened(folder, name), [folder / "photo.png"], choice) for name in ("segvit-tiny", "tost-tiny")
@@ -550,7 +550,7 @@ class TestRender:
         monkeypatch.setattr(
             attention_figures,
             "save_figure",
-            lambda figure, _: titles.append([axes.get_title() for axes in figure.axes]),
+            lambda figure, *_, **__: titles.append([axes.get_title() for axes in figure.axes]),
         )
         now, then = (shown(each, tmp_path / "maps") for each in (records, before))
         assert now == then and titles[:2] == titles[2:] and "egg\nlayers.2, head 1" in titles[0][2]

@@ -19,7 +19,7 @@ OPTIONS = Corruptions(kinds=("fog", "contrast"), severities=(1, 5))
 
 
 @pytest.fixture
-def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corrupted:
+def measured(imagecorruptions: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corrupted:
     """Each photo has its own number of right pixels of 100, and each corruption takes 10 of them from every photo."""
 
     def measure(self: ChangedRun, key: Key) -> Counts:

@@ -100,7 +100,7 @@ def test_a_record_holds_what_was_measured(run: Run, tmp_path: Path) -> None:
     for point, sigma in ((weak, 0.05), (strong, 0.3)):
         assert point["sigma"] == sigma and len(point["draws"]) == 3
         mean, low, high = draw_interval(point["draws"])
-        assert point["miou"] == pytest.approx({"value": mean, "low": low, "high": high})
+        assert point["miou"] == pytest.approx({"value": mean, "low": max(low, 0.0), "high": min(high, 1.0)})
         assert point["smallest"] == min(point["draws"]) and point["largest"] == max(point["draws"])
         assert point["images"]["low"] <= mean <= point["images"]["high"]
     assert record.settings["draws"] == 3 and record.seeds == {"noise": 0, "bootstrap": 0}
