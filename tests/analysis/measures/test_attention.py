@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -723,3 +724,11 @@ class TestCommand:
         code, _, err = call("attention", *arguments, "--device", "cpu", "-o", tmp_path)
         assert code != 0 and err.startswith("error: ") and err.count("\n") == 1
         assert message in err
+
+
+def test_next_to_nothing_is_drawn_next_to_black() -> None:
+    """Beside a map that reaches 1e-4 one of 1e-9 is not stretched to the same brightness; a hundredth still is."""
+    faint, fair, strong = ({"numbers": {"maximum": value}} for value in (1e-9, 5e-6, 1e-4))
+    held: Any = SimpleNamespace(settings={"colours": "map"})
+    tops = [attention_figures._top(each, held, 1e-4) for each in (faint, fair, strong)]
+    assert tops == pytest.approx([1e-6, 5e-6, 1e-4])
