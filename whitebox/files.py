@@ -93,6 +93,13 @@ def _is_another_live_process(number: int) -> bool:
     return True
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``$WHITEBOX_CACHE``, else ``whitebox`` in the user's folder of caches."""
+    chosen = os.environ.get("WHITEBOX_CACHE")
+    base = chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "whitebox")
+    return Path(os.path.expanduser(base))
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file atomically and return its path.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whitebox.errors import DataError, OutputError
-from whitebox.files import write_text
+from whitebox.files import cache_folder, write_text
 from whitebox.foreign import read_json
 
 if TYPE_CHECKING:
@@ -107,10 +107,7 @@ def _sha256(file: Path) -> str:
 
 def _kept(folder: str) -> Path:
     """The file that keeps the checksums of a folder's files."""
-    base = os.environ.get("WHITEBOX_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "whitebox")
-    return Path(base, "checksums", f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.json")
+    return cache_folder() / "checksums" / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
 
 
 def _read(folder: str) -> Known:

@@ -30,10 +30,10 @@ from whitebox.data import open_shapes
 from whitebox.engine.distributed import on_main
 from whitebox.engine.log import Reporter
 from whitebox.errors import ConfigError, TrainingError
-from whitebox.files import write_atomically
+from whitebox.files import cache_folder, write_atomically
 from whitebox.models import EncoderConfig
 from whitebox.models.clip import CLIPConfig, CLIPEncoder
-from whitebox.models.text import cache_folder, templates
+from whitebox.models.text import templates
 
 VERSION = 1  # of this file: another one trains other towers
 TINY = "clip_convnext_tiny"

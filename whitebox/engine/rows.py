@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from whitebox.errors import ConfigError, OutputError, StoreError
-from whitebox.files import write_text
+from whitebox.files import cache_folder, write_text
 from whitebox.lock import LOCK, Lock
 
 FORMAT = 1
@@ -36,10 +36,8 @@ _ENTRY = np.dtype([("row", "<u8"), ("offset", "<u8"), ("length", "<u8"), ("check
 
 
 def stores_folder() -> Path:
-    """``$WHITEBOX_CACHE/tokens``, else below the user's folder of caches."""
-    named = os.environ.get("WHITEBOX_CACHE")
-    base = Path(named).expanduser() if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return (base if named else base / "whitebox") / "tokens"
+    """``tokens`` in `cache_folder`."""
+    return cache_folder() / "tokens"
 
 
 class RowStore:

@@ -14,11 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -29,7 +27,7 @@ from torch import Tensor, nn
 
 from whitebox.errors import OutputError
 from whitebox.extras import require_extra
-from whitebox.files import write_atomically
+from whitebox.files import cache_folder, write_atomically
 from whitebox.names import SYNONYMS, VocabularyError, check_vocabulary, quoted
 
 log = logging.getLogger("whitebox")
@@ -261,12 +259,6 @@ def cached_text_features(
     except OutputError as error:
         log.warning("Text features are not kept: %s", error)
     return features
-
-
-def cache_folder() -> Path:
-    """Where what can be computed again is kept."""
-    chosen = os.environ.get("WHITEBOX_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whitebox"
 
 
 def _cache_key(tower: TextTower, tokenizer: Tokenizer, names: Sequence[str], template_name: str) -> str:
