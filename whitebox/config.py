@@ -302,6 +302,11 @@ class RunConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
+    @property
+    def view_seed(self) -> int:
+        """Of the augmentation."""
+        return self.train.seed if self.data.view_seed is None else self.data.view_seed
+
 
 PATHS = ("data.root", "data.path", "encoder.weights")  # ~ is the home directory
 _SECTIONS = ("encoder", "decoder", "loss", "optim")  # that have a name: loss=atm means loss.name=atm

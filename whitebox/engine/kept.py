@@ -18,6 +18,7 @@ from torch import Tensor
 
 from whitebox.config import StoreConfig
 from whitebox.engine.rows import GIB, RowStore
+from whitebox.engine.views import tokens_question
 from whitebox.errors import OutputError
 from whitebox.models import Segmentor
 from whitebox.models.segmentor import Encoded
@@ -36,16 +37,8 @@ class KeptTokens:
     """
 
     def __init__(self, model: Segmentor, gib: float) -> None:
-        layers = model.decoder.encoder_layers
-        question = {
-            "what": "images as they are",
-            "encoder": model.encoder.config.name,
-            "encoder_sha256": model.encoder.sha256,
-            "encoder_settings": model.encoder.settings(),
-            "layers": None if layers is None else list(layers),
-        }
-        self.model, self.layered = model, layers is not None
-        self.store = RowStore(question, None)
+        self.model = model
+        self.store = RowStore({"what": "images as they are", **tokens_question(model)}, None)
         self.left = gib * GIB - sum(path.stat().st_size for path in self.store.folder.glob("rows-*.bin"))
         self.writer = uuid.uuid4().hex[:12]
         self.waiting: dict[int, bytes] = {}
@@ -59,13 +52,14 @@ class KeptTokens:
         if content is None and row in self.store:
             content = self.store.read(row)
         if content is not None and content[:_DIGEST] == digest:
-            return self._unpacked(content, x_13HW)
+            values_1V = torch.from_numpy(np.frombuffer(bytearray(content[_DIGEST:]), np.float32))[None]
+            return self.model.packing((x_13HW.shape[2], x_13HW.shape[3])).unpack(values_1V.to(x_13HW.device))
         made = self.model.tokens(x_13HW)
-        layers = [made.tokens] if isinstance(made.tokens, Tensor) else made.tokens
-        size = _DIGEST + sum(layer.nbytes for layer in layers)
-        if size <= self.left and all(layer.dtype == torch.float32 for layer in layers):
+        values_1V = made.packed()
+        size = _DIGEST + values_1V.nbytes
+        if size <= self.left and values_1V.dtype == torch.float32:
             self.left -= size
-            self.waiting[row] = digest + b"".join(layer.cpu().contiguous().numpy().tobytes() for layer in layers)
+            self.waiting[row] = digest + values_1V.cpu().numpy().tobytes()
             if len(self.waiting) == _AT_ONCE:
                 self.flush()
         return made
@@ -77,17 +71,10 @@ class KeptTokens:
                 self.store.begin()
                 for _ in self.store.write(self.waiting.items(), self.writer):
                     pass
-                self.store.refresh()
         except OutputError as error:
             log.warning("%s Tokens of images are computed anew each time.", error)
             self.left = 0.0
         self.waiting = {}
-
-    def _unpacked(self, content: bytes, x_13HW: Tensor) -> Encoded:
-        grids, width = self.model.grids((x_13HW.shape[2], x_13HW.shape[3])), self.model.encoder.width
-        values = torch.from_numpy(np.frombuffer(bytearray(content[_DIGEST:]), np.float32)).to(x_13HW.device)
-        layers = [part.view(1, -1, width) for part in values.split([h * w * width for h, w in grids])]
-        return Encoded(layers, grids) if self.layered else Encoded(layers[0], grids[0])
 
 
 @contextmanager

@@ -118,15 +118,25 @@ class RowStore:
                         waiting.append((row, data.tell(), len(content), zlib.crc32(content)))
                         data.write(content)
                         if len(waiting) == FLUSHED:
-                            _flush(data, index, waiting)
+                            self._flush(data, index, waiting, writer)
                         yield row
                 finally:  # also where the maker of the rows was told to stop
-                    _flush(data, index, waiting)
+                    self._flush(data, index, waiting, writer)
         except OSError as error:
             raise OutputError(
                 f"Cannot write the store {self.folder}: {error.strerror}; free some space, or set WHITEBOX_CACHE to "
                 "another folder. What is there is gone on with."
             ) from error
+
+    def _flush(self, data: Any, index: Any, waiting: list[tuple[int, int, int, int]], writer: str) -> None:
+        """Rows first, then the entries that say that they are there."""
+        data.flush()
+        os.fsync(data.fileno())
+        index.write(np.array(waiting, _ENTRY).tobytes())
+        index.flush()
+        os.fsync(index.fileno())
+        self._entries |= {row: (writer, offset, length, checksum) for row, offset, length, checksum in waiting}
+        waiting.clear()
 
     def read(self, row: int) -> bytes:
         """One row.
@@ -225,15 +235,6 @@ def require_room(needed: int, budget_gib: float, folder: Path, what: str, cure: 
             f"{what} would take {needed / GIB:.3g} GiB, and {there} has {free / GIB:.3g} GiB left: {cure}, or set "
             "WHITEBOX_CACHE to another disk."
         )
-
-
-def _flush(data: Any, index: Any, waiting: list[tuple[int, int, int, int]]) -> None:
-    data.flush()
-    os.fsync(data.fileno())
-    index.write(np.array(waiting, _ENTRY).tobytes())
-    index.flush()
-    os.fsync(index.fileno())
-    waiting.clear()
 
 
 def _read_about(folder: Path) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class _Run:
             config.data,
             config.data.train_split,
             augment=True,
-            seed=config.train.seed if config.data.view_seed is None else config.data.view_seed,
+            seed=config.view_seed,
             mean_255=tuple(built.mean.flatten().tolist()),
         )
         self.val_set = build_dataset(config.data, config.data.val_split, augment=False)

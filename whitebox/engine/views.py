@@ -53,8 +53,7 @@ class EncodedViews(Dataset[Sample]):
     def __init__(self, views: Views, model: Segmentor, config: RunConfig, store: RowStore) -> None:
         self.names, self.views, self.store, self.crop = views.dataset.names, views.views, store, config.data.crop
         self.dtype = PRECISIONS[config.store.precision]
-        self.grids, self.width = model.grids((self.crop, self.crop)), model.encoder.width
-        self.layered = model.decoder.encoder_layers is not None
+        self.packing = model.packing((self.crop, self.crop))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,12 +66,7 @@ class EncodedViews(Dataset[Sample]):
 
     def encoded(self, rows_BX: Tensor) -> Encoded:
         """The tokens in a batch of rows, float32, on the device of the rows."""
-        values_BX = rows_BX.view(self.dtype)
-        parts = values_BX.split([h * w * self.width for h, w in self.grids], dim=1)
-        tokens = [
-            part.float().unflatten(1, (h * w, self.width)) for part, (h, w) in zip(parts, self.grids, strict=True)
-        ]
-        return Encoded(tokens, self.grids) if self.layered else Encoded(tokens[0], self.grids[0])
+        return self.packing.unpack(rows_BX.view(self.dtype))
 
 
 def encoded_views(
@@ -143,21 +137,28 @@ def question(model: Segmentor, config: RunConfig, fingerprint: str) -> dict[str,
     data = {key: value for key, value in asdict(config.data).items() if key not in apart}
     return {
         "what": f"{config.data.views} views of {config.data.name} {config.data.train_split}",
-        "encoder": config.encoder.name,
-        "encoder_sha256": model.encoder.sha256,
-        "encoder_settings": model.encoder.settings(),
-        "layers": None if model.decoder.encoder_layers is None else list(model.decoder.encoder_layers),
+        **tokens_question(model),
         "data": data,
         "fingerprint": fingerprint,
-        "seed": config.train.seed if config.data.view_seed is None else config.data.view_seed,
+        "seed": config.view_seed,
         "views": config.data.views,
         "precision": config.store.precision,
     }
 
 
+def tokens_question(model: Segmentor) -> dict[str, Any]:
+    """What the tokens of an image depend on beside its pixels."""
+    layers = model.decoder.encoder_layers
+    return {
+        "encoder": model.encoder.config.name,
+        "encoder_sha256": model.encoder.sha256,
+        "encoder_settings": model.encoder.settings(),
+        "layers": None if layers is None else list(layers),
+    }
+
+
 def _require_room(encoded: EncodedViews, config: RunConfig, rows: int) -> None:
-    tokens = sum(h * w for h, w in encoded.grids) * encoded.width * encoded.dtype.itemsize
-    row = tokens + encoded.crop**2
+    row = encoded.packing.length * encoded.dtype.itemsize + encoded.crop**2
     fits = int(config.store.gib * 2**30 // (row * len(encoded)))
     cures = ["store.precision=fp16"] if config.store.precision == "fp32" else []
     cures += [f"data.views={fits}"] if 0 < fits < encoded.views else []
@@ -186,8 +187,7 @@ def _made(
             if isinstance(sample, WhiteboxError):
                 raise sample
         with torch.inference_mode():
-            tokens, _ = model.encode(torch.stack([sample.image for sample in samples]).to(device))
-            layers = [tokens] if isinstance(tokens, Tensor) else tokens
-            values_BX = torch.cat([layer.flatten(1).to(encoded.dtype) for layer in layers], dim=1).cpu().numpy()
-        for values_X, sample in zip(values_BX, samples, strict=True):
-            yield next(waiting), values_X.tobytes() + sample.label.numpy().tobytes()
+            made = model.encode(torch.stack([sample.image for sample in samples]).to(device))
+            values_BV = made.packed().to(encoded.dtype).cpu().numpy()
+        for values_V, sample in zip(values_BV, samples, strict=True):
+            yield next(waiting), values_V.tobytes() + sample.label.numpy().tobytes()

@@ -10,6 +10,7 @@ bilinearly to the padded size before they are cropped (official ``segm/model/seg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,35 @@ class Encoded(NamedTuple):
 
     tokens: Any
     grid: Any
+
+    @property
+    def layers(self) -> list[Tensor]:
+        """The tokens of each layer, also where there is one."""
+        return [self.tokens] if isinstance(self.tokens, Tensor) else list(self.tokens)
+
+    def packed(self) -> Tensor:
+        """All numbers of an image in a row, layer after layer, (B, V)."""
+        return torch.cat([layer.flatten(1) for layer in self.layers], dim=1)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the tokens of an image of some size lie in a row: of each layer h * w of D numbers."""
+
+    grids: list[tuple[int, int]]
+    width: int
+    layered: bool  # the decoder takes a list of layers
+
+    @property
+    def length(self) -> int:
+        """Numbers of a row, V."""
+        return sum(h * w for h, w in self.grids) * self.width
+
+    def unpack(self, values_BV: Tensor) -> Encoded:
+        """The reverse of ``Encoded.packed``, float32."""
+        parts = values_BV.split([h * w * self.width for h, w in self.grids], dim=1)
+        layers = [part.float().unflatten(1, (-1, self.width)) for part in parts]
+        return Encoded(layers, self.grids) if self.layered else Encoded(layers[0], self.grids[0])
 
 
 class Segmentor(nn.Module):
@@ -148,12 +178,13 @@ class Segmentor(nn.Module):
             return joined([self.tokens(x_13HW) for x_13HW in x_B3HW.split(1)])
         return self.tokens(x_B3HW)
 
-    def grids(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Patch grids (h, w) of what ``encode`` makes of images of ``size`` (H, W), a layer each."""
+    def packing(self, size: tuple[int, int]) -> Packing:
+        """How what ``encode`` makes of an image of ``size`` (H, W) lies in a row."""
         x_13HW = self.pad(self.mean.new_empty((1, 3, *size), device="meta"))
         assert self.decoder.encoder_strides is None  # its encoder is never fixed
         layers = self.decoder.encoder_layers
-        return [self.encoder.grid(x_13HW, layer) for layer in ((self.encoder.depth - 1,) if layers is None else layers)]
+        taken = (self.encoder.depth - 1,) if layers is None else layers
+        return Packing([self.encoder.grid(x_13HW, layer) for layer in taken], self.encoder.width, layers is not None)
 
     def tokens(self, x_B3HW: Tensor) -> Encoded:
         """As ``encode``, of normalised and padded images."""
