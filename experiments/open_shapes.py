@@ -372,12 +372,14 @@ def _figure(groups: Mapping[str, Sequence[Record]], path: Path) -> None:
         width = 0.8 / len(groups)
         for place, (colour, (title, records)) in enumerate(zip(colours, groups.items(), strict=False)):
             for number, each in enumerate(QUESTIONS):
-                values = [100 * r.measured[each.name]["miou"]["value"] for r in records if each.name in r.measured]
-                if not values:
+                shown = over_seeds(records, each.name, "miou")  # as the table has it
+                if shown is None:
                     continue
+                values = [100 * record.measured[each.name]["miou"]["value"] for record in records]
                 x = number + (place - (len(groups) - 1) / 2) * width
-                axes.bar(x, np.mean(values), width * 0.9, color=colour, label=None if number else title)
+                axes.bar(x, shown.value, width * 0.9, color=colour, label=None if number else title)
                 axes.plot([x] * len(values), values, "o", color="0.2", markersize=2)
+                axes.vlines(x, shown.low, shown.high, color="0.2", linewidth=1)
         axes.set_xticks(range(len(QUESTIONS)), [each.title.replace(", ", ",\n") for each in QUESTIONS])
         axes.set_ylabel("mIoU (%)")
         axes.grid(axis="x", visible=False)
