@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.5, 7.2  # inches, the width of one column and of a page
 DPI = 220  # of the PNG
+_MOST_TICKS = 100  # of an axis of powers; those that are not needed are not drawn
 
 
 @contextlib.contextmanager
@@ -139,13 +140,16 @@ def _drawn_tick(shown: Callable[..., str]) -> Callable[..., str]:
 def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) -> list[Path]:
     """Write OUTPUT as PNG of ``dpi``, and the PDF beside it; letters that the font lacks are shown as their codes."""
     from matplotlib.text import Text
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogFormatter
 
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             formatter = axis.get_major_formatter()
             if isinstance(formatter, FuncFormatter):  # names at ticks
                 formatter.func = _drawn_tick(formatter.func)
+            elif isinstance(formatter, LogFormatter):  # matplotlib writes powers as mathtext
+                for tick in (*axis.get_major_ticks(_MOST_TICKS), *axis.get_minor_ticks(_MOST_TICKS)):
+                    tick.label1.set_parse_math(True)
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text.get_text():
             text.set_text(drawn_lines(text.get_text()))

@@ -171,4 +171,4 @@ def class_legend(figure: Figure, shown: Iterable[tuple[Record, NDArray[Any]]], c
 
 def caption_below(figure: Figure, text: str) -> None:
     """Conventions in small type below all panels."""
-    figure.supxlabel("\n".join(textwrap.wrap(text, 165)), fontsize=6, x=0.01, ha="left", color="0.25")
+    figure.supxlabel("\n".join(textwrap.wrap(text, 150)), fontsize=6, x=0.01, ha="left", color="0.25")

@@ -198,3 +198,18 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         per_class_bars([eval_record()], tmp_path / "file" / "bars.png")
+
+
+def test_powers_are_drawn_as_powers_and_names_as_they_are(tmp_path: Path) -> None:
+    """Mathtext is off for names, but what matplotlib writes at an axis of powers is mathtext of its own."""
+    with figure_style():
+        figure = new_figure(2.0)
+        axes = figure.add_subplot()
+        axes.plot([1, 1e4], [0, 1])
+        axes.set_xscale("log")
+        axes.set_yticks([0, 1], ["$a$", "b"])
+        figures.save_figure(figure, tmp_path / "powers")
+    drawn = {label.get_text(): label.get_parse_math() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())}
+    powers = [text for text in drawn if "mathdefault" in text]
+    assert powers and all(drawn[text] for text in powers)
+    assert not drawn["$a$"]
