@@ -1,0 +1,287 @@
+"""What a frozen encoder and a store of its tokens save: ``python benchmarks/frozen.py``.
+
+One update of a model, batch in memory, as ``whitebox train`` makes it, in three ways that take turns:
+
+    whole    encoder and decoder are trained
+    frozen   the encoder only encodes
+    stored   its tokens come from a store (fp16), reading and unpacking included
+
+Beside them: the same by crop, an epoch of every decoder on stored tokens, reading against the update it feeds, building
+the store against plain forward passes of the same images, and the peak memory of a fresh process that does one update.
+The encoder is a ViT-S/14 (dinov2-small) with random weights, and images are the built-in shapes: time depends on
+neither. Writes tables (CSV, Markdown, LaTeX) and a figure, hardware and versions in their names.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import torch
+import typer
+
+from analysis.record import hardware
+from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.show.tables import Cell, Column, Estimate, Table
+from whitebox.config import RunConfig, resolve
+from whitebox.data import build_dataset, dataset_info
+from whitebox.engine.batches import Batch, collate
+from whitebox.engine.distributed import StopSignals, accelerator_for
+from whitebox.engine.update import Learner
+from whitebox.engine.views import PRECISIONS, EncodedViews, Views, encoded_views
+from whitebox.models import build
+from whitebox.terminal import table_console
+
+ENCODER = "dinov2-small"
+WAYS = ("whole", "frozen", "stored")
+DECODERS = {
+    "DEPICT-SA": ("depict-sa-small", ()),
+    "DEPICT-CA": ("depict-ca-small", ()),
+    "CBSA": ("cbsa-small", ()),
+    "ToST": ("tost-small", ()),
+    "CRATE": ("crate-small", ()),
+    "SegViT": ("segvit-small", ()),
+    "Segmenter, mask": ("segmenter-mask-small", ()),
+    "Segmenter, linear": ("segmenter-linear-small", ()),
+    "linear with BatchNorm": ("segmenter-linear-small", ("decoder.batch_norm=true",)),
+}
+FIRST = "DEPICT-SA"  # of which everything is measured; the others by an epoch
+CROPS = (252, 378, 504)
+EPOCH = 367 // 8 * 8  # images of an epoch of CamVid, in batches of 8
+
+
+class Bench:
+    """A decoder behind the encoder, a batch of views, and their rows in a store."""
+
+    def __init__(self, title: str, way: str, crop: int, batch: int) -> None:
+        model, overrides = DECODERS[title]
+        shapes = (f"data.size={crop}", f"data.resize={crop}", f"data.crop={crop}", f"data.train_length={batch}")
+        own = (f"train.batch_size={batch}", "data.views=1", *overrides)
+        frozen = "false" if way == "whole" else "true"
+        own = (*own, "encoder.pretrained=false", f"encoder.frozen={frozen}", f"encoder.random={frozen}")
+        self.config: RunConfig = resolve(model, "shapes", (*shapes, *own), encoder=ENCODER, recipe="frozen")
+        torch.manual_seed(0)
+        classes, palette = dataset_info(self.config.data)
+        built = build(self.config.encoder, self.config.decoder, len(classes), classes, palette)
+        self.learner = Learner(built, self.config, accelerator_for(self.config, Path(), "cpu"), None)
+        self.signals, self.way, self.keys = StopSignals(), way, [(0, index) for index in range(batch)]
+        self.samples: Views | EncodedViews = self.views(0)
+        if way == "stored":
+            self.samples = self.stored(self.samples, 0)
+            self.learner.inputs = self.samples.encoded
+        self.batch = self.read()
+
+    def views(self, seed: int) -> Views:
+        mean_255 = tuple(self.learner.built.mean.flatten().tolist())
+        images = build_dataset(self.config.data, "train", augment=True, seed=seed, mean_255=mean_255)
+        return Views(images, 1)
+
+    def stored(self, views: Views, seed: int) -> EncodedViews:
+        """The views with their tokens; those of another seed are in another store."""
+        config = replace(self.config, data=replace(self.config.data, view_seed=seed))
+        return encoded_views(self.learner.built, views, config, "made")
+
+    def read(self) -> Batch:
+        return collate(([self.samples[key] for key in self.keys], 0.0))
+
+    def update(self) -> None:
+        """One step; that of stored tokens reads them."""
+        batch = self.read() if self.way == "stored" else self.batch
+        self.learner.update(batch, 0, self.config.optim.lr, self.signals)
+
+    @torch.inference_mode()
+    def forward(self) -> None:
+        """The encoder's pass of a batch that is in memory."""
+        self.learner.built.eval()
+        self.learner.built.encode(self.batch.images)
+
+
+def seconds(tasks: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """Of each task in each turn; tasks alternate, the first turn is not counted."""
+    passed: dict[str, list[float]] = {name: [] for name in tasks}
+    for turn in range(turns + 1):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if turn:
+                passed[name].append(time.perf_counter() - start)
+    return passed
+
+
+def spread(values: list[float]) -> Estimate:
+    """Median and range over turns."""
+    return Estimate(statistics.median(values), min(values), max(values))
+
+
+def ratio(above: list[float], below: list[float]) -> Estimate:
+    """Of the same turns."""
+    return spread([one / other for one, other in zip(above, below, strict=True)])
+
+
+def steps(crops: list[int], batch: int, turns: int) -> Iterator[tuple[Cell, ...]]:
+    """An update in three ways, by crop."""
+    for crop in crops:
+        benches = {way: Bench(FIRST, way, crop, batch) for way in WAYS}
+        passed = seconds({way: bench.update for way, bench in benches.items()}, turns)
+        height, width = benches["whole"].learner.built.packing((crop, crop)).grids[0]
+        times = [spread(passed[way]) for way in WAYS]
+        gains = [ratio(passed[way], passed["stored"]) for way in ("whole", "frozen")]
+        yield (crop, height * width, *times, *gains)
+
+
+def epochs(crop: int, batch: int, turns: int) -> Iterator[tuple[Cell, ...]]:
+    """Stored tokens to an epoch of each decoder, and what of an update is reading."""
+    for title in DECODERS:
+        bench = Bench(title, "stored", crop, batch)
+        passed = seconds({"update": bench.update, "read": bench.read}, turns)
+        trained = sum(value.numel() for value in bench.learner.built.parameters() if value.requires_grad)
+        epoch = spread([each * EPOCH / batch for each in passed["update"]])
+        reading = spread(
+            [100 * part for part in (r / u for r, u in zip(passed["read"], passed["update"], strict=True))]
+        )
+        yield (title, trained / 1e6, spread(passed["update"]), epoch, reading)
+
+
+def stores(crop: int, batch: int, turns: int) -> Iterator[tuple[Cell, ...]]:
+    """Building a store against plain passes of the same images, its size, and memory."""
+    bench, seed = Bench(FIRST, "frozen", crop, batch), iter(range(1, turns + 2))
+
+    def build_store() -> EncodedViews:
+        chosen = next(seed)
+        return bench.stored(bench.views(chosen), chosen)
+
+    passed = seconds({"plain": bench.forward, "built": build_store}, turns)
+    yield "plain passes of the encoder, images/s", spread([batch / each for each in passed["plain"]])
+    yield "building the store, images/s", spread([batch / each for each in passed["built"]])
+    yield "time of building / plain", ratio(passed["built"], passed["plain"])
+    packing, dtype = bench.learner.built.packing((crop, crop)), PRECISIONS[bench.config.store.precision]
+    yield "bytes a token", packing.length * dtype.itemsize // math.prod(packing.grids[0])
+    memory = {way: peak_memory(way, crop, batch) for way in WAYS}
+    for way, used in memory.items():
+        yield f"peak memory of a process, {way}, GB", used
+    for way in WAYS[1:]:
+        yield f"memory of {way} / whole", memory[way] / memory["whole"]
+
+
+def peak_memory(way: str, crop: int, batch: int) -> float:
+    """In GB, of a fresh process that makes one update."""
+    command = [sys.executable, str(Path(__file__).resolve()), "peak", way, str(crop), str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+@contextmanager
+def own_stores() -> Iterator[None]:
+    """Stores that nobody else sees, gone afterwards."""
+    before = os.environ.get("WHITEBOX_CACHE")
+    with TemporaryDirectory() as folder:
+        os.environ["WHITEBOX_CACHE"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["WHITEBOX_CACHE"]
+            if before is not None:
+                os.environ["WHITEBOX_CACHE"] = before
+
+
+def figure(rows: list[tuple[Cell, ...]], stem: Path) -> None:
+    """Seconds of an update against tokens, in three ways."""
+    with figure_style():
+        made = new_figure(PAGE / 2, 2.6)
+        axes = made.add_subplot()
+        for index, way in enumerate(WAYS):
+            cells = [row[2 + index] for row in rows]
+            assert all(isinstance(cell, Estimate) for cell in cells)
+            axes.plot([row[1] for row in rows], [cell.value for cell in cells], marker="o", label=way)  # type: ignore[union-attr,arg-type]
+        axes.set(xlabel="tokens an image", ylabel="seconds an update", xscale="log", yscale="log")
+        axes.legend()
+        save_figure(made, stem)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    turns: Annotated[int, typer.Option(min=1)] = 5,
+    crop: Annotated[list[int], typer.Option(help="px; all but the update is measured at the first.")] = list(CROPS),  # noqa: B006
+    batch: int = 8,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    output: Path = Path("results/benchmarks"),
+) -> None:
+    """Measure, print and write."""
+    torch.set_num_threads(threads)
+    cpu, version = hardware()["cpu"], torch.__version__.split("+")[0]
+    name = re.sub(r"[^a-z0-9.]+", "-", f"{cpu}-{threads}-threads-torch-{version}".lower())
+    told = (
+        f"{cpu}, {threads} threads, torch {version}, Python {platform.python_version()}; median and range over {turns} "
+        f"turns that alternate; batches of {batch}, ViT-S/14."
+    )
+    first, console = crop[0], table_console()
+    with own_stores():
+        by_crop = list(steps(crop, batch, turns))
+        by_decoder = list(epochs(first, batch, turns))
+        store = list(stores(first, batch, turns))
+    tables = {
+        "steps": Table(
+            tuple(
+                Column(name, decimals)
+                for name, decimals in (
+                    ("crop, px", 0),
+                    ("tokens", 0),
+                    *((f"{way}, s", 3) for way in WAYS),
+                    *((f"{way} / stored", 1) for way in WAYS[:2]),
+                )
+            ),
+            tuple(by_crop),
+            f"An update of {DECODERS[FIRST][0]}. {told}",
+        ),
+        "epochs": Table(
+            (
+                Column("decoder"),
+                Column("trained, M", 2),
+                Column("update, s", 3),
+                Column(f"epoch of {EPOCH} images, s"),
+                Column("reading / update", 3),
+            ),
+            tuple(by_decoder),
+            f"Training on stored tokens at {first} px; reading is part of the update. {told}",
+        ),
+        "store": Table(
+            (Column("quantity"), Column("value", 2)),
+            tuple(store),
+            f"At {first} px; building reads and augments too. Memory: libraries included, one update. {told}",
+        ),
+    }
+    for part, each in tables.items():
+        console.print(each.to_rich())
+        each.write(output / f"frozen-{part}-{name}")
+    figure(by_crop, output / f"frozen-steps-{name}")
+
+
+@app.command(hidden=True)
+def peak(way: str, crop: int, batch: int) -> None:
+    """Print the peak memory of this process in GB after one update."""
+    torch.set_num_threads(1)
+    bench = Bench(FIRST, way, crop, batch)
+    bench.update()
+    status = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    if status is None:
+        raise RuntimeError("The peak memory of a process is read from /proc/self/status, which is not here.")
+    typer.echo(int(status[1]) * 1024 / 1e9)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,37 @@
+"""The benchmark of frozen encoders runs and says what it measured. Times are never asserted."""
+
+import csv
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+
+FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "frozen.py"
+spec = importlib.util.spec_from_file_location("frozen_benchmark", FILE)
+benchmark = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark)
+
+
+def test_tables(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "DECODERS", {"DEPICT-SA": ("depict-sa-tiny", ()), "SegViT": ("segvit-tiny", ())})
+    monkeypatch.setattr(benchmark, "ENCODER", "vit-tiny")
+    threads, stores = torch.get_num_threads(), os.environ.get("WHITEBOX_CACHE")
+    try:
+        benchmark.run(turns=2, crop=[32, 48], batch=2, threads=1, output=tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert os.environ.get("WHITEBOX_CACHE") == stores
+    assert "2 turns that alternate" in " ".join(capsys.readouterr().out.split())
+
+    def rows(part):
+        (path,) = tmp_path.glob(f"frozen-{part}-*.csv")
+        return list(csv.DictReader(path.read_text().splitlines()))
+
+    assert [(row["crop, px"], row["tokens"]) for row in rows("steps")] == [("32", "4"), ("48", "9")]
+    for row in rows("steps"):
+        for way in benchmark.WAYS:
+            assert 0 < float(row[f"{way}, s low"]) <= float(row[f"{way}, s"]) <= float(row[f"{way}, s high"])
+    assert [row["decoder"] for row in rows("epochs")] == ["DEPICT-SA", "SegViT"]
+    assert {row["quantity"]: row["value"] for row in rows("store")}["bytes a token"] == "384"  # 192 numbers of 2 bytes
+    assert len(list(tmp_path.glob("frozen-steps-*.png"))) == 1
