@@ -47,6 +47,7 @@ class About:
 
     Attributes:
         patch: px; crops and windows of datasets become multiples of it.
+        depth: blocks, which a decoder that takes several follows; 0: it has none.
         image_size: px, of its pretraining.
         parameters: millions.
         pretraining: method and images.
@@ -60,6 +61,7 @@ class About:
     pretraining: str
     licence: str
     gated: str = ""
+    depth: int = 0
 
 
 def configs_folder() -> Path:
@@ -108,11 +110,11 @@ def about(encoder: str) -> About:
         raise ConfigError(f"`about:` in configs/encoders/{encoder}.yaml takes {names}.") from error
 
 
-def patch_of(timm_name: str) -> int | None:
-    """Pixels of a patch, of an encoder by the name that timm has for it; None: it is none of ours."""
+def known_of(timm_name: str) -> About | None:
+    """What is known about an encoder by the name that timm has for it; None: it is none of ours."""
     for encoder in encoder_names():
         if _read("encoder", encoder)["encoder"]["name"] == timm_name:
-            return about(encoder).patch
+            return about(encoder)
     return None
 
 

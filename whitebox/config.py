@@ -25,11 +25,13 @@ from whitebox.catalog import (
     LABEL_MAP,
     RENAMED,
     Layer,
+    about,
     dataset_layers,
+    encoder_of,
     flatten,
+    known_of,
     model_layers,
     nearest,
-    patch_of,
     tell,
 )
 from whitebox.errors import ConfigError, require, short
@@ -474,7 +476,8 @@ def resolve(
         recipe = recipe or own
     layers = model_layers(model, encoder) + dataset_layers(dataset, recipe)
     said = _united([*layers, (chosen, "")])
-    patch = said.get("encoder.patch_size", patch_of(str(said["encoder.name"])))
+    known = known_of(str(said["encoder.name"]))
+    patch = said.get("encoder.patch_size", known.patch if known else None)
     fitted = _whole_patches(patch, _united(layers))
     told = [f"{key}={value}" for key, value in fitted.items() if key not in chosen]
     if told and dataset is not None:
@@ -491,6 +494,8 @@ def resolve(
     if config.encoder.image_size is None:
         config.encoder.image_size = config.data.crop
     _follow(config, chosen, before=_united(layers[:-1]))
+    if "decoder.encoder_layers" not in chosen:
+        _follow_depth(config, about(encoder_of(model)).depth, known.depth if known else 0)
     if config.encoder.get("squash") and "inference.window" not in chosen:
         config.inference.window = config.inference.stride = None  # what is squashed to a square is shown whole
     given = data_root is not None or "data.root" in chosen
@@ -605,7 +610,8 @@ def _always_shown(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _saved_patch(saved: Mapping[str, Any]) -> int | None:
     encoder = saved.get("encoder", {})
-    return encoder.get("patch_size") or patch_of(str(encoder.get("name")))
+    known = known_of(str(encoder.get("name")))
+    return encoder.get("patch_size") or (known.patch if known else None)
 
 
 def _follow(config: DictConfig, chosen: Mapping[str, Any], before: Mapping[str, Any]) -> None:
@@ -619,6 +625,16 @@ def _follow(config: DictConfig, chosen: Mapping[str, Any], before: Mapping[str, 
         chosen.get("inference.window") is not None and "inference.stride" not in chosen and inference.stride is not None
     ):
         inference.stride = min(inference.stride, inference.window)
+
+
+def _follow_depth(config: DictConfig, own: int, depth: int) -> None:
+    """Let the blocks that a decoder takes lie at the same fractions of an encoder of another depth than the model's."""
+    layers = config.decoder.get("encoder_layers")
+    if not layers or not own or not depth or depth == own or config.encoder.get("depth") is not None:
+        return
+    config.decoder.encoder_layers = [max(round((layer + 1) * depth / own), 1) - 1 for layer in layers]
+    chosen = ",".join(map(str, config.decoder.encoder_layers))
+    tell(f"Blocks at the same fractions of {depth} as of {own}: decoder.encoder_layers=[{chosen}]")
 
 
 def _find_folder(config: DictConfig, roots: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from whitebox.data.fingerprint import checksums
 from whitebox.data.images import IGNORE, UInt8, read_image, read_label
 from whitebox.engine.evaluate import read_images
 from whitebox.engine.inference import device_of, evaluating, windows
+from whitebox.engine.kept import tokens_kept
 from whitebox.engine.windows import resize_image
 from whitebox.errors import DataError
 from whitebox.models.decoders.base import class_scores
@@ -48,7 +49,8 @@ class Sample:
 def samples(run: Run, dataset: SegmentationDataset, count: int, advance: Progress | None = None) -> Iterator[Sample]:
     """The first ``count`` images, windowed as evaluation windows them (one scale, unmirrored); the model in eval mode.
 
-    Images are read ahead in other processes; memory does not grow with their number.
+    Images are read ahead in other processes; memory does not grow with their number. Until the last is done with, the
+    model takes tokens of a fixed encoder that are kept, and adds new ones (`tokens_kept`).
 
     Args:
         advance: called after each.
@@ -58,7 +60,7 @@ def samples(run: Run, dataset: SegmentationDataset, count: int, advance: Progres
     """
     device, patch = device_of(run.model), run.model.encoder.patch_size
     inference, data = run.config.inference, run.config.data
-    with evaluating(run.model):
+    with evaluating(run.model), tokens_kept(run.model, run.config.store):
         for done, image in enumerate(read_images(dataset, range(count)), start=1):
             label_HW = image.label.numpy()
             pixels, labels = [], []

@@ -12,6 +12,7 @@ import torch
 from child_runs import STEPS, Quiet, alone, die, lines, same, tiny, together, weights
 from safetensors.torch import load_file, save_file
 
+from analysis.consumed import Chosen, Images
 from whitebox import load_model, record
 from whitebox.api import load_run
 from whitebox.config import RunConfig, StoreConfig
@@ -26,6 +27,7 @@ from whitebox.errors import CheckpointError, ConfigError, InUseError, ModelError
 from whitebox.lock import LOCK, Lock
 from whitebox.models import EncoderConfig
 from whitebox.models.encoder import Encoder
+from whitebox.runs import open_run
 
 SEGVIT = {"decoder.encoder_layers": [0, 1], "decoder.layers": 1, "decoder.dropout": 0.0}
 
@@ -238,6 +240,19 @@ class TestStore:
         assert activations
         assert (kept.counts_N3K == plain.counts_N3K).all()
         assert model.kept is None
+
+    def test_measurements_read_them(self, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        started(encoder, tmp_path / "run", train__epochs=1)
+        run = open_run(tmp_path / "run", device="cpu")
+        seen: list[int] = []
+        forward = Encoder.forward
+        monkeypatch.setattr(Encoder, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
+        kept = [run.model.masks(sample.pixels_B3HW) for sample in Images(run, Chosen()).each(run)]
+        assert len(kept) == 3 and seen == []
+        run.config.store.use = False
+        plain = [run.model.masks(sample.pixels_B3HW) for sample in Images(run, Chosen()).each(run)]
+        assert len(seen) == 3
+        assert all(torch.equal(one, other) for one, other in zip(kept, plain, strict=True))
 
     def test_a_full_store_stops_nobody(
         self, encoder: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
