@@ -65,7 +65,10 @@ ARROWS = {
     "whitebox.api": ENGINE,
     "whitebox.runs": ENGINE | {"whitebox.api"},
     "analysis": BELOW_CLI,
-    "analysis.maths": FOUNDATIONS | CONFIG | {"whitebox.data", "whitebox.engine.evaluate", "whitebox.models"},
+    "analysis.maths": FOUNDATIONS
+    | CONFIG
+    | {"whitebox.data", "whitebox.models"}
+    | {"whitebox.engine.confidence", "whitebox.engine.evaluate"},
     "analysis.measures": BELOW_CLI
     | {f"analysis.{name}" for name in ("ask", "consumed", "maths", "measurement", "record")},
     "analysis.show": FOUNDATIONS

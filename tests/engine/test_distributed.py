@@ -24,6 +24,7 @@ from whitebox.engine import train as training
 from whitebox.engine import update as updating
 from whitebox.engine.checkpoint import training_states
 from whitebox.engine.distributed import evaluate_together, join, on_main
+from whitebox.engine.evaluate import Kept
 from whitebox.engine.train import Interrupted, train
 from whitebox.errors import ConfigError, DataError, TrainingError
 
@@ -107,11 +108,19 @@ def evaluate_share(weights_of: Path, images: int) -> None:
     dataset = build_dataset(config.data, "val", augment=False)
     seen: list[int] = []
     found = evaluate_together(
-        model, dataset, config.inference, config.data, workers=0, on_image=lambda index, *_: seen.append(index)
+        model,
+        dataset,
+        config.inference,
+        config.data,
+        workers=0,
+        on_image=lambda index, *_: seen.append(index),
+        kept=Kept(boundary=0.1, confidence=True),
     )
     assert seen == list(range(joined.process_index, images, joined.num_processes))
     assert list(found.names) == dataset.names[:images]
-    sys.stdout.write(f"{found.names} {found.counts_N3K.tolist()}")
+    counted = (found.counts_N3K, found.confusion_M4, found.boundary_N3K, found.confidence_NB3, found.squared_error_N)
+    assert all(each is not None and len(each) for each in counted)
+    sys.stdout.write(f"{found.names} {[each.tolist() for each in counted if each is not None]}")
 
 
 @pytest.mark.parametrize("images", [5, 1])

@@ -43,6 +43,9 @@ ON_CPU, ELSEWHERE = (2**18, 64), (2**26, 512)
 MANY_CLASSES = 32  # from here on a processor finds the largest logit faster along classes than class after class
 
 
+OnTile = Callable[[slice, slice, Tensor], None]
+
+
 class View:
     """One resized, maybe mirrored version of a photo: where its windows are, and their mask logits side by side."""
 
@@ -148,19 +151,19 @@ class Kind:
     """How what a model gives becomes class probabilities."""
 
     view: type[View]
-    normalise: Callable[[Tensor], Tensor]  # of a view, classes last
+    normalise: Callable[[Tensor, int], Tensor]  # of a view, along the axis of classes
 
 
-def _softmax(logits_RSK: Tensor) -> Tensor:
-    return logits_RSK.softmax(2)
+def _softmax(logits: Tensor, dim: int) -> Tensor:
+    return logits.softmax(dim)
 
 
-def _shares(scores_RSK: Tensor) -> Tensor:
-    return scores_RSK / scores_RSK.sum(2, keepdim=True).clamp_min(torch.finfo(scores_RSK.dtype).tiny)
+def _shares(scores: Tensor, dim: int) -> Tensor:
+    return scores / scores.sum(dim, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny)
 
 
-def _as_it_is(probabilities_RSK: Tensor) -> Tensor:
-    return probabilities_RSK
+def _as_it_is(probabilities: Tensor, dim: int) -> Tensor:
+    return probabilities
 
 
 _LOGITS = Kind(View, _softmax)
@@ -213,13 +216,30 @@ class WindowedPhoto:
             view.masks_mnK = torch.empty(0)
         self.waiting = sum(len(view.tops) * len(view.lefts) for view in self.views)
 
-    def labels(self, dtype: torch.dtype = torch.int64) -> Tensor:
-        """The most probable class, (H, W)."""
+    def labels(self, dtype: torch.dtype = torch.int64, on_tile: OnTile | None = None) -> Tensor:
+        """The most probable class, (H, W).
+
+        Args:
+            on_tile: called for each tile with its rows, its columns and the class probabilities there, (K, R, S); the
+                probabilities of a photo are never held as a whole.
+        """
         label_HW = torch.empty(self.shape, dtype=dtype, device=self.views[0].masks_mnK.device)
+        several = len(self.views) > 1
         with full_precision(label_HW.device):
-            for rows, columns, block_RSK in self._tiles(normalised=len(self.views) > 1):
+            for rows, columns, block_RSK in self._tiles(normalised=several):
                 label_HW[rows, columns] = largest_class(block_RSK)
+                if on_tile is not None:
+                    on_tile(rows, columns, self._planes(block_RSK, normalised=several))
         return label_HW
+
+    def _planes(self, block_RSK: Tensor, normalised: bool) -> Tensor:
+        """Probabilities of a tile, (K, R, S), of a block that holds them already or not."""
+        planes_KRS = block_RSK.permute(2, 0, 1)
+        if normalised:
+            return planes_KRS
+        if planes_KRS.is_contiguous():  # a fifteenth of the time, for few classes on a processor
+            return self.kind.normalise(planes_KRS, 0)
+        return self.kind.normalise(block_RSK, 2).permute(2, 0, 1)
 
     def probabilities(self) -> Tensor:
         """Their mean over the views, (K, H, W) float32."""
@@ -244,7 +264,7 @@ class WindowedPhoto:
                 for strip_RnK, of_view in zip(strips, parts, strict=True):
                     part_Sn, used = of_view[place]
                     block_RSK = _columns(part_Sn, strip_RnK[:, used])
-                    block_RSK = self.kind.normalise(block_RSK) if normalised else block_RSK
+                    block_RSK = self.kind.normalise(block_RSK, 2) if normalised else block_RSK
                     total_RSK = total_RSK.add_(block_RSK) if total_RSK.numel() else block_RSK
                 yield rows, columns, total_RSK.div_(len(self.views)) if len(self.views) > 1 else total_RSK
 

@@ -16,14 +16,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 
 from whitebox.config import DataConfig, InferenceConfig, RunConfig
-from whitebox.engine.evaluate import Evaluation, LabelledImage, LabelledImages, evaluate
+from whitebox.engine.evaluate import (
+    Evaluation,
+    ImageCounts,
+    Kept,
+    LabelledImage,
+    LabelledImages,
+    count_images,
+    evaluation_of,
+)
 from whitebox.errors import ConfigError, WhiteboxError
 from whitebox.lock import LOCK, Lock
 
@@ -141,6 +148,7 @@ def evaluate_together(
     limit: int | None = None,
     workers: int | None = None,
     on_image: Callable[[int, LabelledImage, torch.Tensor], None] | None = None,
+    kept: Kept = Kept(),  # noqa: B008 it cannot be changed
 ) -> Evaluation:
     """As ``evaluate``, each process on its share of the images; all of them return the whole.
 
@@ -148,34 +156,32 @@ def evaluate_together(
         WhiteboxError: see ``evaluate``; what one process raises, all raise.
     """
     rank, processes = PartialState().process_index, PartialState().num_processes
-    found: Evaluation | WhiteboxError
+    found: list[ImageCounts] | WhiteboxError
     try:
-        found = evaluate(
-            model,
-            dataset,
-            inference,
-            data,
-            limit=limit,
-            workers=workers,
-            on_image=on_image,
-            shard=(rank, processes),
+        found = list(
+            count_images(
+                model,
+                dataset,
+                inference,
+                data,
+                limit=limit,
+                workers=workers,
+                on_image=on_image,
+                shard=(rank, processes),
+                kept=kept,
+            )
         )
     except WhiteboxError as error:
         if processes == 1:
             raise
         found = error
-    parts: list[Evaluation] = []
+    parts: list[list[ImageCounts]] = []
     for part in gathered(found):
         if isinstance(part, WhiteboxError):
             raise part
         parts.append(part)
-    total = sum(len(part.names) for part in parts)
-    names = [""] * total
-    counts_N3K = np.zeros((total, *parts[0].counts_N3K.shape[1:]), np.int64)
-    for index, part in enumerate(parts):
-        names[index::processes] = part.names
-        counts_N3K[index::processes] = part.counts_N3K
-    return Evaluation(tuple(names), counts_N3K, parts[0].mean_over)
+    in_order = [parts[index % processes][index // processes] for index in range(sum(map(len, parts)))]
+    return evaluation_of(in_order, len(dataset.classes), data)
 
 
 class StopRequested(WhiteboxError):

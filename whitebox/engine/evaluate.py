@@ -1,14 +1,14 @@
 """Evaluate a model on a dataset: per-image pixel counts, from which every score and interval follows.
 
-Shapes: N images, K classes, H W pixels.
+Shapes: N images, K classes, H W pixels, B bins of confidence, M entries of confusion matrices that are not 0.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from torch.utils.data import DataLoader
 from whitebox.config import DataConfig, InferenceConfig
 from whitebox.data.dataset import SegmentationDataset
 from whitebox.data.loading import ErrorsAsValues, default_workers, each, serve
-from whitebox.engine.inference import evaluating, predict_many
-from whitebox.engine.metrics import Intervals, Scores, bootstrap, image_counts, scores
+from whitebox.engine.boundaries import boundary_counts
+from whitebox.engine.confidence import ConfidenceCounts
+from whitebox.engine.inference import device_of, evaluating, seen_photos
+from whitebox.engine.metrics import Intervals, Scores, bootstrap, confusion, counts_of, scores
 from whitebox.errors import ConfigError, DataError, ModelError, WhiteboxError
 from whitebox.models import OpenSegmentor
 from whitebox.models.segmentor import unnamed_classes
@@ -53,15 +55,48 @@ class LabelledImages(Protocol):
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What is counted beyond what an evaluation always counts.
+
+    Attributes:
+        boundary: pixels near the boundaries of classes, within this share of the image's diagonal; None: not.
+        confidence: how sure the model is; takes the class probabilities of each pixel.
+    """
+
+    boundary: float | None = None
+    confidence: bool = False
+
+
+class ImageCounts(NamedTuple):
+    """What is counted in one image."""
+
+    name: str
+    counts_3K: Tensor  # intersection, prediction, label
+    confusion_M3: Tensor  # label, prediction and pixels, where there are any
+    boundary_3K: Tensor | None = None  # see `whitebox.engine.boundaries`
+    confidence_B3: Tensor | None = None  # see `whitebox.engine.confidence`
+    squared_error: int = 0
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found: names of the N images and their counts (intersection, prediction, label).
 
-    ``mean_over``: which classes the mean IoU is over, see :func:`whitebox.engine.metrics.scores`.
+    Attributes:
+        mean_over: which classes the mean IoU is over, see :func:`whitebox.engine.metrics.scores`.
+        confusion_M4: entries of the images' confusion matrices that are not 0: number of the image, label, prediction,
+            pixels; None: they were not kept.
+        boundary_N3K: see :func:`whitebox.engine.boundaries.boundary_counts`; None: not asked for.
+        confidence_NB3, squared_error_N: see `whitebox.engine.confidence`; None: not asked for.
     """
 
     names: tuple[str, ...]
     counts_N3K: NDArray[np.int64]
     mean_over: str = "occurring"
+    confusion_M4: NDArray[np.int64] | None = None
+    boundary_N3K: NDArray[np.int64] | None = None
+    confidence_NB3: NDArray[np.int64] | None = None
+    squared_error_N: NDArray[np.int64] | None = None
 
     @property
     def scores(self) -> Scores:
@@ -83,6 +118,7 @@ def evaluate(
     workers: int | None = None,
     on_image: Callable[[int, LabelledImage, Tensor], None] | None = None,
     shard: tuple[int, int] = (0, 1),
+    kept: Kept = Kept(),
 ) -> Evaluation:
     """Predict every image and count pixels per class; windows of several images share batches.
 
@@ -96,15 +132,62 @@ def evaluate(
         workers: processes that decode images meanwhile; None: half the cores, at most 8.
         on_image: called after each image with its index, its sample, and the prediction (H, W) int64 on the device.
         shard: (r, n): only images r, r + n, ... of the dataset; see ``whitebox.engine.distributed``.
+        kept: what else to count.
 
     Raises:
         ModelError: model and dataset have different classes.
         DataError: there are no images, or one cannot be read, or its label does not fit it or the classes.
-        ConfigError: ``limit`` below 1.
+        ConfigError: ``limit`` below 1; or the confidence is asked for of a model with more names than classes.
     """
+    images = count_images(
+        model, dataset, inference, data, limit=limit, workers=workers, on_image=on_image, shard=shard, kept=kept
+    )
+    return evaluation_of(list(images), len(dataset.classes), data)
+
+
+def evaluation_of(images: Sequence[ImageCounts], classes: int, data: DataConfig | None) -> Evaluation:
+    """The evaluation of images that were counted."""
+
+    def stacked(parts: Sequence[Tensor | None]) -> NDArray[np.int64] | None:
+        return torch.stack([part for part in parts if part is not None]).numpy() if None not in parts else None
+
+    counts_N3K = stacked([image.counts_3K for image in images]) if images else np.zeros((0, 3, classes), np.int64)
+    assert counts_N3K is not None
+    entries = [
+        np.insert(image.confusion_M3.numpy().astype(np.int64), 0, number, axis=1) for number, image in enumerate(images)
+    ]
+    confidence_NB3 = stacked([image.confidence_B3 for image in images])
+    return Evaluation(
+        tuple(image.name for image in images),
+        counts_N3K,
+        "occurring" if data is None else data.mean_over,
+        np.concatenate(entries) if entries else np.zeros((0, 4), np.int64),
+        stacked([image.boundary_3K for image in images]),
+        confidence_NB3,
+        None if confidence_NB3 is None else np.array([image.squared_error for image in images], np.int64),
+    )
+
+
+def count_images(
+    model: nn.Module,
+    dataset: LabelledImages,
+    inference: InferenceConfig,
+    data: DataConfig | None = None,
+    *,
+    limit: int | None = None,
+    workers: int | None = None,
+    on_image: Callable[[int, LabelledImage, Tensor], None] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    kept: Kept = Kept(),
+) -> Iterator[ImageCounts]:
+    """The counts of one image after another; arguments and errors are those of :func:`evaluate`."""
     known, total = len(dataset.classes), images_to_evaluate(model, dataset, limit)
-    names: list[str] = []
-    counts: list[Tensor] = []
+    names = int(model.num_classes)  # type: ignore[arg-type]
+    if kept.confidence and names > known:
+        raise ConfigError(
+            f"The confidence in {known} classes cannot be taken from {names} names: give one name for each class, or "
+            "leave out --calibration."
+        )
     indices = range(shard[0], total, shard[1])
     samples: deque[LabelledImage] = deque()  # read, but not predicted yet
 
@@ -114,21 +197,33 @@ def evaluate(
             yield sample.image.permute(1, 2, 0).numpy()
 
     with evaluating(model):
-        for index, prediction_HW in zip(indices, predict_many(model, images(), inference, data), strict=True):
+        for index, photo in zip(indices, seen_photos(model, images(), inference, data), strict=True):
             sample = samples.popleft()
-            if model.num_classes > known:  # type: ignore[operator]
+            label_HW = sample.label.to(device_of(model))
+            sure = ConfidenceCounts(label_HW, dataset.ignore_index) if kept.confidence else None
+            with torch.inference_mode():
+                prediction_HW = photo.labels(on_tile=None if sure is None else sure.see)
+            if names > known:
                 prediction_HW = prediction_HW.clamp(max=known - 1)
             try:
-                label_HW = sample.label.to(prediction_HW.device)
-                counted = image_counts(prediction_HW, label_HW, known, dataset.ignore_index)
+                confusion_KK = confusion(prediction_HW, label_HW, known, dataset.ignore_index)
             except DataError as error:
                 raise DataError(f"{sample.name}: {error}") from error
-            names.append(sample.name)
-            counts.append(counted.cpu())
+            pairs_M2 = confusion_KK.nonzero()
+            pixels_M = confusion_KK[pairs_M2[:, 0], pairs_M2[:, 1]]
+            sure_B3, squared_error = (None, 0) if sure is None else sure.counts(prediction_HW)
+            yield ImageCounts(
+                sample.name,
+                counts_of(confusion_KK).cpu(),
+                torch.column_stack((pairs_M2, pixels_M)).int().cpu(),
+                None
+                if kept.boundary is None
+                else boundary_counts(prediction_HW, label_HW, known, dataset.ignore_index, kept.boundary),
+                sure_B3,
+                squared_error,
+            )
             if on_image is not None:
                 on_image(index, sample, prediction_HW)
-    counts_N3K = torch.stack(counts).numpy() if counts else np.zeros((0, 3, known), np.int64)
-    return Evaluation(tuple(names), counts_N3K, "occurring" if data is None else data.mean_over)
 
 
 def images_to_evaluate(model: nn.Module, dataset: LabelledImages, limit: int | None) -> int:

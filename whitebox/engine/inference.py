@@ -75,11 +75,19 @@ def predict_many(
 
     A photo is asked for when there is room in a batch: about ``inference.batch`` windows ahead of the last result.
     """
+    for photo in seen_photos(model, images, inference, data):
+        yield photo.labels()
+
+
+@torch.inference_mode()
+def seen_photos(
+    model: nn.Module, images: Iterable[Image], inference: InferenceConfig, data: DataConfig | None = None
+) -> Iterator[WindowedPhoto]:
+    """One photo after another, each when the model has seen all its windows; see :func:`predict_many`."""
     photos = (photo_for(model, image_HW3, inference, data) for image_HW3 in images)
     with evaluating(model), rejecting(model, inference.topk):
         take = partial(predict, model)
-        for photo in through(photos, device_of(model), inference.window, inference.stride, inference.batch, take):
-            yield photo.labels()
+        yield from through(photos, device_of(model), inference.window, inference.stride, inference.batch, take)
 
 
 def photo_for(model: nn.Module, image_HW3: Image, inference: InferenceConfig, data: DataConfig | None) -> WindowedPhoto:

@@ -72,12 +72,26 @@ def image_counts(prediction: Tensor, label: Tensor, num_classes: int, ignore_ind
     Raises:
         DataError: the shapes differ, or a value is neither a class nor ``ignore_index``.
     """
+    return counts_of(confusion(prediction, label, num_classes, ignore_index))
+
+
+def confusion(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Pixels of one image by label and prediction; arguments and errors are those of :func:`image_counts`.
+
+    Returns:
+        (K, K) int64 on the same device: of each label (row) how many are predicted as each class (column).
+    """
     if prediction.shape != label.shape:
         raise DataError(f"The prediction is {tuple(prediction.shape)} pixels, the label {tuple(label.shape)}.")
     rows = label_rows(label, num_classes, ignore_index)
     predicted = prediction.long().masked_fill(label == ignore_index, 0)
     _require_classes("prediction", predicted, num_classes, ignore_index)
-    return counts_in_rows(predicted, rows, num_classes)
+    return _confusion_in_rows(predicted, rows, num_classes)
+
+
+def counts_of(confusion_KK: Tensor) -> Tensor:
+    """The (3, K) of :func:`image_counts` in a confusion matrix."""
+    return torch.stack((confusion_KK.diagonal(), confusion_KK.sum(0), confusion_KK.sum(1)))
 
 
 def label_rows(label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -99,9 +113,12 @@ def label_rows(label: Tensor, num_classes: int, ignore_index: int = 255) -> Tens
 
 def counts_in_rows(prediction: Tensor, rows: Tensor, num_classes: int) -> Tensor:
     """:func:`image_counts` of a prediction whose values are classes, and a label prepared by :func:`label_rows`."""
+    return counts_of(_confusion_in_rows(prediction, rows, num_classes))
+
+
+def _confusion_in_rows(prediction: Tensor, rows: Tensor, num_classes: int) -> Tensor:
     pairs = torch.bincount((rows + prediction).flatten(), minlength=num_classes * (num_classes + 1))
-    confusion_KK = pairs[: num_classes**2].reshape(num_classes, num_classes)  # label, prediction
-    return torch.stack((confusion_KK.diagonal(), confusion_KK.sum(0), confusion_KK.sum(1)))
+    return pairs[: num_classes**2].reshape(num_classes, num_classes)
 
 
 def _require_classes(what: str, values: Tensor, num_classes: int, ignore_index: int) -> None:
