@@ -39,9 +39,8 @@ def pixels(spread, classes=7, size=(120, 150), seed=0):
 @pytest.mark.parametrize("spread", SPREADS)
 def test_calibration_error_is_that_of_torchmetrics(spread, bins):
     p_PK, label_P, bins_B3, _ = pixels(spread)
-    p_PK = p_PK.clamp(max=1 - 2**-24)  # torchmetrics puts a confidence of exactly 1 into a bin of its own
     expected = multiclass_calibration_error(p_PK, label_P, p_PK.shape[1], n_bins=bins, norm="l1")
-    assert calibration_error(bins_B3, bins) == pytest.approx(float(expected), abs=2e-6)
+    assert calibration_error(bins_B3, bins) == pytest.approx(float(expected), abs=2e-5)  # they add up in float32
 
 
 @pytest.mark.parametrize("spread", SPREADS)
