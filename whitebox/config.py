@@ -55,6 +55,8 @@ class DataConfig:
     classes: list[str] = field(default_factory=list)  # only for kind=folder; else known from the dataset
     palette: list[list[int]] = field(default_factory=list)  # only for kind=folder, optional
     label_map: dict[int, int] = field(default_factory=dict)  # only for kind=folder: stored value -> class, or 255
+    unit: str = ""  # images that belong together: image | folder | a pattern (one group) of their names; "": its own
+    block: int | None = None  # frames: clips are cut into blocks of so many; 0: they are not; null: as the dataset says
     image_suffix: str = ""  # only for kind=folder; empty: any of jpg, jpeg, png, bmp, tif, tiff, webp
     label_suffix: str = ""  # only for kind=folder, as _mask.png; empty: any of png, bmp, tif, tiff, gif
     resize: int = 512  # px, short side
@@ -87,6 +89,7 @@ class DataConfig:
             require_side(f"data.{key}", getattr(self, key))
         known = self.mean_over in ("occurring", "labelled")
         require(known, "data.mean_over", self.mean_over, "choose occurring or labelled")
+        require(self.block is None or self.block >= 0, "data.block", self.block, "it cannot be negative")
         require(self.views is None or self.views >= 1, "data.views", self.views, "it must be at least 1, or null")
         require(
             self.view_seed is None or self.view_seed >= 0, "data.view_seed", self.view_seed, "it cannot be negative"

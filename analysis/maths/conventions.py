@@ -7,7 +7,7 @@ from typing import Any
 
 from whitebox.errors import require
 
-RESAMPLES = 1000  # of a bootstrap
+RESAMPLES = 10_000  # of a bootstrap
 LEVEL = 0.95  # of an interval
 
 SCOPES = ("decoder blocks", "decoder", "encoder", "model")  # of costs, see `analysis.measures.costs`

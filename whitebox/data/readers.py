@@ -345,7 +345,7 @@ class Layout:
         have_images, doubled_images = _files(root / images, (self.image_suffix,))
         have_labels, doubled_labels = _files(root / labels, (self.label_suffix,), self.other_labels)
         if list_file:
-            lines = (line.strip() for line in _read_text(root / list_file).splitlines())
+            lines = (line.strip() for line in read_text(root / list_file).splitlines())
             names = [composed(Path(line).as_posix()) for line in lines if line]
         elif self.id_list:
             names = [name for name in id_list(self.id_list) if name in have_images or name in have_labels]
@@ -383,7 +383,7 @@ class Folder:
         if not names:
             _require_own(config)
             if (root / "classes.txt").is_file():
-                lines = re.split(r"\r\n|\r|\n", _read_text(root / "classes.txt"))
+                lines = re.split(r"\r\n|\r|\n", read_text(root / "classes.txt"))
                 names = [line.strip() for line in lines if line.strip()]
             elif (root / "meta.json").is_file():
                 meta = _read_meta(root / "meta.json")
@@ -648,7 +648,7 @@ def _as_palette(colours: Iterable[Sequence[int]]) -> Palette:
     return palette
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     """A text file as an editor has saved it: UTF-8, or what its byte order mark says."""
     try:
         content = path.read_bytes()
@@ -660,7 +660,7 @@ def _read_text(path: Path) -> str:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(_read_text(path))
+        meta = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON ({error}): correct it or use classes.txt.") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("classes"), list):

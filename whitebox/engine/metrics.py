@@ -146,6 +146,12 @@ def scores(counts: Counts, mean_over: str = "occurring") -> Scores:
     return Scores(float(miou), float(macc), float(aacc), iou_K, acc_K)
 
 
+def score_vectors(total_3K: Float, mean_over: str = "occurring") -> Float:
+    """Scores of many sums, (..., 3 K) -> (..., 3 + 2 K): miou, macc, aacc, iou_K, acc_K, see :func:`scores`."""
+    miou, macc, aacc, iou_K, acc_K = _ratios(total_3K.reshape(*total_3K.shape[:-1], 3, -1), mean_over)
+    return np.concatenate([np.stack([miou, macc, aacc], -1), iou_K, acc_K], -1)
+
+
 def bootstrap(
     counts_N3K: Counts, resamples: int = 1000, seed: int = 0, level: float = 0.95, mean_over: str = "occurring"
 ) -> Intervals:

@@ -22,7 +22,7 @@ _PARTS = {"step", "config", "model", "optimizer", "scaler", "ema"}  # of a state
 log = logging.getLogger("whitebox")
 
 # A resumed run may differ in these: they do not change what is learned.
-FREE_ON_RESUME = {"data.root", "inference.batch"} | {
+FREE_ON_RESUME = {"data.root", "data.unit", "data.block", "inference.batch"} | {
     f"train.{key}"
     for key in (
         "workers",

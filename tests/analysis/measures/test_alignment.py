@@ -267,8 +267,8 @@ class TestMeasure:
     def test_depict_sa(self, opened: Callable[[str], Run]) -> None:
         run = opened("depict-sa-tiny")
         steps: list[tuple[int, int]] = []
-        found = measure(run, limit=2, draws=3, advance=lambda *at: steps.append(at))
-        assert steps == [(1, 2), (2, 2)] and found.n == 2 and found.measured["notes"] == []
+        found = measure(run, limit=3, draws=3, advance=lambda *at: steps.append(at))
+        assert steps == [(1, 3), (2, 3), (3, 3)] and found.n == 3 and found.measured["notes"] == []
         layers = found.measured["layers"]
         assert [layer["name"] for layer in layers] == [f"decoder.layers.{index}" for index in range(3)]
         for layer, module in zip(layers, run.model.decoder.layers, strict=True):
@@ -296,11 +296,12 @@ class TestMeasure:
         assert found["change"]["value"] == pytest.approx(float(100 * (after - before) / before), rel=1e-3)
 
     def test_depict_ca(self, opened: Callable[[str], Run]) -> None:
-        layers = measure(opened("depict-ca-tiny"), limit=2).measured["layers"]
+        layers = measure(opened("depict-ca-tiny"), limit=3).measured["layers"]
         assert [layer["objective"] for layer in layers] == ["compression"] * 3 + ["principal directions"] * 3
         assert all("captured" not in layer for layer in layers[:3])
         for first, second in pairwise(layers[3:]):
-            assert first["captured"]["after"] == pytest.approx(second["captured"]["before"], rel=1e-4)
+            after, before = first["captured"]["after"]["value"], second["captured"]["before"]["value"]
+            assert after == pytest.approx(before, rel=1e-4)
             after = first["before"]["value"] + first["change"]["value"]
             assert after == pytest.approx(second["before"]["value"], rel=1e-4)
             assert first["derived"] is None and 0 < first["before"]["value"] < 100

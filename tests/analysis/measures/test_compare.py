@@ -17,6 +17,7 @@ from child_runs import TINY
 
 import whitebox
 from analysis.consumed import Chosen
+from analysis.maths.conventions import RESAMPLES
 from analysis.measures import compare as comparison
 from analysis.measures.compare import distinct_names
 from analysis.measures.evaluation import Evaluated, evaluated, measured_scores, read_counts
@@ -105,7 +106,7 @@ class TestCompare:
         reference, model = example("first", 1), example("second", 2)
         record = compare(reference, model, seed=3)
         ours, theirs = model.evaluation, reference.evaluation
-        interval = paired_bootstrap(ours.counts_N3K, theirs.counts_N3K, 1000, 3)
+        interval = paired_bootstrap(ours.counts_N3K, theirs.counts_N3K, RESAMPLES, 3)
         for key in ("miou", "macc", "aacc"):
             stored = record.measured[key]
             assert stored["value"] == getattr(ours.scores, key) - getattr(theirs.scores, key)

@@ -20,6 +20,7 @@ from child_runs import alone, together
 from tiny_runs import configured, tiny_model, tiny_run
 
 from analysis.consumed import Chosen, EvaluatedImages
+from analysis.maths.conventions import RESAMPLES
 from analysis.maths.halving import search_half
 from analysis.maths.perturbation import perturbed, target_parameters
 from analysis.measures.changes import CLEAN, ChangedRun, draw_interval, percentile_interval
@@ -95,7 +96,7 @@ def test_a_record_holds_what_was_measured(run: Run, tmp_path: Path) -> None:
     expected = plain(run)
     assert record.kind == "parameter-noise" and record.n == 4 and record.variant == "decoder"
     assert clean["sigma"] == 0 and clean["miou"] == {"value": scores(expected).miou, "low": None, "high": None}
-    interval = bootstrap(expected, 1000, 0).miou
+    interval = bootstrap(expected, RESAMPLES, 0).miou
     assert (clean["images"]["low"], clean["images"]["high"]) == pytest.approx(interval)
     for point, sigma in ((weak, 0.05), (strong, 0.3)):
         assert point["sigma"] == sigma and len(point["draws"]) == 3

@@ -241,9 +241,9 @@ class TestMeasure:
 
     def test_patches_and_class_embeddings_are_told_apart(self, tmp_path: Path) -> None:
         run = make_run(tmp_path)
-        measured = measure(run, PLAIN, limit=2).measured
+        measured = measure(run, PLAIN, limit=3).measured
         rates, class_rates, reduced = [], [], []
-        for sample in samples_of(run, 2):
+        for sample in samples_of(run, 3):
             with record(run.model, "decoder.layers.0.tokens") as activations, torch.no_grad():
                 run.model.masks(sample.pixels_B3HW)
             (z_BND,) = activations.values()
