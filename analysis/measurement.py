@@ -48,6 +48,9 @@ KINDS: dict[str, Kind] = {
     "input-noise": Kind("analysis.show.noise"),
     "corruptions": Kind("analysis.show.corruptions"),
     "eval": Kind("analysis.show.evaluation"),
+    "boundary": Kind("analysis.show.boundary"),
+    "calibration": Kind("analysis.show.calibration"),
+    "confusion": Kind("analysis.show.confusion"),
     "compare": Kind("analysis.show.compare"),
     "tradeoff": Kind("analysis.show.tradeoff"),
 }

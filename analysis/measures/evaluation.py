@@ -1,7 +1,7 @@
 """Accuracy of a run: mIoU and what belongs to it, with intervals over images, and the counts they come from.
 
-The per-image counts lie beside the record (``NAME.npz``: ``names`` (N,), ``counts`` (N, 3, K)), so that intervals and
-paired comparisons need no rerun.
+The per-image counts lie beside the record (``NAME.npz``: ``names`` (N,), ``counts`` (N, 3, K), ``confusion`` (M, 4)),
+so that intervals, paired comparisons and confusion matrices need no rerun.
 
 Layout of ``measured`` (fractions; low and high bound the 95 % interval over images; null where a class does not
 occur)::
@@ -14,21 +14,22 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ask import by_main, keep, stored
+from analysis.ask import keep, stored
 from analysis.consumed import Chosen, EvaluatedImages
 from analysis.maths.conventions import RESAMPLES
 from analysis.maths.intervals import ranged
 from analysis.measurement import Progress
+from analysis.measures.extras import Extra, beside, found_extra, store_extra, write_counts
 from analysis.record import Answer, Question, Record, RecordError, describe_weights
-from whitebox.files import write_atomically
+from whitebox.data.units import units_of
 
 if TYPE_CHECKING:
     from whitebox.engine.evaluate import Evaluation
@@ -46,11 +47,13 @@ class Evaluated:
 
     Attributes:
         counts: the file of its per-image counts.
+        extras: records of what else was asked for, see `analysis.measures.extras`.
     """
 
     name: str
     record: Record
     counts: Path
+    extras: tuple[Record, ...] = ()
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -85,6 +88,7 @@ def evaluated(
     *,
     again: bool = False,
     on_image: OnImage | None = None,
+    extras: Sequence[Extra] = (),
 ) -> Evaluated:
     """The evaluation of a run: the stored one of these images and settings, else a new one, which is then stored.
 
@@ -95,18 +99,30 @@ def evaluated(
         advance: called after each image that has to be predicted.
         again: predict anew, whatever is stored.
         on_image: called with index, labelled image and prediction.
+        extras: what else is wanted; what stored counts do not hold of it is predicted anew, in the same pass.
 
     Raises:
         WhiteboxError: the images or stored counts cannot be read, or do not fit the model.
     """
     images = EvaluatedImages(run, chosen or Chosen())
     question = evaluation_question(run, images)
-    for folder in dict.fromkeys((output or run.folder, run.folder)):
-        counts = (folder / "records" / question.file_name).with_suffix(".npz")
-        found = None if again else stored(question, folder / "records")
-        if found is not None and counts.is_file():
-            return Evaluated(name, found, counts)
+    folder = output or run.folder
+    folders = [] if again else list(dict.fromkeys((folder, run.folder)))
+    found = _found(question, name, folders)
+    units = units_of(images.config, images.names)
+    there = [found_extra(extra, question, units, folders) for extra in extras]
+
+    def add(evaluation: Evaluation) -> None:
+        for index, extra in enumerate(extras):
+            if there[index] is None:
+                there[index] = store_extra(extra, question, evaluation, images.classes, units, folder)
+
+    if found is not None and None in there:
+        add(found.evaluation)
+    if found is not None and None not in there:
+        return replace(found, extras=tuple(record for record in there if record is not None))
     from whitebox.engine.distributed import evaluate_together
+    from whitebox.engine.evaluate import Kept
     from whitebox.engine.kept import tokens_kept
 
     opened = run.open()
@@ -119,9 +135,26 @@ def evaluated(
 
     with tokens_kept(opened.model, opened.config.store):
         evaluation = evaluate_together(
-            opened.model, images.dataset, opened.inference, opened.data, limit=images.limit, on_image=seen
+            opened.model,
+            images.dataset,
+            opened.inference,
+            opened.data,
+            limit=images.limit,
+            on_image=seen,
+            kept=reduce(lambda kept, extra: extra.wanted(kept), extras, Kept()),
         )
-    return store_evaluation(question, evaluation, images.classes, output or run.folder, name)
+    found = store_evaluation(question, evaluation, images.classes, folder, name) if found is None else found
+    add(evaluation)
+    return replace(found, extras=tuple(record for record in there if record is not None))
+
+
+def _found(question: Question, name: str, folders: Sequence[Path]) -> Evaluated | None:
+    """The stored evaluation, with its counts."""
+    for folder in folders:
+        counts, found = beside(folder, question), stored(question, folder / "records")
+        if found is not None and counts.is_file():
+            return Evaluated(name, found, counts)
+    return None
 
 
 def store_evaluation(
@@ -131,13 +164,11 @@ def store_evaluation(
     scores = measured_scores(
         evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED, mean_over=evaluation.mean_over
     )
-    counts = (folder / "records" / question.file_name).with_suffix(".npz")
-
-    def write(path: Path) -> None:
-        with path.open("wb") as opened:
-            np.savez_compressed(opened, names=np.array(evaluation.names), counts=evaluation.counts_N3K)
-
-    by_main(lambda: write_atomically(counts, write))  # before the record, which promises them
+    counts = beside(folder, question)
+    arrays = {"counts": evaluation.counts_N3K}
+    if evaluation.confusion_M4 is not None:
+        arrays["confusion"] = evaluation.confusion_M4.astype(np.int32)
+    write_counts(counts, evaluation.names, arrays)  # before the record, which promises them
     record = keep(question, Answer(measured=scores, n=len(evaluation.names)), folder / "records")
     return Evaluated(name, record, counts)
 
@@ -153,7 +184,8 @@ def read_counts(path: Path, record: Record) -> Evaluation:
     try:
         with np.load(path) as arrays:
             names, counts_N3K = tuple(arrays["names"].tolist()), arrays["counts"]
-        found = Evaluation(names, counts_N3K, record.settings.get("mean_over", "occurring"))
+            confusion_M4 = arrays["confusion"].astype(np.int64) if "confusion" in arrays else None
+        found = Evaluation(names, counts_N3K, record.settings.get("mean_over", "occurring"), confusion_M4)
         miou = found.scores.miou
     except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
         raise RecordError(f"The counts {path} cannot be read; delete them and their record, and repeat.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,12 +24,14 @@ from whitebox.cli.app import (
     say,
     together,
 )
+from whitebox.cli.extras import Boundary, BoundaryRatio, Calibration, Confusion, chosen_extras
 from whitebox.cli.names import Classes, Fast, TopK, Vocabulary, chosen_names, encode_names, require_fast
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
     from analysis.consumed import Chosen
+    from analysis.measures.extras import Extra
     from analysis.record import Record
     from whitebox.config import RunConfig
     from whitebox.runs import SavedRun
@@ -134,6 +137,10 @@ def evaluate_command(
     multiscale: Multiscale = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     save_images: Annotated[int, typer.Option(min=0, help="Save N pictures: photo, ground truth, prediction.")] = 0,
+    boundary: Boundary = False,
+    boundary_ratio: BoundaryRatio = None,
+    calibration: Calibration = False,
+    confusion: Confusion = False,
     vocabulary: Vocabulary = None,
     fast: Fast = False,
     topk: TopK = None,
@@ -147,6 +154,7 @@ def evaluate_command(
     whitebox eval results/depict-ca-tiny-shapes
     whitebox eval results/depict-sa-tiny-camvid --split test --multiscale --save-images 4
     whitebox eval results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid -o comparison/
+    whitebox eval results/depict-sa-tiny-camvid --boundary --calibration --confusion
     whitebox eval results/sed-base --vocabulary ade847 --dataset ade20k-full --fast --topk 8
     """
     from analysis.consumed import Chosen
@@ -156,38 +164,42 @@ def evaluate_command(
     paths, overrides = runs_and_overrides(runs)
     names = chosen_names(None, vocabulary)
     require_fast(fast, topk)
+    extras = chosen_extras(boundary, boundary_ratio, calibration, confusion)
     records, folders = [], []
     with together(device):
         for path in paths:
             run = find_run(path, dataset, data_root, overrides, device, multiscale, names, fast, topk)
-            records.append(_evaluate(run, Chosen(split, limit), save_images, output, again))
+            records.append(_evaluate(run, Chosen(split, limit), save_images, output, again, extras))
             folders.append(run.folder)
     if main_process():
-        for record, folder in zip(records, folders, strict=True):
-            render([record], output or folder)
+        for own, folder in zip(records, folders, strict=True):
+            render(own, output or folder)
         if len(records) > 1:
-            render(records, output or common_folder(folders))
+            render([record for own in records for record in own], output or common_folder(folders))
 
 
-def _evaluate(run: SavedRun, chosen: Chosen, save_images: int, output: Path | None, again: bool) -> Record:
-    """The record of an evaluation; pictures need predictions, so these are made again."""
+def _evaluate(
+    run: SavedRun, chosen: Chosen, save_images: int, output: Path | None, again: bool, extras: Sequence[Extra]
+) -> list[Record]:
+    """The record of an evaluation, and those of what else was asked for; pictures need predictions, made again."""
     from analysis.consumed import EvaluatedImages
     from analysis.measures.evaluation import evaluated
     from whitebox.cli.progress import image_progress
 
     with image_progress(f"{run.name} on {run.data.name}", None) as advance:
         if not save_images:
-            return evaluated(run, run.name, chosen, output, advance, again=again).record
+            found = evaluated(run, run.name, chosen, output, advance, again=again, extras=extras)
+            return [found.record, *found.extras]
         from whitebox.engine.predict import ComparisonSaver
 
         split = chosen.split or run.data.val_split
         folder = (output or run.folder) / "pictures" / f"{run.data.name}-{split}"
         opened, images = run.open(), EvaluatedImages(run, chosen)
         pictures = ComparisonSaver(images.dataset, folder, save_images, len(images))
-        record = evaluated(opened, run.name, chosen, output, advance, again=True, on_image=pictures).record
+        found = evaluated(opened, run.name, chosen, output, advance, again=True, on_image=pictures, extras=extras)
     if pictures.written and main_process():
         say(f"Pictures: {pictures.folder}")
-    return record
+    return [found.record, *found.extras]
 
 
 @app.command()

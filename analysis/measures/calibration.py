@@ -1,0 +1,99 @@
+"""How far a model's confidence can be trusted, and what is gained by leaving out what it is unsure of.
+
+Layout of ``measured`` (fractions; Brier score between 0 and 2)::
+
+    {"ece": {"value", "low", "high"}, "overconfidence": {...}, "brier": {...}, "aurc": {...}, "eaurc": {...},
+     "reliability": [{"from": 0.0, "to": 0.0667, "share": 0.01, "confidence": 0.05, "accuracy": {...}}, ...],
+     "risk": [{"coverage": 0.05, "risk": {...}}, ...]}
+
+Counts beside the record: ``bins`` (N, B, 3) of pixels, right ones, and summed confidences, and ``squared_error`` (N,);
+see `whitebox.engine.confidence`. Formulas: `analysis.maths.calibration`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.maths.conventions import RESAMPLES
+from analysis.measures.extras import SEED, Extra, ranged_all
+
+if TYPE_CHECKING:
+    from whitebox.engine.evaluate import Evaluation, Kept
+
+NUMBERS = ("ece", "overconfidence", "brier", "aurc", "eaurc")
+
+
+@dataclass(frozen=True)
+class Calibration(Extra):
+    """Calibration and selective prediction."""
+
+    kind = "calibration"
+
+    def wanted(self, kept: Kept) -> Kept:
+        """The confidence of each pixel."""
+        return replace(kept, confidence=True)
+
+    def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
+        """Its binned counts."""
+        if evaluation.confidence_NB3 is None or evaluation.squared_error_N is None:
+            return None
+        return {"bins": evaluation.confidence_NB3, "squared_error": evaluation.squared_error_N}
+
+    def measured(
+        self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
+    ) -> dict[str, Any]:
+        """See above."""
+        from analysis.maths import calibration as maths
+        from analysis.maths.resampling import estimated
+
+        bins_SNB3 = np.array([each.confidence_NB3 for each in evaluations])
+        squared_SN1 = np.array([each.squared_error_N for each in evaluations])[..., None]
+        coverages = np.linspace(0.05, 1, 20)
+
+        def numbers(sums_xC: NDArray[np.float64]) -> NDArray[np.float64]:
+            bins_xB3 = sums_xC[..., 1:].reshape(*sums_xC.shape[:-1], -1, 3)
+            single = (
+                maths.calibration_error(bins_xB3),
+                maths.overconfidence(bins_xB3),
+                maths.brier_score(sums_xC[..., 0], bins_xB3),
+            )
+            return np.concatenate(
+                [
+                    np.stack(single, -1),
+                    maths.area_under_risk(bins_xB3),
+                    maths.reliability(bins_xB3)[2],
+                    maths.risks_at(bins_xB3, coverages),
+                ],
+                axis=-1,
+            )
+
+        sums_SNC = np.concatenate([squared_SN1, bins_SNB3.reshape(*bins_SNB3.shape[:2], -1)], axis=-1)
+        found = estimated(sums_SNC, numbers, unit_N, resamples=RESAMPLES, seed=SEED)
+        least, most = np.zeros(len(found.value_M)), np.ones(len(found.value_M))
+        least[NUMBERS.index("overconfidence")], most[NUMBERS.index("brier")] = -1, np.inf
+        values = ranged_all(found, least, most)
+        share_M, confidence_M, _ = maths.reliability(bins_SNB3.sum((0, 1)))
+        edges = maths.bin_edges()
+        accuracies = values[len(NUMBERS) : len(NUMBERS) + len(share_M)]
+        return {
+            **dict(zip(NUMBERS, values, strict=False)),
+            "reliability": [
+                {
+                    "from": float(edges[index]),
+                    "to": float(edges[index + 1]),
+                    "share": float(share_M[index]),
+                    "confidence": float(confidence_M[index]),
+                    "accuracy": accuracy,
+                }
+                for index, accuracy in enumerate(accuracies)
+            ],
+            "risk": [
+                {"coverage": float(coverage), "risk": risk}
+                for coverage, risk in zip(coverages, values[len(NUMBERS) + len(share_M) :], strict=True)
+            ],
+        }

@@ -1,0 +1,139 @@
+"""What an evaluation can count beyond accuracies: each is a kind of record of its own, of the same pass.
+
+An extra says what the engine is to keep of each image (`Kept`), which arrays of it lie beside the record (``NAME.npz``,
+with the images' ``names``), so that intervals over units and trainings need no rerun, and what the record says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.ask import by_main, keep, stored
+from analysis.maths.intervals import ranged
+from analysis.record import Answer, Question, Record
+from whitebox.data.units import Units
+from whitebox.files import write_atomically
+
+if TYPE_CHECKING:
+    from analysis.maths.resampling import Interval
+    from whitebox.engine.evaluate import Evaluation, Kept
+
+SEED = 0  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A kind of record that an evaluation leaves when asked to."""
+
+    kind: ClassVar[str]
+    counted: ClassVar[bool] = True  # it has counts of its own, beside its record
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What of it changes the numbers."""
+        return {}
+
+    def wanted(self, kept: Kept) -> Kept:
+        """``kept``, and what this needs."""
+        raise NotImplementedError
+
+    def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
+        """What lies beside the record; None: the evaluation has not kept it."""
+        raise NotImplementedError
+
+    def measured(
+        self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
+    ) -> dict[str, Any]:
+        """What the record says.
+
+        Args:
+            evaluations: that have kept it: one, or those of several trainings on the same images.
+            unit_N: equal for images that belong together; None: all are independent.
+        """
+        raise NotImplementedError
+
+
+def ranged_all(found: Interval, least: ArrayLike = 0.0, most: ArrayLike = 1.0) -> list[dict[str, Any]]:
+    """Estimates as records store them; intervals end where no value can be, ``least`` and ``most``.
+
+    Of several trainings with ``sd`` over them, and ``seeds``, the value of each.
+    """
+    low_M, high_M = np.maximum(found.low_M, least), np.minimum(found.high_M, most)
+    stored: list[dict[str, Any]] = [
+        ranged(value, ends) for value, *ends in zip(found.value_M, low_M, high_M, strict=True)
+    ]
+    if len(found.values_SM) > 1:
+        for each, sd, values_S in zip(stored, found.sd_M, found.values_SM.T, strict=True):
+            each.update(sd=float(sd), seeds=values_S.tolist())
+    return stored
+
+
+def extra_question(extra: Extra, accuracy: Question, units: Units) -> Question:
+    """The question of an extra, of the evaluation that ``accuracy`` asks for."""
+    return Question(
+        kind=extra.kind,
+        model=accuracy.model,
+        data=accuracy.data,
+        weights=accuracy.weights,
+        variant=accuracy.variant,
+        seeds=accuracy.seeds,
+        settings={**accuracy.settings, "unit": units.described, **extra.settings},
+    )
+
+
+def found_extra(extra: Extra, accuracy: Question, units: Units, folders: Sequence[Path]) -> Record | None:
+    """The stored record of an extra, with its counts beside it; None: there is none.
+
+    Raises:
+        RecordError: what is stored cannot be read.
+    """
+    question = extra_question(extra, accuracy, units)
+    for folder in folders:
+        found = stored(question, folder / "records")
+        if found is not None and (not extra.counted or beside(folder, question).is_file()):
+            return found
+    return None
+
+
+def store_extra(
+    extra: Extra,
+    accuracy: Question,
+    evaluation: Evaluation,
+    classes: Sequence[str],
+    units: Units,
+    folder: Path,
+) -> Record | None:
+    """The record of an extra, stored with its counts; None: the evaluation has not kept what it needs.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    arrays = extra.arrays(evaluation)
+    if arrays is None:
+        return None
+    question = extra_question(extra, accuracy, units)
+    if arrays:  # before the record, which promises them
+        write_counts(beside(folder, question), evaluation.names, arrays)
+    answer = Answer(measured=extra.measured([evaluation], classes, units.of_N), n=len(evaluation.names))
+    return keep(question, answer, folder / "records")
+
+
+def beside(folder: Path, question: Question) -> Path:
+    """The file of the counts beside a record below ``folder``."""
+    return (folder / "records" / question.file_name).with_suffix(".npz")
+
+
+def write_counts(path: Path, names: Sequence[str], arrays: Mapping[str, Any]) -> None:
+    """Counts of images beside a record; written by the main process."""
+
+    def write(file: Path) -> None:
+        with file.open("wb") as opened:
+            np.savez_compressed(opened, names=np.array(names), **arrays)
+
+    by_main(lambda: write_atomically(path, write))

@@ -1,0 +1,40 @@
+"""What `whitebox eval` counts beside accuracies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whitebox.errors import ConfigError
+
+if TYPE_CHECKING:
+    from analysis.measures.extras import Extra
+
+Boundary = Annotated[bool, typer.Option("--boundary", help="Also Boundary IoU: how well outlines are found.")]
+BoundaryRatio = Annotated[
+    float | None,
+    typer.Option(help="With --boundary: how near, as a share of the diagonal. Default 0.02; Cityscapes: 0.005."),
+]
+Calibration = Annotated[
+    bool, typer.Option("--calibration", help="Also ECE, Brier score, reliability diagram, risk-coverage curve.")
+]
+Confusion = Annotated[bool, typer.Option("--confusion", help="Also the confusion matrix, and its worst entries.")]
+
+
+def chosen_extras(boundary: bool, ratio: float | None, calibration: bool, confusion: bool) -> list[Extra]:
+    """What was asked for.
+
+    Raises:
+        ConfigError: a ratio without ``--boundary``, or an impossible one.
+    """
+    from analysis.measures.boundary import Boundary as BoundaryIoU
+    from analysis.measures.calibration import Calibration as Confidence
+    from analysis.measures.confusion import Confusion as Matrix
+
+    if ratio is not None and not boundary:
+        raise ConfigError("--boundary-ratio says how near to a boundary pixels count: add --boundary.")
+    found: list[Extra] = []
+    if boundary:
+        found.append(BoundaryIoU() if ratio is None else BoundaryIoU(ratio))
+    return [*found, *([Confidence()] if calibration else ()), *([Matrix()] if confusion else ())]
