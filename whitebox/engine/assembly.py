@@ -57,6 +57,7 @@ class View:
             anchors(length, side, stride or side) for length, side in zip(size, self.window, strict=True)
         )
         self.masks_mnK = torch.empty(0)
+        self.padded = 0, 0  # mask logits of a window, along rows and columns
 
     def receive(
         self, number: int, masks_Kab: Tensor, shares_KK: Tensor | None, patch: int, shape: tuple[int, ...]
@@ -66,14 +67,16 @@ class View:
         if self.masks_mnK.numel() == 0:
             places = (len(self.tops) * a, len(self.lefts) * b, K)
             self.masks_mnK = torch.empty(places, dtype=torch.float32, device=masks_Kab.device)
+            self.padded = a, b
             self.prepare(patch, shape)
         y, x = divmod(number, len(self.lefts))
         rows_a, columns_b = self.places[0][y * a : (y + 1) * a], self.places[1][x * b : (x + 1) * b]
         self.masks_mnK[rows_a[:, None], columns_b] = masks_Kab.permute(1, 2, 0).float()
 
     def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
-        self.rows = _axis(tuple(self.tops), self.window[0], patch, self.size[0], shape[0], False)
-        self.columns = _axis(tuple(self.lefts), self.window[1], patch, self.size[1], shape[1], self.flipped)
+        (v, u), (a, b) = self.window, self.padded
+        self.rows = _axis(tuple(self.tops), v, (a, patch), self.size[0], shape[0], False)
+        self.columns = _axis(tuple(self.lefts), u, (b, patch), self.size[1], shape[1], self.flipped)
         self.places = self.rows.place_n, self.columns.place_n
 
     def strip(self, rows: slice) -> Tensor:
@@ -86,10 +89,13 @@ class ScoreView(View):
     """A view of a model that gives scores."""
 
     def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
-        self.upsampling_va, self.upsampling_ub = (_upsampling(side, patch).T.to(self.masks_mnK) for side in self.window)
+        self.upsampling_va, self.upsampling_ub = (
+            _upsampling(side, count, patch).T.to(self.masks_mnK)
+            for side, count in zip(self.window, self.padded, strict=True)
+        )
         self.shares: dict[int, Tensor] = {}  # (K, K) of each window
-        self.rows = _axis((0,), self.size[0], 1, self.size[0], shape[0], False)  # of the photo, in pixels of the view
-        self.columns = _axis((0,), self.size[1], 1, self.size[1], shape[1], self.flipped)
+        self.rows = _of_pixels(self.size[0], shape[0], False)  # of the photo, in pixels of the view
+        self.columns = _of_pixels(self.size[1], shape[1], self.flipped)
         m, n = self.masks_mnK.shape[:2]
         self.places = torch.arange(m), torch.arange(n)  # window by window
 
@@ -140,9 +146,8 @@ class _IndependentView(View):
                 f"This model squashes what it sees to a square, and {self.size[0]} x {self.size[1]} px have several "
                 f"windows of {self.window[0]} px: set inference.window=null."
             )
-        a, b = self.masks_mnK.shape[:2]
-        self.rows = _axis((0,), a, 1, a, shape[0], False)
-        self.columns = _axis((0,), b, 1, b, shape[1], self.flipped)
+        self.rows = _of_pixels(self.padded[0], shape[0], False)
+        self.columns = _of_pixels(self.padded[1], shape[1], self.flipped)
         self.places = self.rows.place_n, self.columns.place_n
 
 
@@ -279,10 +284,15 @@ class _Axis:
         place_n: where each logit is among them, in order of windows.
     """
 
-    def __init__(self, starts: list[int], window: int, patch: int, length: int, pixels: int, flipped: bool) -> None:
-        """Windows at ``starts`` of a view ``length`` px long, of a photo that is ``pixels`` px long."""
-        window_nw = _upsampling(window, patch)
-        count = len(window_nw)
+    def __init__(
+        self, starts: list[int], window: int, places: tuple[int, int], length: int, pixels: int, flipped: bool
+    ) -> None:
+        """Windows at ``starts`` of a view ``length`` px long, of a photo that is ``pixels`` px long.
+
+        ``places``: how many logits a window has, and px between them.
+        """
+        count = places[0]
+        window_nw = _upsampling(window, *places)
         view_nl = torch.zeros(len(starts) * count, length)
         covered_l = torch.zeros(length)
         for number, start in enumerate(starts):
@@ -306,14 +316,20 @@ class _Axis:
 
 
 @lru_cache(maxsize=16)
-def _axis(starts: tuple[int, ...], window: int, patch: int, length: int, pixels: int, flipped: bool) -> _Axis:
+def _axis(
+    starts: tuple[int, ...], window: int, places: tuple[int, int], length: int, pixels: int, flipped: bool
+) -> _Axis:
     """An `_Axis`; many photos of a dataset have the same size."""
-    return _Axis(list(starts), window, patch, length, pixels, flipped)
+    return _Axis(list(starts), window, places, length, pixels, flipped)
 
 
-def _upsampling(window: int, patch: int) -> Tensor:
-    """Shares of the patches along one side of a window in its pixels, (patches, pixels)."""
-    count = -(-window // patch)  # a window is padded to whole patches
+def _of_pixels(length: int, pixels: int, flipped: bool) -> _Axis:
+    """An axis of values side by side, ``length`` of them, over a photo that is ``pixels`` px long."""
+    return _axis((0,), length, (length, 1), length, pixels, flipped)
+
+
+def _upsampling(window: int, count: int, patch: int) -> Tensor:
+    """Shares of ``count`` patches along one side of a window, padding included, in its pixels, (patches, pixels)."""
     return F.interpolate(torch.eye(count)[None], count * patch, mode="linear")[0, :, :window]
 
 
