@@ -16,6 +16,8 @@ from whitebox.foreign import parse_json
 
 WEIGHTS = "model.safetensors"
 HEADER = "whitebox"
+RUNS = Path("results")  # where trainings and conversions put runs, unless they are told otherwise
+RELEASED = dict.fromkeys(("sed-base", "sed-large"), "the README of github.com/xb534/SED")  # weights of these models
 _SECTIONS = ("data", "encoder", "decoder", "inference")
 
 
@@ -69,19 +71,38 @@ def _why(folder: Path) -> str:
     return " (its training has saved none yet)"
 
 
+def _how(name: str) -> str:
+    """How the weights of a model that is named in place of a run are had; empty: it is no name of a model."""
+    from whitebox.catalog import model_names
+
+    if name not in model_names():
+        return ""
+    kept = f"results/{name}"
+    if name in RELEASED:
+        return (
+            f": {name} is a model, whose weights its authors give away; fetch them as {RELEASED[name]} says, then "
+            f"`whitebox convert model_final.pth -o {kept}`, and name {kept}"
+        )
+    return f": {name} is a model without weights; train it, `whitebox train {name}`, and name the run it saves"
+
+
 def weights_file(path: Path) -> Path:
     """The file that holds the weights: ``path`` itself, or the one in the folder ``path``.
+
+    A name that is no path may be that of a run in ``results/``.
 
     Raises:
         CheckpointError: there is none.
     """
+    if not path.exists() and (RUNS / path / WEIGHTS).is_file():
+        path = RUNS / path
     if path.is_dir():
         for name in (WEIGHTS, "checkpoint.pth"):
             if (path / name).is_file():
                 return path / name
         raise CheckpointError(f"{path} holds neither {WEIGHTS} nor an official checkpoint.pth{_why(path)}.")
     if not path.exists():
-        raise CheckpointError(f"There is no file or folder {path}.")
+        raise CheckpointError(f"There is no file or folder {path}{_how(path.name)}.")
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise CheckpointError(f"{path} is no weights file: give a run folder, a .safetensors, or an official .pth.")
     return path
