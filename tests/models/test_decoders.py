@@ -11,13 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import onnxruntime
 import pytest
 import torch
+from exporting import check_export
 from safetensors.torch import load_file, save_file
 from tiny_runs import CLOSED
 from torch import Tensor, nn
-from torch.export import Dim
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -232,17 +231,6 @@ class ForGrid(nn.Module):
 
     def forward(self, z_BND: Tensor) -> Tensor:
         return run(self.module, z_BND, self.grid)
-
-
-def check_export(module: nn.Module, example: Tensor, other: Tensor) -> None:
-    exported = torch.export.export(module, (example,), dynamic_shapes=({0: Dim("batch")},))
-    expected = module(other).detach()
-    torch.testing.assert_close(exported.module()(other), expected)
-    program = torch.onnx.export(exported, dynamo=True, verbose=False, optimize=False)
-    assert program is not None
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: other.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), expected, atol=5e-4, rtol=1e-3)
 
 
 def test_export_of_a_whole_model() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from exporting import OfScales, check_export
 from torch import Tensor
 
 from whitebox.config import resolve
@@ -49,6 +50,15 @@ def test_another_number_of_names_and_any_size(name: str) -> None:
     probabilities = model(images(70))
     assert probabilities.shape == (2, 2, 70, 70)
     assert 0 <= probabilities.min() <= probabilities.max() <= 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_export_with_a_free_batch(name: str) -> None:
+    """torch.export and ONNX give what the decoder gives for these names, also for a batch they were not made with."""
+    model = small(name)
+    maps = model.encode(images()).tokens
+    check_export(OfScales(model.decoder, maps), torch.tensor([1.0, 2.0]), torch.tensor([0.5, 1.0, 3.0]))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from exporting import OfScales, check_export
 from sed_vectors import Case, aggregator, clip_name, relative, whole_model
 from torch import Tensor
 
@@ -376,6 +377,32 @@ def test_early_rejection_of_a_batch_is_that_of_its_images() -> None:
     first = together["layers.0.kept"]
     assert 0 < first.sum() < first.numel() and not torch.equal(first[0], first[1])
     assert torch.equal(both.isinf().all((2, 3)), ~together["layers.2.kept"])
+
+
+def test_export_with_a_free_batch() -> None:
+    """torch.export and ONNX give what the decoder gives, also for a batch they were not made with."""
+    with torch.no_grad():
+        check_export(OfScales(*small()), torch.tensor([1.0, 2.0]), torch.tensor([0.5, 1.0, 3.0]))
+
+
+def test_early_rejection_is_not_exported() -> None:
+    decoder, maps = small()
+    decoder.topk = 1
+    with torch.no_grad(), pytest.raises(ModelError, match="set topk=None to export SED"):
+        torch.export.export(OfScales(decoder, maps), (torch.ones(2),), strict=False)
+
+
+def test_taps_hear_the_same_in_chunks() -> None:
+    """What is there as a whole where classes are visited in parts: of one image."""
+    decoder, maps = small()
+    one = [each[:1] for each in maps]
+    with record(decoder, "*") as expected:
+        decoder.predict(one)
+    with torch.no_grad(), record(decoder, "cost", "embedded", "layers.*.masks") as heard:
+        assert relative(decoder(one), expected["masks"]) < FORWARD
+    assert list(heard) == ["cost", "embedded", *(f"layers.{index}.masks" for index in range(3))]
+    for name, each in heard.items():
+        assert relative(each, expected[name]) < FORWARD, name
 
 
 def test_keeping_every_class_is_no_rejection() -> None:

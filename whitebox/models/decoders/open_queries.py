@@ -124,7 +124,7 @@ class OpenQueries(Decoder):
         ]
         patches_BND = torch.stack(read).sum(0).flatten(2).transpose(1, 2)
         names_TD = self.names(F.normalize(self.text_TPD.mean(1), dim=-1))
-        x_BND = self.input(torch.cat([patches_BND, names_TD.expand(len(patches_BND), -1, -1)], dim=1))
+        x_BND = self.input(torch.cat([patches_BND, names_TD.expand(patches_BND.shape[0], -1, -1)], dim=1))
         for layer in self.layers:
             x_BND = self.refine(layer, x_BND, size)
         x_BND, N = self.norm(x_BND), patches_BND.shape[1]

@@ -177,7 +177,7 @@ class ClassAttention(nn.Module):
         z_NTC = self.norm1(y_NTC)
         both = z_NTC
         if guidance_TG is not None:
-            both = torch.cat([z_NTC, guidance_TG.expand(len(z_NTC), -1, -1)], dim=-1)
+            both = torch.cat([z_NTC, guidance_TG.expand(z_NTC.shape[0], -1, -1)], dim=-1)
         q, k, v = (each.unflatten(-1, (self.heads, -1)) for each in (self.q(both), self.k(both), self.v(z_NTC)))
         return q, k, v
 
@@ -227,7 +227,7 @@ class Fusion(nn.Module):
         self.norm1, self.norm2 = nn.GroupNorm(out // 16, out), nn.GroupNorm(out // 16, out)
 
     def forward(self, x_nChw: Tensor, image_BGhw: Tensor, cost_nGhw: Tensor) -> Tensor:
-        image_nGhw = image_BGhw.repeat_interleave(len(x_nChw) // len(image_BGhw), dim=0)
+        image_nGhw = image_BGhw.repeat_interleave(x_nChw.shape[0] // image_BGhw.shape[0], dim=0)
         joined = torch.cat([self.up(x_nChw), image_nGhw, cost_nGhw], dim=1)
         return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(joined))))))
 
@@ -249,7 +249,7 @@ class Layer(nn.Module):
     def forward(
         self, x_nChw: Tensor, image_BGhw: Tensor, cost_nGhw: Tensor, pool: int, guidance_TG: Tensor | None
     ) -> Tensor:
-        B = len(image_BGhw)
+        B = image_BGhw.shape[0]
         x_BTChw = self.spatial_maps(self.spatial(x_nChw).unflatten(0, (B, -1)))
         x_BTChw = self.class_maps(self.classes(x_BTChw, pool, guidance_TG))
         x_nChw = self.fusion(x_BTChw.flatten(0, 1), image_BGhw, cost_nGhw)
@@ -329,16 +329,20 @@ class SED(Decoder):
 
         text_TPD = self._text()
         maps, dense_BDhw = z_BND[-2::-1], z_BND[-1]
+        one_graph = torch.compiler.is_compiling()  # or exporting: of any number of images
         if self.topk is not None and not self.training:
+            if one_graph and not torch.compiler.is_dynamo_compiling():
+                raise ModelError("Early rejection keeps other classes in each image: set topk=None to export SED.")
             return self._rejecting(maps, dense_BDhw, text_TPD)
         counted = dense_BDhw.is_meta  # costs are those of the formulas
-        if not (torch.is_grad_enabled() or self.training or counted or self._listening()):
+        whole = torch.is_grad_enabled() or self.training or counted or one_graph
+        if not (whole or self._listening(dense_BDhw.shape[0])):
             return Prediction(predict_in_chunks(self, maps, dense_BDhw, text_TPD))
         return self.plain(maps, dense_BDhw, text_TPD)
 
     def plain(self, maps: Sequence[Tensor], dense_BDhw: Tensor, text_TPD: Tensor) -> Prediction:
         """The formulas as they stand, all classes at once; ``maps`` coarsest first."""
-        B, T = len(dense_BDhw), len(text_TPD)
+        B, T = dense_BDhw.shape[0], text_TPD.shape[0]
         pool = self.config.pool if self.training else self.config.eval_pool
         cost_nPhw = self.cost(cost_volume(dense_BDhw, text_TPD)).flatten(0, 1)
         x_nChw = self.cost_embedding(cost_nPhw)
@@ -387,8 +391,14 @@ class SED(Decoder):
             raise ModelError("This decoder has no names yet: `set_vocabulary` of its model gives them.")
         return self.text_TPD
 
-    def _listening(self) -> bool:
-        return any(module.listening for module in self.modules() if isinstance(module, Tap))
+    def _listening(self, images: int) -> bool:
+        """Whether somebody reads what is never there as a whole where classes are visited in parts.
+
+        Of one image these are the insides of layers, of several all there is.
+        """
+        layers = cast("Sequence[Layer]", self.layers)
+        there = {self.cost, self.embedded, *(layer.masks for layer in layers)} if images == 1 else set()
+        return any(each.listening for each in self.modules() if isinstance(each, Tap) and each not in there)
 
 
 def cost_volume(dense_BDhw: Tensor, text_TPD: Tensor) -> Tensor:

@@ -65,6 +65,8 @@ def _image(
             best = among_best(decoder.heads[stage](x_TChw)[:, 0], topk)
             alive_T, x_TChw, cost_TPhw = alive_T[best], x_TChw[best], cost_TPhw[best]
             kept_ST.append(torch.zeros(T, dtype=torch.bool, device=best.device).index_fill_(0, alive_T, True))
+        elif cast("Layer", layer).masks.listening:
+            decoder.say(stage, x_TChw, T)
         guidance = names[stage]
         guidance = guidance if guidance is None else guidance[alive_T]
         last = stage + 1 == len(decoder.layers)
