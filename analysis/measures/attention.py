@@ -22,6 +22,8 @@ What is no attention is drawn in the same way, and measured by maximum, mean, an
 
     masks         of a decoder whose attention is its masks (SegViT): sigmoid of the logits before softmax, averaged
                   over heads, of the last layer of each stage, and of their sum, which is the decoder's mask
+    class maps    of a decoder that refines a map of each class (SED), with ``--masks`` too: the cosine of places and
+                  names, mean over templates, and the sigmoid of the masks said before each layer and at the end
     memberships   of a decoder without attention (ToST): softmax over heads, a map a head
 
 Shapes: H heads, M rows and C columns of a map (tokens), Q chosen rows, N patches, R representatives, T tokens of all
@@ -74,7 +76,8 @@ class Attention(Measurement):
     cls: Annotated[bool, Option("--cls", help="The class token. Default in encoders.")] = False
     rollout: Annotated[bool, Option("--rollout", help="Multiplied over layers, from the first to --layer.")] = False
     masks: Annotated[
-        bool, Option("--masks", help="Attention-to-mask instead; --layer counts stages, the last is their sum.")
+        bool,
+        Option("--masks", help="Masks stage by stage instead (SegViT, SED); --layer counts them, the last is the end."),
     ] = False
     interpolation: Annotated[str, Option(help="From patches to pixels: nearest or bilinear.")] = "nearest"
     colours: Annotated[
@@ -213,7 +216,7 @@ class Choice:
         return tuple(kind for kind, is_asked in asked.items() if is_asked) or (default,)
 
     def conventions(self, shows: str) -> str:
-        """All of it in words, for captions; ``shows`` is ``attention``, ``mask`` or ``membership``."""
+        """All of it in words, for captions; ``shows``: ``attention``, ``mask``, ``class map`` or ``membership``."""
         weights = {"mean": "mean over heads", "all": "each head"}.get(str(self.head), f"head {self.head}")
         weights = f"attention, {weights}; softmax weights as they are"
         if self.rollout:
@@ -225,6 +228,11 @@ class Choice:
             weights = (
                 "masks of attention-to-mask: sigmoid of the attention logits averaged over heads, of a stage's "
                 "last layer; sum of stages: their logits added up, which is the decoder's mask"
+            )
+        if shows == "class map":
+            weights = (
+                "maps of classes: cost is the cosine of places and names, mean over templates, 0 where it is below; "
+                "layers.l is the sigmoid of what is said before layer l, last that of the masks"
             )
         if shows == "membership":
             weights = "memberships, a map a head: softmax over heads of each patch, as it is"

@@ -31,6 +31,7 @@ PREDICTED = 3  # classes shown where none are named
 KINDS = {"class": "class embeddings", "patch": "patches", "cls": "a class token"}
 THROUGH = frozenset({"representative"})  # rows of a layer that serves class embeddings and patches by A^T A
 MASKS = "decoder.cross_layers.*.masks"  # taps
+REFINED = "decoder.layers.*.masks"  # taps of a decoder that refines a map of each class (SED)
 
 
 class Query(NamedTuple):
@@ -74,13 +75,14 @@ def attention_layers(model: Segmentor, part: str) -> dict[str, frozenset[str]]:
         return {}
     side = math.isqrt(model.num_classes) + 1  # more patches than classes
     seen: dict[str, list[tuple[int, int, int]]] = {}
+    # patches are counted in the masks: where images are squashed to a square there are always as many
     for h, w in ((side, side), (side, side + 1)):
         patch = model.encoder.patch_size
         pixels_13hw = torch.zeros(1, 3, h * patch, w * patch, device=device_of(model))
         with torch.inference_mode(), evaluating(model), record(model, *taps) as maps:
-            model.masks(pixels_13hw)
+            patches = math.prod(model.masks(pixels_13hw).shape[-2:])
         for name, weights in maps.items():
-            seen.setdefault(name, []).append((*weights.shape[-2:], h * w))
+            seen.setdefault(name, []).append((*weights.shape[-2:], patches))
     return {name: _kinds(model, part, sizes) for name, sizes in seen.items()}
 
 
@@ -138,10 +140,29 @@ def stage_masks(model: Segmentor, pixels_13hw: Tensor) -> dict[str, Tensor]:
     return {name: masks_KN.float().cpu() for name, masks_KN in found.items()}
 
 
+@torch.inference_mode()
+def class_maps(model: Segmentor, pixels_13hw: Tensor) -> dict[str, Tensor]:
+    """Maps (K, N) of one photo through a decoder that refines them, on the CPU, all on the grid of its masks.
+
+    First the cosine of places and names, mean over templates, 0 where it is below; then the sigmoid of what is said
+    before each layer, and of the masks. Places of coarser maps are repeated.
+    """
+    taps = _taps(model, REFINED)
+    with evaluating(model), record(model, "decoder.cost", *taps) as heard:
+        masks_1Khw = model.masks(pixels_13hw)
+    found = {
+        "decoder.cost": heard["decoder.cost"].mean(2).clamp(min=0),
+        **{name.removesuffix(".masks"): heard[name].sigmoid() for name in taps},
+        "decoder.last": masks_1Khw.sigmoid(),
+    }
+    size = masks_1Khw.shape[-2:]
+    return {name: torch.nn.functional.interpolate(maps, size)[0].flatten(1).cpu() for name, maps in found.items()}
+
+
 def maps_of_photos(
     run: Run, paths: Sequence[Path], choice: Choice, advance: Progress
 ) -> tuple[str, list[dict[str, Any]], list[str]]:
-    """What is shown (attention, mask or membership), what a record holds of each photo, and what there is to say."""
+    """What is shown (attention, mask, class map or membership), what a record holds of each photo, and notes."""
     shows, rows_of, notes = _source(run, choice)
     classes = [_class_index(run, name) for name in choice.classes]
     photos = []
@@ -163,6 +184,8 @@ def _source(run: Run, choice: Choice) -> tuple[str, Source, list[str]]:
     if choice.masks:
         if _taps(run.model, MASKS):
             return "mask", _mask_rows, []
+        if _taps(run.model, REFINED):
+            return "class map", _class_map_rows, []
         return "mask", _no_rows, ["the decoder has no masks made by attention (attention-to-mask)."]
     layers = attention_layers(run.model, choice.part)
     if choice.rollout and not all(kinds and kinds != THROUGH for kinds in layers.values()):
@@ -175,7 +198,9 @@ def _source(run: Run, choice: Choice) -> tuple[str, Source, list[str]]:
             chosen[kind] = _chosen_layers(run, choice, having, f"attention from {KINDS[kind]}")
         else:
             what = f"{'rollout' if choice.rollout else 'attention'} from {KINDS[kind]} to patches"
-            notes.append(f"the {choice.part} has no {what}: these maps do not apply.")
+            refined = choice.part == "decoder" and _taps(run.model, REFINED)
+            other = " --masks shows its maps of classes." if refined else ""
+            notes.append(f"the {choice.part} has no {what}: these maps do not apply.{other}")
     if not layers and not choice.rollout and _taps(run.model, f"{choice.part}.*.membership"):
         return "membership", _membership_rows, [f"the {choice.part} has no attention; its memberships are drawn."]
     if any(layers[name] == THROUGH for names in chosen.values() for name in names):
@@ -266,6 +291,13 @@ def _mask_rows(run: Run, photo: Photo, choice: Choice, queries: Sequence[Query])
     found = {name: finite(masks_KN, name, run) for name, masks_KN in stage_masks(run.model, photo.pixels_13hw).items()}
     names = _chosen_layers(run, choice, list(found), "masks (the last: the decoder's own)")
     return [Row(query, name, "mean", found[name][query.row].sigmoid()) for query in queries for name in names]
+
+
+def _class_map_rows(run: Run, photo: Photo, choice: Choice, queries: Sequence[Query]) -> list[Row]:
+    """Class by class, from the cost to the masks."""
+    found = {name: finite(maps_KN, name, run) for name, maps_KN in class_maps(run.model, photo.pixels_13hw).items()}
+    names = _chosen_layers(run, choice, list(found), "maps of classes (the first: the cost, the last: the masks)")
+    return [Row(query, name, "mean", found[name][query.row]) for query in queries for name in names]
 
 
 def _membership_rows(run: Run, photo: Photo, choice: Choice, queries: Sequence[Query]) -> list[Row]:

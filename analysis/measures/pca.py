@@ -114,12 +114,8 @@ class PCA(Measurement):
 
 def _measure_photo(run: Run, photo: Photo, label: Path | None, table_256: UInt8, count: int) -> dict[str, Any]:
     """What a record holds of one photo."""
-    import cv2
-    import numpy as np
-
     from analysis.maths.components import SHOWN, as_colours, mutual_information, nearest_direction, principal_components
     from analysis.maths.packing import pack
-    from analysis.maths.patches import patch_labels
     from analysis.measures.finite import finite
     from analysis.measures.samples import describe_photo, predicted_patches, read_truth
     from whitebox.models import record, tap_names
@@ -132,9 +128,7 @@ def _measure_photo(run: Run, photo: Photo, label: Path | None, table_256: UInt8,
         labels_hw = predicted_patches(run, photo)
     truth_hw = None
     if label is not None:
-        size = (photo.pixels_13hw.shape[-1], photo.pixels_13hw.shape[-2])
-        resized_hw = cv2.resize(read_truth(label, photo, run, table_256), size, interpolation=cv2.INTER_NEAREST)
-        truth_hw = patch_labels(np.asarray(resized_hw, np.uint8), photo.patch)
+        truth_hw = photo.labels(read_truth(label, photo, run, table_256))
 
     def agreement(segments_N: Tensor, other_hw: Tensor | None) -> float:
         return math.nan if other_hw is None else mutual_information(segments_N, other_hw.flatten())

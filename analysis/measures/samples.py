@@ -6,7 +6,7 @@ Shapes: B windows of one image, h w patch grid, H W pixels, N images.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from analysis.maths.patches import patch_labels
 from analysis.measurement import Progress
+from whitebox.config import InferenceConfig
 from whitebox.data import SegmentationDataset
 from whitebox.data.fingerprint import checksums
 from whitebox.data.images import IGNORE, UInt8, read_image, read_label
 from whitebox.engine.evaluate import read_images
 from whitebox.engine.inference import device_of, evaluating, windows
 from whitebox.engine.kept import tokens_kept
-from whitebox.engine.windows import resize_image
+from whitebox.engine.windows import views_of
 from whitebox.errors import DataError
 from whitebox.models.decoders.base import class_scores
 from whitebox.runs import Run
@@ -58,9 +59,9 @@ def samples(run: Run, dataset: SegmentationDataset, count: int, advance: Progres
     Raises:
         DataError: an image cannot be read.
     """
-    device, patch = device_of(run.model), run.model.encoder.patch_size
+    model, device = run.model, device_of(run.model)
     inference, data = run.config.inference, run.config.data
-    with evaluating(run.model), tokens_kept(run.model, run.config.store):
+    with evaluating(model), tokens_kept(model, run.config.store):
         for done, image in enumerate(read_images(dataset, range(count)), start=1):
             label_HW = image.label.numpy()
             pixels, labels = [], []
@@ -68,12 +69,19 @@ def samples(run: Run, dataset: SegmentationDataset, count: int, advance: Progres
                 height, width = window.size
                 view_hw = np.asarray(cv2.resize(label_HW, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
                 rows, columns = window.pixels_13vu.shape[2:]
-                below, right = window.top + rows, window.left + columns
-                labels.append(patch_labels(view_hw[window.top : below, window.left : right], patch))
-                pixels.append(window.pixels_13vu)
+                part_vu = view_hw[window.top : window.top + rows, window.left : window.left + columns]
+                pixels.append(model.view(window.pixels_13vu))
+                part_vu = _resized(part_vu, pixels[-1].shape[2:])
+                labels.append(patch_labels(part_vu, model.place, model.encoder.patch_size))
             yield Sample(image.name, torch.cat(pixels), torch.stack(labels))
             if advance is not None:
                 advance(done, count)
+
+
+def _resized(label_HW: UInt8, size: Sequence[int]) -> UInt8:
+    """A label at another size (h, w); of pixels between two the nearest counts."""
+    height, width = size
+    return np.asarray(cv2.resize(label_HW, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -83,18 +91,25 @@ class Photo:
     Attributes:
         image_HW3: the photo, RGB uint8, original size.
         pixels_13hw: resized, in [0, 1], on the model's device.
-        grid: (h, w) of its patches, including the padding at the bottom and right.
+        patch: px, side of a place of the masks.
+        whole: px, to whose multiples it is padded at the bottom and right.
     """
 
     path: Path
     image_HW3: NDArray[np.uint8]
     pixels_13hw: Tensor
     patch: int
+    whole: int
 
     @property
     def grid(self) -> tuple[int, int]:
-        height, width = self.pixels_13hw.shape[-2:]
-        return -(-height // self.patch), -(-width // self.patch)
+        """(h, w) of its patches, including the padding."""
+        height, width = (-(-side // self.whole) * self.whole for side in self.pixels_13hw.shape[-2:])
+        return height // self.patch, width // self.patch
+
+    def labels(self, label_HW: UInt8) -> Tensor:
+        """The classes of its patches, (h, w), from those of its pixels at any size."""
+        return patch_labels(_resized(label_HW, self.pixels_13hw.shape[-2:]), self.patch, self.whole)
 
 
 def open_photo(path: Path, run: Run) -> Photo:
@@ -103,11 +118,11 @@ def open_photo(path: Path, run: Run) -> Photo:
     Raises:
         DataError: it cannot be read.
     """
-    image_HW3 = read_image(path)
-    data = run.config.data
-    resized_hw3 = resize_image(image_HW3, data.resize, max_ratio=data.max_ratio)
+    image_HW3, model = read_image(path), run.model
+    resized_hw3, _ = next(views_of(image_HW3, InferenceConfig(), run.config.data))
     pixels_13hw = torch.from_numpy(np.ascontiguousarray(resized_hw3)).permute(2, 0, 1)[None].float().div(255)
-    return Photo(path, image_HW3, pixels_13hw.to(device_of(run.model)), run.model.encoder.patch_size)
+    pixels_13hw = model.view(pixels_13hw.to(device_of(model)))
+    return Photo(path, image_HW3, pixels_13hw, model.place, model.encoder.patch_size)
 
 
 def describe_photo(photo: Photo) -> dict[str, Any]:

@@ -159,7 +159,10 @@ class StageNumbers:
         """Patch tokens, and the class embeddings that are compressed together with them."""
         decoder, front = self.run.model.decoder, self.run.model.encoder.prefix_tokens
         extra = z_BND.shape[1] - patches
-        if extra == decoder.num_classes and hasattr(decoder, "class_embeddings") and decoder.encoder_layers is None:
+        of_classes = decoder.open_vocabulary or (
+            hasattr(decoder, "class_embeddings") and decoder.encoder_layers is None
+        )
+        if extra == decoder.num_classes and of_classes:
             return z_BND[:, :patches], z_BND[:, patches:]
         return (z_BND[:, front:] if extra == front else z_BND), None
 

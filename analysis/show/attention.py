@@ -191,6 +191,8 @@ def _place_of(each: Mapping[str, Any], held: Record) -> str:
         return f"to {layer}"
     if _shows(held) == "mask":
         return "sum of stages" if layer == "sum" else layer
+    if _shows(held) == "class map":
+        return layer
     return f"{layer}, {'mean' if each['head'] == 'mean' else 'head ' + each['head']}"
 
 

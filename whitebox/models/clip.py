@@ -169,6 +169,7 @@ class CLIPEncoder(nn.Module):
     """
 
     fixed = False  # see ``Encoder.fixed``
+    prefix_tokens = 0  # see ``Encoder``
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()

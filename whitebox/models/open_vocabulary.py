@@ -97,12 +97,7 @@ class OpenSegmentor(Segmentor):
     def encode(self, images: Tensor) -> Encoded:
         """The image's maps at the decoder's strides, finest first, the last one embedded; and their grids."""
         self.prepare()
-        x_B3HW = self.normalise(images)
-        size = self.encoder.image_size
-        if size is None:
-            x_B3HW = self.pad(x_B3HW)
-        elif x_B3HW.shape[-2:] != (size, size):
-            x_B3HW = F.interpolate(x_B3HW, (size, size), mode="bilinear", align_corners=False)
+        x_B3HW = self.pad(self.view(self.normalise(images)))
         maps = self.encoder.maps(x_B3HW, self.decoder.encoder_strides or self.encoder.strides)
         maps[-1] = self.encoder.embedded(maps[-1])
         return Encoded(maps, [(each.shape[-2], each.shape[-1]) for each in maps])
@@ -142,12 +137,21 @@ class OpenSegmentor(Segmentor):
         patch = self.encoder.patch_size
         return -(-size[0] // patch) * patch, -(-size[1] // patch) * patch
 
+    def view(self, images: Tensor) -> Tensor:
+        """Squashed to the encoder's square, if it has one."""
+        size = self.encoder.image_size
+        if size is None or images.shape[-2:] == (size, size):
+            return images
+        return F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+
+    @property
+    def place(self) -> int:
+        return self.encoder.patch_size // cast(Any, self.decoder).growth
+
     @property
     def mask_stride(self) -> int:
         """Pixels a side of a place of the masks; 0: images are squashed, and the masks show them whole."""
-        if self.encoder.image_size is not None:
-            return 0
-        return self.encoder.patch_size // cast(Any, self.decoder).growth
+        return self.place if self.encoder.image_size is None else 0
 
     def label_stride(self, prediction: Prediction, labels_BHW: Tensor) -> int:
         """As ``mask_stride``, but where images were squashed by a whole number it is that."""

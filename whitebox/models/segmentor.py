@@ -214,9 +214,18 @@ class Segmentor(nn.Module):
         return F.pad(x_B3HW, (0, -W % patch, 0, -H % patch))
 
     @property
+    def place(self) -> int:
+        """Pixels a side of a place of the masks, in the image as it is shown to the encoder (``view``)."""
+        return self.encoder.patch_size
+
+    def view(self, images: Tensor) -> Tensor:
+        """Images as they are shown to the encoder, but for their padding."""
+        return images
+
+    @property
     def mask_stride(self) -> int:
         """Pixels a side of a place of the masks; 0: they show the whole image, whatever its size."""
-        return self.encoder.patch_size
+        return self.place
 
     def upsample(self, masks_BKhw: Tensor) -> Tensor:
         """Bilinear, to the padded size, float32."""

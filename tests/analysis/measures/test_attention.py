@@ -370,7 +370,7 @@ class TestAgainstTheOfficialCode:
             (tmp_path / "photo.png").write_bytes(b"photo")
             monkeypatch.chdir(tmp_path)
             shown = np.zeros((*pixels.shape[-2:], 3), np.uint8)
-            photo = Photo(tmp_path / "photo.png", shown, pixels, run.model.encoder.patch_size)
+            photo = Photo(tmp_path / "photo.png", shown, pixels, run.model.place, run.model.encoder.patch_size)
             monkeypatch.setattr(maps, "open_photo", lambda *_: photo)
             return run
 
