@@ -30,12 +30,19 @@ from whitebox.models.attention import is_subspace_layer
 from whitebox.models.taps import Tap
 
 _PROJECTIONS = {"basis", "output", "attn", "self_attention", "q", "k", "v", "proj"}
+# What decoders call what comes after their layers, and what is in it.
+_HEAD = {"norm", "class_norm", "mask_norm", "proj_patch", "proj_class", "head", "heads", "class_head", "scale", "bias"}
+_LAYERS = {"layers", "cross_layers"}
+_STEPS = {"step_size", "representative_step"}
 
 
 def target_parameters(model: nn.Module, target: str) -> dict[str, nn.Parameter]:
     """The parameters of ``model`` that a target of ``TARGETS`` names, by name; empty where the model has none.
 
     ``attention``: in layers with subspaces or attention weights, the matrices (no biases, norms, steps, MLPs).
+    ``norms``: of whatever kind, with the norm of the masks. ``matrices``: in the layers, what has several rows and
+    columns. ``step-sizes``: also those of CBSA's representatives. ``head``: norms, projections and classifiers after
+    the last layer.
 
     Raises:
         ConfigError: an unknown target, or ``input``, which is no parameter.
@@ -60,6 +67,17 @@ def target_parameters(model: nn.Module, target: str) -> dict[str, nn.Parameter]:
             for layer in layers
             if name.startswith(layer) and value.dim() == 2 and name[len(layer) :].split(".")[0] in _PROJECTIONS
         }
+    own = {name.removeprefix("decoder."): name for name in named if name.startswith("decoder.")}
+    chosen: Callable[[str], bool] | None = {
+        "norms": lambda name: "Norm" in type(model.get_submodule(own[name].rpartition(".")[0])).__name__,
+        "matrices": lambda name: (
+            name.split(".")[0] in _LAYERS and sum(size > 1 for size in named[own[name]].shape) >= 2
+        ),
+        "step-sizes": lambda name: name.rpartition(".")[2] in _STEPS,
+        "head": lambda name: name.split(".")[0] in _HEAD,
+    }.get(target)
+    if chosen is not None:
+        return {full: named[full] for name, full in own.items() if chosen(name)}
     known = ", ".join(name for name in TARGETS if name != "input")
     raise ConfigError(f"There are no parameters called {target!r}: choose from {known}.")
 

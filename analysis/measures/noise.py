@@ -4,9 +4,9 @@ Two sources of error are kept apart. *Draws*: other random numbers would give an
 t over draws (over pairs of draws where they are antithetic), beside the smallest and the largest mIoU. *Images*: other
 images would give another mIoU; the interval is the bootstrap's over images, of the mean over draws.
 
-sigma_50 is the noise that halves the clean mIoU: for each draw by bisection in log sigma, begun at the measured levels,
-to two levels 5 % apart, and by interpolation between these. The value is the geometric mean over draws, its interval
-Student's t of the logarithms. Curves need not fall everywhere: of several crossings it is the one at the lowest levels.
+sigma_50 is the noise that halves the clean mIoU: for each draw the lowest crossing on a grid of levels at most a factor
+of 1.5 apart (`analysis.maths.halving`), then bisection in log sigma to two levels 5 % apart, and interpolation between
+these. The value is the geometric mean over draws, its interval Student's t of the logarithms.
 
 Where only the decoder is perturbed, the encoder runs once (``whitebox.engine.encoded``). What is measured is kept row
 by row (``analysis.measures.rows``), so a sweep goes on where it stopped.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.maths.conventions import RESAMPLES
+from analysis.maths.halving import GRID
 from analysis.maths.levels import TARGETS
 from analysis.measurement import Measurement, Progress
 from analysis.record import Answer
@@ -101,7 +102,8 @@ class Noise(Measurement):
     def settings(self, run: SavedRun | Run) -> Mapping[str, Any]:
         """All but where rows and tokens are kept."""
         own = {key: value for key, value in super().settings(run).items() if key not in ("memory", "output")}
-        return {**own, "interval": "t over draws", "resamples": RESAMPLES}
+        grid = {"grid": GRID} if self.halving else {}
+        return {**own, **grid, "interval": "t over draws", "resamples": RESAMPLES}
 
     def measure(self, run: Run, consumed: EvaluatedImages, advance: Progress) -> Answer:
         """The curve, and sigma_50."""

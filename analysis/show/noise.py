@@ -32,6 +32,8 @@ def tables(records: Group) -> dict[str, Table]:
         found[f"{suffix}-curve"] = curve_table(group)
         if any("sigma_50" in record.measured for record in group):
             found[f"{suffix}-sigma50"] = sigma_50_table(group)
+        if ratios := ratio_table(group):
+            found[f"{suffix}-ratio"] = ratios
     return found
 
 
@@ -141,7 +143,67 @@ def sigma_50_table(records: Group) -> Table:
         f"{conditions(records[0])}. sigma_50: the noise that halves the clean mIoU, geometric mean over draws, 95 % "
         "Student's t interval of its logarithm. Clean mIoU: 95 % bootstrap interval over images."
     )
-    return Table(columns, tuple(sorted(rows, key=_by_sigma_50)), caption)
+    return Table(columns, tuple(sorted(rows, key=_by_sigma_50)), f"{caption}{_lowest(records)}{_unpaired(records)}")
+
+
+def _lowest(records: Group) -> str:
+    """How sure it is that a lower noise does not halve the mIoU too."""
+    grids = [float(record.settings.get("grid", math.inf)) for record in records if "sigma_50" in record.measured]
+    if math.inf in grids:
+        return (
+            " Lower noise between two levels of the sweep was not looked at: a curve that dips there would be missed."
+        )
+    start = min(point["sigma"] for record in records for point in record.measured["curve"] if point["sigma"] > 0)
+    return (
+        f" It is the lowest on a grid of levels at most a factor of {max(grids):g} apart, from {start:g} on: narrower "
+        "dips would be missed."
+    )
+
+
+def _unpaired(records: Group) -> str:
+    alike = len({_random_numbers(record) for record in records}) == 1
+    return "" if alike else " The draws of these models differ (--draws, --antithetic, --seed): no ratios in pairs."
+
+
+def ratio_table(records: Group) -> Table | None:
+    """How many times the noise of the first model each other one bears; None: fewer than two have a sigma_50.
+
+    Draws are paired: all models were given the same random numbers.
+    """
+    from analysis.maths.ratios import paired_ratios
+
+    compared = [record for record in records if _draws(record)]
+    if len(compared) < 2 or len({_random_numbers(record) for record in compared}) > 1:
+        return None
+    first, *others = compared
+    found = paired_ratios(_draws(first), [_draws(record) for record in others])
+    rows: list[tuple[Cell, ...]] = [
+        (record.model, Estimate(ratio.value, ratio.low, ratio.high), ratio.p, ratio.adjusted)
+        for record, ratio in zip(others, found, strict=True)
+    ]
+    columns = (
+        Column("Model"),
+        Column(f"sigma_50, multiple of {first.model}", 2),
+        Column("p", 3),
+        Column("p, Holm", 3),
+    )
+    caption = (
+        f"{conditions(first)}. Ratios of sigma_50 in pairs of draws, all models having been given the same random "
+        "numbers: geometric mean, 95 % Student's t interval of the logarithm; p of no difference, and adjusted for "
+        f"{len(others)} models (Holm 1979). They hold the draws, not other images or trainings."
+    )
+    return Table(columns, tuple(rows), caption)
+
+
+def _random_numbers(record: Record) -> tuple[object, ...]:
+    """What two models must have in common for their draws to be the same."""
+    return record.settings["draws"], record.settings["antithetic"], record.seeds["noise"]
+
+
+def _draws(record: Record) -> list[float]:
+    """sigma_50 of each draw; empty where one has none."""
+    found = record.measured.get("sigma_50", {}).get("draws", [])
+    return [] if None in found else found
 
 
 def _by_sigma_50(row: tuple[Cell, ...]) -> tuple[bool, float]:

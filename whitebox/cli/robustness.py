@@ -24,7 +24,11 @@ def robustness_command(
         str | None, typer.Option(metavar="START:STOP[:STEP|:logN]", help="Standard deviations; or a comma list.")
     ] = None,
     target: Annotated[
-        str, typer.Option(help="What the noise is added to: decoder, attention, queries, encoder, all, input.")
+        str,
+        typer.Option(
+            help="What the noise is added to: decoder, or of it attention, queries, norms, matrices, step-sizes, head; "
+            "encoder, all, input."
+        ),
     ] = "decoder",
     relative: Annotated[bool, typer.Option("--relative", help="Sigma in units of each tensor's rms.")] = False,
     draws: Annotated[int, typer.Option(min=1, max=1000, help="Of the noise, at each level.")] = 5,

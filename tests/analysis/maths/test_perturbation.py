@@ -116,11 +116,36 @@ def test_attention_targets_by_name() -> None:
     ]
 
 
+def test_norms_head_matrices_and_step_sizes_by_name() -> None:
+    def found(model: Segmentor, target: str) -> list[str]:
+        return [name.removeprefix("decoder.") for name in target_parameters(model, target) if "s.1." not in name]
+
+    depict, crate, cbsa = small("depict-ca-tiny"), small("crate-tiny"), small("cbsa-tiny")
+    head = [f"{norm}.{part}" for norm in ("mask_norm", "norm", "class_norm") for part in ("weight", "bias")]
+    assert found(depict, "head") == head
+    layers = [f"{kind}.{n}" for kind in ("layers", "cross_layers") for n in (0, 2)]
+    assert sorted(found(depict, "norms")) == sorted(
+        [*head, *(f"{layer}.norm.{part}" for layer in layers for part in ("weight", "bias"))]
+    )
+    assert found(depict, "matrices") == [f"{layer}.basis" for layer in layers]
+    assert found(depict, "step-sizes") == [f"{layer}.step_size" for layer in layers]
+    steps = [f"layers.{n}.{name}" for n in (0, 2) for name in ("step_size", "representative_step")]
+    assert found(cbsa, "step-sizes") == steps  # (H, 1, 1), no matrices
+    assert found(cbsa, "matrices") == [f"layers.{n}.{name}" for n in (0, 2) for name in ("basis", "output.weight")]
+    assert not found(crate, "step-sizes")
+    assert {name.split(".")[2] for name in found(crate, "matrices")} == {"basis", "dictionary", "output"}
+    linear = small("segmenter-linear-tiny")
+    assert found(linear, "head") == ["head.weight", "head.bias"]
+    assert not found(linear, "norms") + found(linear, "matrices") + found(linear, "step-sizes")
+    assert {"proj_patch", "proj_class"} < set(found(small("segmenter-mask-tiny"), "head"))
+
+
 def test_unknown_targets() -> None:
-    for target in ("head", "input"):
+    for target in ("tail", "input"):
         with pytest.raises(ConfigError, match=r"no parameters called .* choose from decoder, attention"):
             target_parameters(nn.Linear(2, 2), target)
-    assert set(TARGETS) == {"decoder", "attention", "queries", "encoder", "all", "input"}
+    parts = {"attention", "queries", "norms", "matrices", "step-sizes", "head"}
+    assert set(TARGETS) == {"decoder", "encoder", "all", "input"} | parts
 
 
 def test_draws_depend_on_their_key_alone() -> None:
