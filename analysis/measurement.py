@@ -51,6 +51,7 @@ KINDS: dict[str, Kind] = {
     "boundary": Kind("analysis.show.boundary"),
     "calibration": Kind("analysis.show.calibration"),
     "confusion": Kind("analysis.show.confusion"),
+    "images": Kind("analysis.show.images"),
     "compare": Kind("analysis.show.compare"),
     "tradeoff": Kind("analysis.show.tradeoff"),
 }

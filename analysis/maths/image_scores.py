@@ -34,12 +34,19 @@ def image_iou(counts_N3K: ArrayLike) -> Values:
     return np.where(labelled > 0, _divide(right, predicted + labelled - right), np.nan)
 
 
+def image_miou(counts_N3K: ArrayLike) -> Values:
+    """Mean of `image_iou` over the classes of each image, (N,); NaN for one without a labelled pixel."""
+    iou_NK = image_iou(counts_N3K)
+    known_NK = ~np.isnan(iou_NK)
+    return _divide(np.where(known_NK, iou_NK, 0.0).sum(1), known_NK.sum(1).astype(np.float64))
+
+
 def image_sums(counts_N3K: ArrayLike) -> Values:
     """What the means over images are made of, (N, 2 + 2 K), to be summed over images for `image_means`."""
     iou_NK = image_iou(counts_N3K)
     known_NK = ~np.isnan(iou_NK)
     filled_NK = np.where(known_NK, iou_NK, 0.0)
-    mean_N1 = _divide(filled_NK.sum(1, keepdims=True), known_NK.sum(1, keepdims=True).astype(np.float64))
+    mean_N1 = image_miou(counts_N3K)[:, None]
     known_N1 = ~np.isnan(mean_N1)
     return np.hstack([np.where(known_N1, mean_N1, 0.0), known_N1, filled_NK, known_NK])
 

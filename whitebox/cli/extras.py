@@ -22,7 +22,12 @@ Calibration = Annotated[
 Confusion = Annotated[bool, typer.Option("--confusion", help="Also the confusion matrix, and its worst entries.")]
 
 
-def chosen_extras(boundary: bool, ratio: float | None, calibration: bool, confusion: bool) -> list[Extra]:
+Images = Annotated[
+    bool, typer.Option("--images", help="Also IoU image by image, the worst images, and frequency-weighted IoU.")
+]
+
+
+def chosen_extras(boundary: bool, ratio: float | None, calibration: bool, confusion: bool, images: bool) -> list[Extra]:
     """What was asked for.
 
     Raises:
@@ -31,10 +36,12 @@ def chosen_extras(boundary: bool, ratio: float | None, calibration: bool, confus
     from analysis.measures.boundary import Boundary as BoundaryIoU
     from analysis.measures.calibration import Calibration as Confidence
     from analysis.measures.confusion import Confusion as Matrix
+    from analysis.measures.images import Images as Singly
 
     if ratio is not None and not boundary:
         raise ConfigError("--boundary-ratio says how near to a boundary pixels count: add --boundary.")
     found: list[Extra] = []
     if boundary:
         found.append(BoundaryIoU() if ratio is None else BoundaryIoU(ratio))
-    return [*found, *([Confidence()] if calibration else ()), *([Matrix()] if confusion else ())]
+    asked = ((calibration, Confidence), (confusion, Matrix), (images, Singly))
+    return [*found, *(extra() for wanted, extra in asked if wanted)]

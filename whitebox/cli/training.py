@@ -24,7 +24,7 @@ from whitebox.cli.app import (
     say,
     together,
 )
-from whitebox.cli.extras import Boundary, BoundaryRatio, Calibration, Confusion, chosen_extras
+from whitebox.cli.extras import Boundary, BoundaryRatio, Calibration, Confusion, Images, chosen_extras
 from whitebox.cli.names import Classes, Fast, TopK, Vocabulary, chosen_names, encode_names, require_fast
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
@@ -141,6 +141,7 @@ def evaluate_command(
     boundary_ratio: BoundaryRatio = None,
     calibration: Calibration = False,
     confusion: Confusion = False,
+    images: Images = False,
     vocabulary: Vocabulary = None,
     fast: Fast = False,
     topk: TopK = None,
@@ -164,7 +165,7 @@ def evaluate_command(
     paths, overrides = runs_and_overrides(runs)
     names = chosen_names(None, vocabulary)
     require_fast(fast, topk)
-    extras = chosen_extras(boundary, boundary_ratio, calibration, confusion)
+    extras = chosen_extras(boundary, boundary_ratio, calibration, confusion, images)
     records, folders = [], []
     with together(device):
         for path in paths:

@@ -16,6 +16,7 @@ from analysis.measures.calibration import Calibration
 from analysis.measures.confusion import Confusion, _first_classes
 from analysis.measures.evaluation import evaluated
 from analysis.measures.extras import Extra
+from analysis.measures.images import Images
 from analysis.record import read_records
 from whitebox.engine import distributed
 from whitebox.engine.evaluate import Evaluation, Kept
@@ -70,6 +71,24 @@ def test_a_confusion_matrix_needs_no_second_pass(tmp_path: Path, passes: list[Ke
     worst = measured["worst"][0]
     np.fill_diagonal(shares, 0)
     assert worst["share"]["value"] == pytest.approx(shares.max())
+
+
+def test_images_one_by_one_need_no_second_pass(tmp_path: Path, passes: list[Kept]) -> None:
+    run = find_run(tiny_run(tmp_path / "run"), device="cpu")
+    found = evaluated(run, "run")
+    (record,) = evaluated(run, "run", extras=[Images()]).extras
+    assert passes == [Kept()]
+    counts_N3K, measured = found.evaluation.counts_N3K, record.measured
+    ious = [scores(each, "labelled").miou for each in counts_N3K]
+    assert measured["miou_images"]["value"] == pytest.approx(np.mean(ious))
+    assert measured["miou"]["value"] == pytest.approx(found.record.measured["miou"]["value"])
+    worst = int(np.argmin(ious))
+    assert measured["worst"][0] == {"name": found.evaluation.names[worst], "miou": pytest.approx(min(ious))}
+    assert measured["miou_worst"] == pytest.approx(min(ious))  # of three images the worst 5 % are one
+    assert sum(row["images"] for row in measured["histogram"]) == len(ious)
+    labels_K = counts_N3K[:, 2].sum(0)
+    by_hand = np.nansum(labels_K * scores(counts_N3K).iou_K) / labels_K.sum()
+    assert measured["fwiou"]["value"] == pytest.approx(by_hand)
 
 
 def test_older_counts_without_a_confusion_matrix_are_made_anew(tmp_path: Path, passes: list[Kept]) -> None:
@@ -141,16 +160,19 @@ def test_150_classes(tmp_path: Path) -> None:
 class TestCommand:
     def test_tables_and_figures(self, call: Call, tmp_path: Path) -> None:
         folder = tiny_run(tmp_path / "run")
-        code, out, err = call("eval", str(folder), "--boundary", "--calibration", "--confusion", "--device", "cpu")
+        code, out, err = call(
+            "eval", str(folder), "--boundary", "--calibration", "--confusion", "--images", "--device", "cpu"
+        )
         assert code == 0, err
+        assert "mIoU of an image (%)" in out
         assert "Boundary IoU (%)" in out and "ECE (%)" in out and "Predicted as" in out
         drawn = {path.name.rsplit("-shapes-val-")[0] for path in (folder / "figures").glob("*.png")}
-        assert drawn == {"eval", "boundary", "calibration", "confusion"}
+        assert drawn == {"eval", "boundary", "calibration", "confusion", "images"}
         assert len(list((folder / "figures").glob("calibration-*.png"))) == 2
 
     def test_several_side_by_side(self, call: Call, tmp_path: Path) -> None:
         runs = [str(tiny_run(tmp_path / f"run{seed}", seed=seed)) for seed in range(2)]
-        asked = ("--boundary", "--calibration", "--confusion", "--limit", "2", "-o", str(tmp_path / "o"))
+        asked = ("--boundary", "--calibration", "--confusion", "--images", "--limit", "2", "-o", str(tmp_path / "o"))
         code, out, err = call("eval", *runs, *asked, "--device", "cpu")
         assert code == 0, err
         assert "Boundary mIoU (%)" in out
