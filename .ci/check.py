@@ -51,19 +51,47 @@ def downloads(log: str) -> list[str]:
     return []
 
 
-def skipped(report: str) -> dict[str, str]:
-    """Tests of a report that were skipped, and why; without those that need a GPU."""
-    cases = ElementTree.parse(report).getroot().iter("testcase")
-    found = {f"{case.get('classname')}::{case.get('name')}": case.find("skipped") for case in cases}
-    reasons = {name: element.get("message") or "" for name, element in found.items() if element is not None}
-    return {name: reason for name, reason in reasons.items() if not reason.startswith("needs a GPU")}
+def cases(report: str) -> dict[str, str | None]:
+    """The tests of a report, and why they were skipped (None: they ran); without those that need a GPU."""
+    found = {}
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        skipped = case.find("skipped")
+        reason = None if skipped is None else skipped.get("message") or ""
+        if reason is None or not reason.startswith("needs a GPU"):
+            found[f"{case.get('classname')}::{case.get('name')}"] = reason
+    return found
+
+
+def failed(report: str) -> list[str]:
+    """Print the tests of a report that failed, one a line; bad if there is none."""
+    every = ElementTree.parse(report).getroot().iter("testcase")
+    bad = [case for case in every if case.find("failure") is not None or case.find("error") is not None]
+    sys.stdout.write("".join(f"{case.get('classname')}::{case.get('name')}\n" for case in bad))
+    return [] if bad else ["no test failed, but the run did"]
+
+
+def with_extras(bare: str) -> list[str]:
+    """Print what is tested once more with all extras: files where one was missing, and what they may disturb.
+
+    That is reading images (another OpenCV lies over ours), the bridges to other packages, and each command.
+    """
+    again = {"tests/data", "tests/interop", "tests/test_commands.py", "tests/test_readme.py"}
+    for name, reason in cases(bare).items():
+        if reason is not None:
+            parts = name.split("::")[0].split(".")
+            last = next(index for index, part in enumerate(parts) if part.startswith("test_"))
+            again.add("/".join(parts[: last + 1]) + ".py")
+    inside = {path for path in again if any(path.startswith(f"{other}/") for other in again)}
+    sys.stdout.write(" ".join(sorted(again - inside)) + "\n")
+    return []
 
 
 def skips(bare: str, full: str) -> list[str]:
-    """Without extras, only what needs one is skipped, and nothing is skipped in both environments."""
-    without, with_all = skipped(bare), skipped(full)
-    found = [f"{name} was skipped: {reason}" for name, reason in without.items() if "needs the extra" not in reason]
-    return found + [f"{name} is skipped with all extras too: {with_all[name]}" for name in without if name in with_all]
+    """Without extras, only what needs one is skipped, and all of that runs with them."""
+    skipped = {name: reason for name, reason in cases(bare).items() if reason is not None}
+    ran = {name for name, reason in cases(full).items() if reason is None}
+    found = [f"{name} was skipped: {reason}" for name, reason in skipped.items() if "needs the extra" not in reason]
+    return found + [f"{name} does not run with all extras either" for name in skipped if name not in ran]
 
 
 def startup() -> list[str]:
@@ -93,7 +121,7 @@ def wheel(path: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    checks = (downloads, line, repository, skips, startup, wheel)
+    checks = (downloads, failed, line, repository, skips, startup, wheel, with_extras)
     check = {function.__name__: function for function in checks}[sys.argv[1]]
     if problems := check(*sys.argv[2:]):
         sys.exit("\n".join(problems))
