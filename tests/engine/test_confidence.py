@@ -10,7 +10,7 @@ from tiny_runs import configured, tiny_model
 from whitebox.config import InferenceConfig
 from whitebox.data import build_dataset
 from whitebox.engine.boundaries import boundary_counts
-from whitebox.engine.confidence import BINS, EDGES, EQUAL, UNIT, ConfidenceCounts
+from whitebox.engine.confidence import BINS, EDGES, EQUAL, UNIT, ConfidenceCounts, bins_of
 from whitebox.engine.evaluate import Kept, evaluate
 from whitebox.engine.inference import segment
 from whitebox.engine.metrics import confusion
@@ -70,6 +70,12 @@ def test_edges_are_nested():
         np.testing.assert_allclose(EDGES[: EQUAL : EQUAL // bins], np.arange(bins) / bins, rtol=1e-15)
     assert (np.diff(EDGES) > 0).all() and EDGES[0] == 0 and EDGES[-1] == 1
     assert (np.diff(EDGES[1:-1].astype(np.float32)) > 0).all()  # float32 tells them apart
+
+
+def test_bins_are_those_between_edges():
+    within = torch.tensor((EDGES[:-1] + EDGES[1:]) / 2, dtype=torch.float32)
+    assert bins_of(within).tolist() == list(range(BINS))
+    assert bins_of(torch.tensor([0.0, 1.0, 1 - 2**-24, 0.5, 59.5 / 60])).tolist() == [0, BINS - 1, BINS - 1, 30, 60]
 
 
 def test_certainty_and_ignored_pixels():

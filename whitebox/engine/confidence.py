@@ -53,9 +53,7 @@ class ConfidenceCounts:
             (B, 3) int64 on the CPU: labelled pixels of each bin, those that are right, and the sum of their confidences
             in `UNIT`; and the sum of squared errors over all labelled pixels in `UNIT`.
         """
-        edges = torch.tensor(EDGES[1:-1], dtype=torch.float32, device=self.confidence_HW.device)
-        bins_HW = torch.bucketize(self.confidence_HW, edges, right=True, out_int32=True)
-        bins_P = bins_HW.masked_fill_(self.ignored_HW, BINS).flatten()  # a bin more
+        bins_P = bins_of(self.confidence_HW).masked_fill_(self.ignored_HW, BINS).flatten()  # a bin more
         wrong_P = (prediction_HW != self.label_HW).flatten()
         pixels_2B = torch.bincount(2 * bins_P + wrong_P, minlength=2 * BINS + 2).reshape(BINS + 1, 2)[:BINS]
         # whole numbers, so their float64 sums are exact, in whatever order
@@ -63,3 +61,12 @@ class ConfidenceCounts:
         sums_B = torch.bincount(bins_P, units_P, minlength=BINS + 1)[:BINS]
         squared = (self.squared_HW / UNIT).round_().masked_fill_(self.ignored_HW, 0).sum(dtype=torch.float64)
         return torch.stack((pixels_2B.sum(1), pixels_2B[:, 0], sums_B.round().long()), 1).cpu(), int(squared)
+
+
+def bins_of(confidence: Tensor) -> Tensor:
+    """The bin of each confidence, int32: that of the last edge of `EDGES` that is not above it.
+
+    By arithmetic, in a tenth of the time that looking it up among the edges takes.
+    """
+    halvings = ((1 - confidence) * EQUAL).log2_().neg_().clamp_(0, HALVINGS)  # below the last equal bin none
+    return (confidence * EQUAL).int().clamp_(max=EQUAL - 1).add_(halvings.int())
