@@ -182,6 +182,25 @@ class TestMapsOfClasses:
         assert code == 2 and "has layers 0 to 4 with maps of classes" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("eval RUN --dataset open-shapes-held-out --vocabulary voc20", "vocabulary has 20 names and"),
+        ("eval RUN --fast --topk 0", "--topk=0 is impossible: it must be at least 1"),
+        ("eval RUN --fast --topk 69", "topk=69 is impossible: there are 68 classes"),
+        ("eval RUN --topk 3", "--topk 3 is of early rejection: add --fast"),
+        ("eval RUN inference.topk=0", "inference.topk=0 is impossible"),
+        ("eval RUN --vocabulary ade846", "Unknown vocabulary 'ade846'; did you mean 'ade847'"),
+        ("predict RUN photo.png --classes ,", "The vocabulary is empty"),
+        ("predict RUN photo.png --classes star,Star", "is class 1 already"),
+        ("predict RUN photo.png --classes star,violet", "'violet'; it knows 22: a, blue"),
+    ],
+)
+def test_what_cannot_be_is_one_line(command: str, message: str, here: Path, tmp_path: Path, call: Call) -> None:
+    code, _, err = call(*words(command, "sed-tiny", tmp_path / "out"))
+    assert code != 0 and message in err and err.count("\n") == 1, err
+
+
 class TestNamesInPlaceOfRuns:
     @pytest.mark.parametrize(
         ("name", "message"),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from sed_vectors import Case, clip_name, relative, whole_model
 
+from whitebox.data.vocabularies import vocabulary
 from whitebox.errors import ConfigError
 from whitebox.models import text
 from whitebox.models.text import TextTower, VocabularyError, Words, make_tokenizer, text_features
@@ -58,6 +59,18 @@ def test_token_ids_of_a_whole_class_list_are_the_official_ones(shared: Path) -> 
     case = Case(shared / "golden", "sed_trace")
     tokenizer = make_tokenizer((), 77)
     assert torch.equal(tokenizer(case.facts["text_prompts"]), case["text.ids"].long())
+
+
+@pytest.mark.parametrize("name", ["coco", "ade150", "pc59", "voc20", "voc20b"])  # the two long ones take half a minute
+def test_token_ids_of_every_prompt_of_a_list_are_the_official_ones(shared: Path, name: str) -> None:
+    facts = json.loads((shared / "golden" / "sed_steps" / "sed_eval_data.json").read_text(encoding="utf-8"))
+    tokenizer, of = make_tokenizer((), 77), text.templates("imagenet")
+    digest, longest, count = hashlib.sha256(), 0, 0
+    for class_name in vocabulary(name):
+        ids = tokenizer(text.prompts(class_name, of))
+        digest.update(ids.to(torch.int32).numpy().astype("<i4").tobytes())
+        longest, count = max(longest, int(ids.argmax(1).max()) + 1), count + len(ids)
+    assert {"prompts": count, "sha256_int32_le": digest.hexdigest(), "longest": longest} == facts["tokens"][name]
 
 
 def test_class_embeddings_equal_the_official_ones(shared: Path) -> None:

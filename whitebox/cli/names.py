@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whitebox.errors import ConfigError
+from whitebox.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from whitebox.runs import Run
@@ -25,7 +25,7 @@ Vocabulary = Annotated[
 ]
 Fast = Annotated[bool, typer.Option("--fast", help="Open vocabulary: early rejection of classes, top 8.")]
 TopK = Annotated[
-    int | None, typer.Option("--topk", min=1, help="With --fast: classes of a place that stay.", show_default="8")
+    int | None, typer.Option("--topk", help="With --fast: classes of a place that stay.", show_default="8")
 ]
 
 
@@ -35,12 +35,13 @@ def chosen_names(classes: str | None, vocabulary: str | None) -> tuple[str, ...]
     Raises:
         ConfigError: both are, or a file or list that is not there.
     """
-    from whitebox.data.vocabularies import read_names
+    from whitebox.data.vocabularies import read_names, read_vocabulary
 
     if classes is not None and vocabulary is not None:
         raise ConfigError("--classes and --vocabulary both say the names: give one of them.")
-    given = classes if classes is not None else vocabulary
-    return None if given is None else read_names(given)
+    if vocabulary is not None:
+        return read_vocabulary(vocabulary)
+    return None if classes is None else read_names(classes)
 
 
 def encode_names(run: Run) -> None:
@@ -58,6 +59,8 @@ def encode_names(run: Run) -> None:
 
 
 def require_fast(fast: bool, topk: int | None) -> None:
-    """Raise a ``ConfigError`` where ``--topk`` is given without ``--fast``."""
+    """Raise a ``ConfigError`` where ``--topk`` is given without ``--fast``, or keeps no class."""
+    if topk is not None:
+        require(topk >= 1, "--topk", topk, "it must be at least 1")
     if topk is not None and not fast:
         raise ConfigError(f"--topk {topk} is of early rejection: add --fast.")

@@ -73,6 +73,16 @@ def read_names(text: str) -> Names:
     return _cleaned(parts)
 
 
+def read_vocabulary(text: str) -> Names:
+    """As ``read_names``, but a name alone is that of a list.
+
+    Raises:
+        ConfigError: there is no such list, or a file cannot be read.
+    """
+    names = read_names(text)
+    return vocabulary(text) if names == (text,) else names
+
+
 def _read_file(path: Path) -> Names:
     try:
         if path.suffix == ".json":
