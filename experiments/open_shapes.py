@@ -36,7 +36,7 @@ from analysis.maths.intervals import mean_interval
 from analysis.measures.evaluation import measured_scores
 from analysis.record import Answer, Data, Question, Record, describe_weights, read_records
 from analysis.show.figures import figure_style, new_figure, save_figure
-from analysis.show.tables import Cell, Column, Estimate, Table
+from analysis.show.tables import Cell, Column, Estimate, Table, number
 from whitebox.api import load_run
 from whitebox.config import RunConfig, resolve
 from whitebox.data import SegmentationDataset, build_dataset, open_shapes
@@ -285,7 +285,7 @@ def over_seeds(records: Sequence[Record], question: str, key: str) -> Estimate |
     if len(values) > 1:
         return Estimate(float(np.mean(values)), min(values), max(values))
     only = records[0].measured[question][key]
-    return Estimate(*(100 * only[part] for part in ("value", "low", "high")))
+    return Estimate(*(100 * number(only[part]) for part in ("value", "low", "high")))  # few images have no interval
 
 
 def answers_table(groups: Mapping[str, Sequence[Record]]) -> Table:
@@ -294,7 +294,7 @@ def answers_table(groups: Mapping[str, Sequence[Record]]) -> Table:
         (title, len(records), *(over_seeds(records, each.name, "miou") for each in QUESTIONS))
         for title, records in groups.items()
     ]
-    chance = "; ".join(f"{each.title}: {100 / (number - 1):.1f} %" for each, number in _numbers(groups).items())
+    chance = "; ".join(f"{each.title}: {100 / (count - 1):.1f} %" for each, count in _numbers(groups).items())
     return Table(
         columns=(Column("Model"), Column("Trainings", 0), *(Column(f"{each.title} (mIoU, %)") for each in QUESTIONS)),
         rows=tuple(rows),
@@ -326,7 +326,7 @@ def rejection_table(record: Record) -> Table:
     full: dict[int, dict[str, Any]] = {row["names"]: row for row in record.measured["rows"] if row["k"] is None}
     for row in record.measured["rows"]:
         whole = full[row["names"]]
-        miou = Estimate(*(100 * row["miou"][part] for part in ("value", "low", "high")))
+        miou = Estimate(*(100 * number(row["miou"][part]) for part in ("value", "low", "high")))
         milliseconds = Estimate(*(1000 * row["seconds"][part] for part in ("value", "low", "high")))
         fewer, faster = whole["gflops"] / row["gflops"], whole["seconds"]["value"] / row["seconds"]["value"]
         kept = row["kept"], row["gflops"], fewer, milliseconds, faster
@@ -370,13 +370,13 @@ def _figure(groups: Mapping[str, Sequence[Record]], path: Path) -> None:
         axes = figure.add_subplot()
         width = 0.8 / len(groups)
         for place, (colour, (title, records)) in enumerate(zip(colours, groups.items(), strict=False)):
-            for number, each in enumerate(QUESTIONS):
+            for index, each in enumerate(QUESTIONS):
                 shown = over_seeds(records, each.name, "miou")  # as the table has it
                 if shown is None:
                     continue
                 values = [100 * record.measured[each.name]["miou"]["value"] for record in records]
-                x = number + (place - (len(groups) - 1) / 2) * width
-                axes.bar(x, shown.value, width * 0.9, color=colour, label=None if number else title)
+                x = index + (place - (len(groups) - 1) / 2) * width
+                axes.bar(x, shown.value, width * 0.9, color=colour, label=None if index else title)
                 axes.plot([x] * len(values), values, "o", color="0.2", markersize=2)
                 axes.vlines(x, shown.low, shown.high, color="0.2", linewidth=1)
         axes.set_xticks(range(len(QUESTIONS)), [each.title.replace(", ", ",\n") for each in QUESTIONS])
