@@ -137,6 +137,12 @@ def test_parts_of_a_layer_equal_the_official_ones(shared: Path) -> None:
     found = layer(stage["in.x"], stage["in.guidance"], stage["in.corr_guidance"], 2, None)
     assert relative(found, stage["out.x"]) < FORWARD
 
+    swin = Case(golden, "sed_swin_wrapper")
+    official = swin.facts["kwargs"]
+    blocks = sed.SwinBlocks(official["dim"], official["nheads"], official["window_size"])
+    blocks.load_state_dict({name: each for name, each in swin.weights.items() if not name.endswith("attn_mask")})
+    assert relative(blocks(swin["in.x"]), swin["out.x"]) < FORWARD
+
     kernels = Case(golden, "sed_attention_kernels")
     q, k, v = (kernels[f"in.{each}"] for each in "qkv")
     assert relative(sed.linear_attention(q, k, v), kernels["out.linear"]) < FORWARD
@@ -360,6 +366,25 @@ def test_chunks_equal_the_plain_formulas(attention: str, pool: int) -> None:
     with torch.no_grad():
         for decoder.chunk in (None, 1, 3):
             assert relative(decoder(maps), expected) < FORWARD
+
+
+def test_swin_blocks_in_place_of_convnext() -> None:
+    """Windows of any map they fit, in chunks too; a map no larger than a window is one, whatever its name says."""
+    decoder, maps = small(spatial="swin", window=3)
+    maps = [each[..., : each.shape[-2]] for each in maps]  # 3, 6, 12 and 24 places a side
+    expected = decoder.predict(maps).masks_BKhw
+    with torch.no_grad():
+        for decoder.chunk in (None, 2):
+            assert relative(decoder(maps), expected) < FORWARD
+    torch.manual_seed(0)
+    blocks, x_nChw = sed.SwinBlocks(8, 2, 4).eval(), torch.randn(2, 8, 4, 8)
+    one = sed.SwinBlocks(8, 2, 99).eval()
+    one.load_state_dict(blocks.state_dict())
+    assert torch.equal(one(x_nChw), blocks(x_nChw))  # both have two windows of 4, and no shift
+    with pytest.raises(ModelError, match=r"A map of 4 x 6 places has no whole windows of 4"):
+        blocks(x_nChw[..., :6])
+    with pytest.raises(ConfigError, match=r"decoder\.spatial='?resnet'? is impossible: choose convnext or swin"):
+        SEDConfig(spatial="resnet")
 
 
 def test_early_rejection_of_a_batch_is_that_of_its_images() -> None:

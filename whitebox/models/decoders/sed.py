@@ -6,7 +6,8 @@ arXiv 2311.15537. Official code: ``xb534/SED`` (db20d93, Apache-2.0). Written fr
 The cosine between the CLIP embedding of a place and that of a name under each of P prompt templates is a map with P
 channels a class, the cost volume. A 7 x 7 convolution embeds it; three layers refine and double it, in three parts:
 
-    spatial    a large-kernel ConvNeXt block, class by class (feature aggregation)
+    spatial    a large-kernel ConvNeXt block, class by class (feature aggregation);
+               or two Swin blocks, which the official code has too, for no released config
     classes    attention over the classes at each place, pooled; linear or softmax (feature aggregation)
     fusion     upsampling, then two 3 x 3 convolutions that also read the image's feature maps and the cost (skip-layer
                fusion); what they read of the image is detached, so the image tower learns through the cost alone
@@ -53,8 +54,10 @@ class SEDConfig:
     hidden: int = 128  # channels of the embedded cost
     widths: list[int] = field(default_factory=lambda: [64, 32, 16])  # channels after each layer
     guidance: list[int] = field(default_factory=lambda: [32, 16, 8])  # channels read of the image, and of the cost
+    spatial: str = "convnext"  # blocks on the map of a class: convnext | swin
     kernels: list[int] = field(default_factory=lambda: [9, 9, 9])  # of the ConvNeXt blocks
-    heads: int = 4  # of class attention
+    window: int = 12  # of the Swin blocks, places a side
+    heads: int = 4  # of class attention, and of the Swin blocks
     attention: str = "linear"  # linear | full (softmax)
     pool: int = 2  # class attention sees averages of pool x pool places, in training
     eval_pool: int = 1  # and in evaluation
@@ -79,7 +82,8 @@ class SEDConfig:
                 guidance < width, "decoder.guidance", list(self.guidance), f"fewer than the {width} channels beside"
             )
             require(width % self.heads == 0, "decoder.heads", self.heads, f"it must divide the widths {inputs}")
-        for key in ("pool", "eval_pool"):
+        require(self.spatial in ("convnext", "swin"), "decoder.spatial", self.spatial, "choose convnext or swin")
+        for key in ("pool", "eval_pool", "window"):
             require(getattr(self, key) >= 1, f"decoder.{key}", getattr(self, key), "it must be at least 1")
         require(self.attention in ("linear", "full"), "decoder.attention", self.attention, "choose linear or full")
         require(self.train in ("all", "heads"), "decoder.train", self.train, "choose all or heads")
@@ -135,6 +139,76 @@ class SpatialBlock(nn.Module):
         y_nhwC = self.depthwise(x_nChw).permute(0, 2, 3, 1)
         y_nhwC = self.scale * self.mlp(self.norm(y_nhwC))
         return x_nChw + y_nhwC.permute(0, 3, 1, 2)
+
+
+class WindowAttention(nn.Module):
+    """Softmax attention within windows of a map, without position bias (SED); Swin's (arXiv 2103.14030) has one."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.proj = (nn.Linear(channels, channels) for _ in range(4))
+
+    def forward(self, x_nhwC: Tensor, window: int, shift: int) -> Tensor:
+        n, h, w, C = x_nhwC.shape
+        rolled_nhwC = x_nhwC.roll((-shift, -shift), (1, 2)) if shift else x_nhwC
+        grid = (h // window, window, w // window, window)
+        z_MLC = rolled_nhwC.view(n, *grid, C).transpose(2, 3).reshape(-1, window**2, C)
+        q, k, v = (each(z_MLC).unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in (self.q, self.k, self.v))
+        together = None
+        if shift:  # what was rolled in from the other side belongs to another part of the map
+            rows_h, columns_w = (parts(side, window, shift).to(x_nhwC.device) for side in (h, w))
+            part_hw = 3 * rows_h[:, None] + columns_w
+            part_WL = part_hw.view(grid).transpose(1, 2).reshape(-1, window**2)
+            together = (part_WL[:, None, :, None] == part_WL[:, None, None, :]).repeat(n, 1, 1, 1)
+        read_MLC = F.scaled_dot_product_attention(q, k, v, together).transpose(1, 2).flatten(2)
+        windows_nyxwwC = self.proj(read_MLC).view(n, grid[0], grid[2], window, window, C)
+        back_nhwC = windows_nyxwwC.transpose(2, 3).reshape(x_nhwC.shape)
+        return back_nhwC.roll((shift, shift), (1, 2)) if shift else back_nhwC
+
+
+def parts(side: int, window: int, shift: int) -> Tensor:
+    """Along one side of a rolled map: 0 before its last window, then 1 what was there, 2 what came from the front."""
+    index = torch.arange(side)
+    return (index >= side - window).long() + (index >= side - shift)
+
+
+class SwinBlock(nn.Module):
+    """Pre-norm Transformer block on the map of a class, attention within windows."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, heads)
+        self.mlp = Mlp(channels, 4 * channels)
+
+    def forward(self, x_nhwC: Tensor, window: int, shift: int) -> Tensor:
+        x_nhwC = x_nhwC + self.attn(self.norm1(x_nhwC), window, shift)
+        return cast(Tensor, x_nhwC + self.mlp(self.norm2(x_nhwC)))
+
+
+class SwinBlocks(nn.Module):
+    """Two blocks in place of a ``SpatialBlock``, the second with windows shifted by half of one.
+
+    On a map no larger than a window there is one window, and no shift. Unlike in the official code the map may have any
+    size whose sides are multiples of the window.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.block_1, self.block_2 = (SwinBlock(channels, heads) for _ in range(2))
+
+    def forward(self, x_nChw: Tensor) -> Tensor:
+        h, w = x_nChw.shape[-2:]
+        window = min(self.window, h, w)
+        if h % window or w % window:
+            raise ModelError(
+                f"A map of {h} x {w} places has no whole windows of {window}: choose another decoder.window."
+            )
+        shift = 0 if min(h, w) <= self.window else window // 2
+        x_nhwC = self.block_2(self.block_1(x_nChw.permute(0, 2, 3, 1), window, 0), window, shift)
+        return cast(Tensor, x_nhwC.permute(0, 3, 1, 2))
 
 
 class ClassAttention(nn.Module):
@@ -237,7 +311,9 @@ class Layer(nn.Module):
 
     def __init__(self, channels: int, out: int, guidance: int, kernel: int, config: SEDConfig) -> None:
         super().__init__()
-        self.spatial = SpatialBlock(channels, kernel)
+        self.spatial: nn.Module = SpatialBlock(channels, kernel)
+        if config.spatial == "swin":
+            self.spatial = SwinBlocks(channels, config.heads, config.window)
         self.classes = ClassAttention(channels, config.heads, config.attention, channels if config.text_guidance else 0)
         self.fusion = Fusion(channels, out, guidance)
         self.spatial_maps = Tap()

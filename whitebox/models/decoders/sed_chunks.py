@@ -102,9 +102,14 @@ def _layer(
 
 def _spatial(decoder: SED, layer: Layer, x_TChw: Tensor) -> None:
     """The spatial block, in place."""
+    from whitebox.models.decoders.sed import SpatialBlock
+
     block, device = layer.spatial, x_TChw.device
     T, C, h, w = x_TChw.shape
     for part in _parts(decoder, T, 2 * C * h * w, device):
+        if not isinstance(block, SpatialBlock):
+            x_TChw[part] = block(x_TChw[part])
+            continue
         z_MC = block.depthwise(x_TChw[part]).permute(0, 2, 3, 1).reshape(-1, C)
         x_MC = x_TChw[part].permute(0, 2, 3, 1).view(-1, C)
         for some in _parts(decoder, len(z_MC), 8 * C, device):
