@@ -3,8 +3,8 @@
 Three tables (CSV, Markdown, LaTeX), hardware and versions in their names:
 
     decoder    the formulas as they stand, all names at once (``SED.plain``), beside ours, which visits names and places
-               in parts. Both take turns in one process. Memory: how far a process that decodes one image grows beyond
-               what it held before (model, maps, text features), each in a process of its own
+               in parts. Both take turns, each time in a process of its own. Memory: how far that process grows beyond
+               what it held before (model, maps, text features)
     rejecting  early rejection where the best classes of the places are a given share of the names, beside the decoder
                that keeps all. What real weights keep is unknown here, so the share is forced: the first layer drops all
                others, and later ones no more. All take turns in one process
@@ -37,7 +37,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
 from analysis.record import hardware
 from analysis.show.tables import Cell, Column, Estimate, Table
@@ -131,13 +131,6 @@ def turns(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, l
     return seconds
 
 
-def warm_up(model: str, size: int) -> None:
-    """Decode with few names, uncounted."""
-    bench = Bench(model, size, 2)
-    for path in PATHS:
-        bench.masks(path)
-
-
 def range_of(values: Sequence[float]) -> Estimate:
     """Median, lowest and highest."""
     return Estimate(statistics.median(values), min(values), max(values))
@@ -148,17 +141,18 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimat
     return range_of([above / below for above, below in zip(numerators, denominators, strict=True)])
 
 
-def memory(path: str, model: str, size: int, names: int, threads: int) -> float:
-    """GB that a process grows by as it decodes one image.
+def decoded(path: str, model: str, size: int, names: int, threads: int) -> tuple[float, float]:
+    """Seconds and GB that a process of its own takes to decode one image.
 
     Raises:
         RuntimeError: it failed.
     """
-    arguments = ["peak", path, model, f"--size={size}", f"--names={names}", f"--threads={threads}"]
+    arguments = ["decode", path, model, f"--size={size}", f"--names={names}", f"--threads={threads}"]
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr[-500:]}")
-    return float(done.stdout.split()[-1])
+    seconds, memory = done.stdout.split()[-2:]
+    return float(seconds), float(memory)
 
 
 def held(key: str) -> int:
@@ -172,14 +166,16 @@ def held(key: str) -> int:
 def decoder_table(model: str, size: int, names: Sequence[int], repeats: int, threads: int, on: str) -> Table:
     """Plain beside ours."""
     rows: list[tuple[Cell, ...]] = []
-    warm_up(model, size)
     for number in names:
-        bench = Bench(model, size, number)
-        found = turns({path: partial(bench.masks, path) for path in PATHS}, repeats)
-        del bench
-        plain, ours = (memory(path, model, size, number, threads) for path in PATHS)
-        times = *(range_of(found[path]) for path in PATHS), ratio(found["ours"], found["plain"])
-        rows.append((number, *times, plain, ours, ours / plain))
+        found: dict[str, list[tuple[float, float]]] = {path: [] for path in PATHS}
+        for _ in range(repeats):
+            for path in PATHS:
+                found[path].append(decoded(path, model, size, number, threads))
+        cells: list[Cell] = [number]
+        for part in (0, 1):  # seconds, memory
+            plain, ours = ([turn[part] for turn in found[path]] for path in PATHS)
+            cells += [range_of(plain), range_of(ours), ratio(ours, plain)]
+        rows.append(tuple(cells))
     return Table(
         columns=(
             Column("Names", 0),
@@ -188,14 +184,13 @@ def decoder_table(model: str, size: int, names: Sequence[int], repeats: int, thr
         ),
         rows=tuple(rows),
         caption=f"{on} The decoder of {model} on one image of {size} px, fp32. Plain: the formulas as they stand. "
-        f"Processor time, median [range] of {repeats} turns; the ratio is one a turn. Memory: by how much a process "
-        f"grows.",
+        f"Processor time, and by how much a process grows: median [range] of {repeats} turns; ratios are one a turn.",
     )
 
 
 def rejecting_table(model: str, size: int, names: int, repeats: int, on: str) -> Table:
     """Early rejection beside the decoder that keeps all."""
-    warm_up(model, size)
+    Bench(model, size, 2).masks("ours")  # uncounted
     bench = Bench(model, size, names)
     shares: dict[str, int | None] = {"all": None, **{f"{percent} %": percent for percent in SHARES}}
     ways = {title: partial(bench.rejecting, percent) for title, percent in shares.items()}
@@ -269,15 +264,15 @@ def run(
 
 
 @app.command(hidden=True)
-def peak(path: str, model: str, size: Size = 768, names: int = 150, threads: Threads = 0) -> None:
-    """Decode one image and print by how much this process grew, in GB."""
+def decode(path: str, model: str, size: Size = 768, names: int = 150, threads: Threads = 0) -> None:
+    """Decode one image; print the seconds, and by how much this process grew, in GB."""
     if threads:
         torch.set_num_threads(threads)
     bench = Bench(model, size, names)
-    nn.functional.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))  # what libraries hold
+    F.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))  # what libraries hold
     before = held("VmRSS")
-    bench.masks(path)
-    typer.echo((held("VmHWM") - before) / 1e9)
+    (seconds,) = turns({path: partial(bench.masks, path)}, 1)[path]
+    typer.echo(f"{seconds} {(held('VmHWM') - before) / 1e9}")
 
 
 if __name__ == "__main__":
