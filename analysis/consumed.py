@@ -17,6 +17,7 @@ from analysis.record import Data, Record
 from whitebox.config import DataConfig
 from whitebox.data.fingerprint import checksums, data_fingerprint, fingerprint
 from whitebox.data.readers import class_table, reader_of
+from whitebox.data.units import Units, units_of, with_unit
 from whitebox.errors import ConfigError, DataError, ModelError
 from whitebox.names import fits_label_set
 
@@ -35,15 +36,19 @@ class Chosen:
         split: None: the validation split.
         limit: only the first images; None: all.
         photos: files.
+        unit: what is independent, see `whitebox.data.units.with_unit`; None: what the dataset says.
     """
 
     split: str | None = None
     limit: int | None = None
     photos: tuple[Path, ...] = ()
+    unit: str | None = None
 
 
 class WeightsAlone:
     """No image is read."""
+
+    word = ""
 
     def __init__(self, run: SavedRun | Run, chosen: Chosen) -> None:
         if chosen.split is not None or chosen.limit is not None:
@@ -55,6 +60,9 @@ class WeightsAlone:
 class Images:
     """The images of one split as evaluation shows them, windowed (one scale, unmirrored).
 
+    Attributes:
+        word: for names of files, where units are others than the dataset's own.
+
     Raises:
         ConfigError: ``limit`` below 1, or an unknown dataset or split.
         DataError: there are no images.
@@ -64,7 +72,8 @@ class Images:
     def __init__(self, run: SavedRun | Run, chosen: Chosen) -> None:
         if chosen.limit is not None and chosen.limit < 1:
             raise ConfigError(f"--limit {chosen.limit} is impossible: it must be at least 1.")
-        self.config: DataConfig = run.data
+        self.config: DataConfig = run.data if chosen.unit is None else with_unit(run.data, chosen.unit)
+        self.word = "" if chosen.unit is None else f"unit_{chosen.unit}"
         self.split, self.limit = chosen.split or run.data.val_split, chosen.limit
         self.source = reader_of(run.data).source(run.data, self.split)
         self.classes, self.names = self.source.classes, self.source.names[: chosen.limit]
@@ -87,10 +96,20 @@ class Images:
             "max_ratio": data.max_ratio,
             "window": inference.window,
             "stride": inference.stride,
+            "unit": self.units.described,
         }
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def units(self) -> Units:
+        """Which of them belong together.
+
+        Raises:
+            WhiteboxError: nothing says it of one of them.
+        """
+        return units_of(self.config, self.names)
 
     @cached_property
     def data(self) -> Data:
@@ -139,6 +158,8 @@ class Photos:
     Raises:
         ConfigError: another number of labels than of photos.
     """
+
+    word = ""
 
     def __init__(self, run: SavedRun | Run, chosen: Chosen, labels: Sequence[Path] = ()) -> None:
         self.paths = chosen.photos

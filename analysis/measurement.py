@@ -101,7 +101,7 @@ class Measurement:
             model=run.name,
             data=consumed.data,
             weights=describe_weights(run.weights),
-            variant=self.variant,
+            variant="-".join(word for word in (self.variant, consumed.word) if word),
             seeds=dict(self.seeds),
             settings={**consumed.settings, **self.settings(run)},
         )

@@ -96,11 +96,15 @@ def _accuracy(split: str) -> Measure:
     return measured
 
 
-def _differences(runs: Sequence[Run | SavedRun], setting: Setting, folder: Path, bar: Bar, again: bool) -> list[Record]:
+def _differences(split: str) -> Measure:
     """Of each run to the first."""
-    chosen = Chosen("val", setting.limit)
-    first, *others = (evaluated(run, run.name, chosen) for run in runs)
-    return [compare(first, other, folder, setting.seed, again=again) for other in others]
+
+    def measured(runs: Sequence[Run | SavedRun], setting: Setting, folder: Path, bar: Bar, again: bool) -> list[Record]:
+        chosen = Chosen(split, setting.limit)
+        first, *others = (evaluated(run, run.name, chosen) for run in runs)
+        return [compare(first, other, folder, setting.seed, again=again) for other in others]
+
+    return measured
 
 
 def _costs(runs: Sequence[Run | SavedRun], setting: Setting, folder: Path, bar: Bar, again: bool) -> list[Record]:
@@ -127,7 +131,8 @@ STUDY = Study(
     steps=(
         Step("accuracy-val", "", ALL, _accuracy("val"), joint=True),
         Step("accuracy-test", "", ALL, _accuracy("test"), joint=True),
-        Step("differences", "comparison", COMPARED, _differences),
+        Step("differences", "comparison", COMPARED, _differences("val")),
+        Step("differences on test", "comparison", COMPARED, _differences("test")),
         Step("noise", "robustness", ALL, _noise(NOISE_LEVELS, relative=False)),
         Step("relative noise", "robustness", ALL, _noise(RELATIVE_LEVELS, relative=True)),
         Step("costs", "analysis", ALL, _costs),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from analysis.ask import Bar
 from analysis.record import Record
+from analysis.show.spread import interval_words
 from analysis.show.tables import Cell, Column, Estimate, Table
 from whitebox.runs import Run, SavedRun
 
@@ -128,6 +129,6 @@ def beside(experiment: Experiment, records: Sequence[Record], models: dict[str, 
         columns=tuple(Column(name) for name in columns),
         rows=tuple(rows),
         caption=f"{experiment.where}: {experiment.title}. Measured on {first.data.name} {first.data.split} "
-        f"(n = {first.n} images), in brackets the 95 % interval; reported by the paper, which gives no interval, on "
-        "its own data and weights. ~ in a source: read off a plot.",
+        f"(n = {first.n} images), in brackets the {interval_words(first)}; reported by the paper, which gives no "
+        "interval, on its own data and weights. ~ in a source: read off a plot.",
     )

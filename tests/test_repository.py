@@ -73,7 +73,10 @@ ARROWS = {
     | {f"analysis.{name}" for name in ("ask", "consumed", "maths", "measurement", "record")},
     "analysis.show": FOUNDATIONS
     | {"whitebox.catalog", "whitebox.data.fingerprint", "analysis.measurement", "analysis.record"}
-    | {f"analysis.maths.{name}" for name in ("conventions", "corruption_names", "levels", "packing", "ratios")},
+    | {
+        f"analysis.maths.{name}"
+        for name in ("conventions", "corruption_names", "levels", "multiplicity", "packing", "ratios")
+    },
     "experiments": BELOW_CLI | {"analysis"},
     "whitebox.cli": BELOW_CLI | {"analysis", "experiments"},
     "whitebox.__main__": {"whitebox.cli"},

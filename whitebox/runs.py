@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from whitebox.catalog import flatten
 from whitebox.config import MULTISCALE, DataConfig, InferenceConfig, RunConfig, change_shown, from_dict, to_dict
 from whitebox.data.readers import dataset_info
 from whitebox.engine.header import WEIGHTS, read_header, weights_file
@@ -16,6 +20,9 @@ from whitebox.names import OPEN_VOCABULARY, TOPK, check_vocabulary
 
 if TYPE_CHECKING:
     from whitebox.models import OpenSegmentor, Segmentor
+
+
+FAMILY = "seeds.txt"  # in the folder above the trainings of one configuration: which seeds there are to be
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class SavedRun:
         seed: of the training.
         saved: its whole configuration, as it was saved.
         load: loads it.
+        altered: it was changed after its training (``whitebox intervene``).
     """
 
     name: str
@@ -88,6 +96,7 @@ class SavedRun:
     seed: int
     saved: Mapping[str, Any] = field(repr=False)
     load: Callable[[], Run] = field(repr=False)
+    altered: bool = False
 
     @property
     def open_vocabulary(self) -> bool:
@@ -135,8 +144,10 @@ def find_run(
             ``topk`` that cannot be.
     """
     weights = weights_file(path)
+    altered = False
     if weights.suffix == ".safetensors":
         header = read_header(weights)
+        altered = "altered" in header
         saved, classes = header["config"], tuple(header["classes"])
         if not isinstance(saved, dict):
             raise CheckpointError(f"The header of {weights} cannot be used: its configuration is no mapping.")
@@ -148,7 +159,7 @@ def find_run(
     shown = change_shown(saved, dataset, overrides, data_root)
     if multiscale:
         shown.inference = replace(shown.inference, scales=list(MULTISCALE), flip=True)
-    name = weights.resolve().parent.name
+    name = _name(weights.resolve().parent)
     own = classes
     if saved.get("decoder", {}).get("name") in OPEN_VOCABULARY:
         if names is None and dataset is not None:
@@ -173,7 +184,12 @@ def find_run(
         return Run(name, weights, model.to(join(device).device), config)
 
     seed = int(saved.get("train", {}).get("seed", 0))
-    return SavedRun(name, weights, classes, shown.data, shown.inference, seed, saved, opened)
+    return SavedRun(name, weights, classes, shown.data, shown.inference, seed, saved, opened, altered)
+
+
+def _name(folder: Path) -> str:
+    """That of the folder; of a training of a family, with that of the family."""
+    return f"{folder.parent.name}-{folder.name}" if (folder.parent / FAMILY).is_file() else folder.name
 
 
 def open_run(
@@ -257,3 +273,125 @@ def finished_runs(root: Path = Path("results")) -> list[Path]:
     if not runs:
         raise ConfigError(f"There are no runs below {root}/: name one, or make one with `whitebox train`.")
     return runs
+
+
+@dataclass(frozen=True)
+class Family:
+    """Trainings of one configuration that differ in their seed; or one run alone.
+
+    Attributes:
+        name: as figures and tables show it.
+        folder: takes what is measured of all of them.
+        indices: of its runs, in the order of their seeds.
+    """
+
+    name: str
+    folder: Path
+    indices: tuple[int, ...]
+
+
+def seed_folder(family: Path, seed: int) -> Path:
+    """Where a family keeps one of its trainings."""
+    return family / f"seed-{seed}"
+
+
+def wanted_seeds(family: Path) -> set[int]:
+    """The seeds that a family is to be trained with, one a line of its file; none without one.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or holds something else.
+    """
+    listed = family / FAMILY
+    return {int(line) for line in listed.read_text("utf-8").split()} if listed.is_file() else set()
+
+
+def members(path: Path) -> list[Path]:
+    """The folders of the trainings that a family's folder holds, by seed; none where it is no family.
+
+    Raises:
+        CheckpointError: a training is missing or unfinished.
+    """
+    found = {int(each.name[5:]): each for each in path.glob("seed-*") if each.is_dir() and each.name[5:].isdecimal()}
+    if (path / WEIGHTS).is_file() or not found:
+        return []
+    wanted = set(found)
+    try:
+        wanted |= wanted_seeds(path)
+    except (OSError, ValueError):
+        raise CheckpointError(f"{path / FAMILY} lists no seeds: delete it, or train with --seeds again.") from None
+    if lacking := [seed for seed in sorted(wanted) if not (seed_folder(path, seed) / WEIGHTS).is_file()]:
+        there = [str(seed_folder(path, seed)) for seed in sorted(wanted - set(lacking))]
+        cure = f", or name those that are there: {' '.join(there)}" if there else ""
+        raise CheckpointError(
+            f"{path} lacks the finished training of seed {', '.join(map(str, lacking))}: go on with `whitebox train "
+            f"... --seeds A:B --resume`{cure}."
+        )
+    return [found[seed] for seed in sorted(found)]
+
+
+def expanded(paths: Sequence[Path]) -> list[Path]:
+    """Paths of runs, families replaced by their trainings.
+
+    Raises:
+        CheckpointError: see `members`.
+        ConfigError: trainings in one family's folder differ in more than their seed.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = members(path) if path.is_dir() else []
+        _require_one_configuration(inside)
+        found += inside or [path]
+    return found
+
+
+def _require_one_configuration(paths: Sequence[Path]) -> None:
+    headers = [read_header(path / WEIGHTS) for path in paths]
+    for path, header in zip(paths[1:], headers[1:], strict=True):
+        if header["classes"] != headers[0]["classes"]:
+            raise ConfigError(f"{path} has other classes than {paths[0]}: trainings of one family have the same.")
+        ours, theirs = (flatten(_but_seed(each["config"])) for each in (header, headers[0]))
+        if unlike := [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]:
+            key = unlike[0]
+            raise ConfigError(
+                f"{path} has {key}={ours.get(key)}, {paths[0]} has {theirs.get(key)}: trainings of one family differ "
+                "in their seed alone; move it elsewhere."
+            )
+
+
+def _but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the trainings of a family have in common: all but the seed, and where data lie."""
+    train = {key: value for key, value in config.get("train", {}).items() if key != "seed"}
+    data = {key: value for key, value in config.get("data", {}).items() if key not in ("root", "unit", "block")}
+    return {**config, "train": train, "data": data}
+
+
+def families(runs: Sequence[SavedRun | Run]) -> list[Family]:
+    """Which runs are trainings of one configuration, in the order in which each family first comes.
+
+    A run that has the seed of another one of its configuration is no part of a family.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        altered = index if isinstance(run, SavedRun) and run.altered else None
+        common = json.dumps([_but_seed(run.saved), run.classes, altered], sort_keys=True, default=str)
+        groups.setdefault(common, []).append(index)
+    found: list[Family] = []
+    for indices in groups.values():
+        seeds = [runs[index].seed for index in indices]
+        if len(indices) > 1 and len(set(seeds)) == len(seeds):
+            together = sorted(indices, key=lambda index: runs[index].seed)
+            found.append(_family([runs[index] for index in together], tuple(together)))
+        else:
+            found += [Family(runs[index].name, runs[index].folder, (index,)) for index in indices]
+    return sorted(found, key=lambda family: min(family.indices))
+
+
+def _family(runs: Sequence[SavedRun | Run], indices: tuple[int, ...]) -> Family:
+    """Named as its folder; of runs that lie elsewhere, as what their names have in common."""
+    above = {run.folder.resolve().parent for run in runs}
+    if len(above) == 1 and all(run.folder.name == f"seed-{run.seed}" for run in runs):
+        return Family(above.pop().name, runs[0].folder.parent, indices)
+    bare = {re.sub(r"[-_.]?(seed|s)?[-_]?\d+$", "", run.name) for run in runs}
+    name = bare.pop() if len(bare) == 1 else ""
+    common = Path(os.path.commonpath([run.folder.resolve() for run in runs]))
+    return Family(name or f"{runs[0].name}+{len(runs) - 1}", common, indices)

@@ -36,7 +36,7 @@ def paired_ratios(reference_D: Sequence[float], others: Sequence[Sequence[float]
     """
     from scipy.special import stdtr, stdtrit
 
-    from analysis.maths.resampling import holm
+    from analysis.maths.multiplicity import holm
 
     found: list[tuple[float, float, float, float]] = []
     for values_D in others:

@@ -340,21 +340,6 @@ def _spread(values_SM: Float) -> Float:
     return np.asarray(values_SM.std(0, ddof=1))
 
 
-def holm(p_values: ArrayLike) -> Float:
-    """P values adjusted for their number by Holm's step-down procedure (Scandinavian Journal of Statistics 6, 1979).
-
-    NaN, where nothing was tested, stays and is not counted. Any shape; all are one family.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    flat = p.ravel()
-    order = np.argsort(flat)
-    order = order[~np.isnan(flat[order])]
-    adjusted = np.full(flat.shape, np.nan)
-    factors = len(order) - np.arange(len(order))
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * flat[order]), 1.0)
-    return adjusted.reshape(p.shape)
-
-
 def block_length(values_N: ArrayLike) -> int:
     """How many consecutive frames of a clip hang together: twice the lag at which their autocorrelation has died out.
 

@@ -32,8 +32,8 @@ better than a random one, negative a step the wrong way. Changes are those of th
 value before (R^c; to fall) or in percentage points (inside; to rise). ``multiple`` says how many times the update would
 have been best along its own line; 1: the learned step is optimal, negative: the other sign would have been better.
 
-Layout of ``measured``, ESTIMATE as in `analysis.maths.intervals.estimates`, RANDOM a mean with the 2.5 % and 97.5 %
-percentiles of single draws::
+Layout of ``measured``, ESTIMATE as in `analysis.maths.intervals.estimates`, RANDOM one with ``single``, the 2.5 %
+and 97.5 % percentiles of single draws (a mean over images is compared with the mean, not with single draws)::
 
     {"layers": [{"name": "decoder.layers.0", "objective": "compression", "step": 0.8 or null, "before": ESTIMATE,
                  "cosine": ..., "derived": ESTIMATE or null, "change": ..., "gradient": ..., "multiple": ...,
@@ -145,7 +145,9 @@ class Alignment(Measurement):
                     ]
                     rows[name].append({key: np.stack([window[key] for window in windows]) for key in windows[0]})
         measured = {
-            "layers": [summary(name, layer, rows[name], self.seed) for name, layer in layers.items()],
+            "layers": [
+                summary(name, layer, rows[name], self.seed, consumed.units.of_N) for name, layer in layers.items()
+            ],
             "notes": [] if layers else ["has no subspaces: there is no objective its layers could follow."],
         }
         return Answer(measured=measured, n=len(consumed))

@@ -13,18 +13,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from analysis.consumed import EvaluatedImages
 from analysis.maths.conventions import LEVEL, RESAMPLES
 from analysis.maths.corruptions import Corruption
 from analysis.maths.perturbation import Change, ChangedImages, PixelNoise, perturbed, target_parameters
+from analysis.maths.resampling import LEAST, sampled
 from analysis.measures.rows import Counts, Key, Rows
 from analysis.record import describe_weights
 from whitebox.engine.encoded import EncodedImages
 from whitebox.engine.evaluate import LabelledImages, evaluate
 from whitebox.engine.kept import tokens_kept
-from whitebox.engine.metrics import resampled_scores, scores
+from whitebox.engine.metrics import score_vectors, scores
 from whitebox.runs import Run
 
 CLEAN: Key = {"target": "clean"}
@@ -51,7 +53,7 @@ class ChangedRun:
         belongs_to = {
             "weights": describe_weights(self.run.weights).sha256,
             "data": asdict(self.images.data),
-            "settings": self.images.settings,
+            "settings": {key: value for key, value in self.images.settings.items() if key != "unit"},  # not of counts
         }
         name = f"{self.run.name}-{self.images.data.name}-{self.images.split}"
         return Rows(folder, name, belongs_to, (len(self.images), 3, self.run.model.num_classes))
@@ -90,10 +92,14 @@ class ChangedRun:
 
 
 class MeanScores:
-    """mIoU of rows, and of their resampled images."""
+    """mIoU of rows, and of their resampled units.
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
+    Args:
+        unit_N: equal for images that belong together.
+    """
+
+    def __init__(self, rows: Rows, unit_N: Sequence[str]) -> None:
+        self.rows, self.unit_N = rows, unit_N
         self._known: dict[str, float] = {}
 
     def __call__(self, keys: Sequence[Key]) -> float:
@@ -104,8 +110,25 @@ class MeanScores:
         return float(np.mean([self._known[str(key)] for key in keys]))
 
     def resampled(self, keys: Sequence[Key], seed: int) -> Values:
-        """Their mean mIoU on images drawn with replacement, (R,); the same images for the same seed."""
-        return np.mean([resampled_scores(self.rows.counts(key), RESAMPLES, seed)[:, 0] for key in keys], axis=0)
+        """Their mean mIoU on units drawn with replacement, (R,); the same units for the same seed.
+
+        Draws of few units are too near their mean: they are moved away from it, so that their percentiles are as far
+        out as Student's t. NaN where there are fewer units than say anything.
+        """
+        units = len(set(self.unit_N))
+        if units < LEAST:
+            return np.full(RESAMPLES, np.nan)
+        drawn_DR = [
+            sampled(self.rows.counts(key).reshape(len(self.unit_N), -1), _miou, self.unit_N, seed=seed).draws_RM[:, 0]
+            for key in keys
+        ]
+        wider = student.ppf((1 + LEVEL) / 2, units - 1) / norm.ppf((1 + LEVEL) / 2) * math.sqrt(units / (units - 1))
+        value = self(keys)
+        return np.asarray(np.clip(value + wider * (np.mean(drawn_DR, axis=0) - value), 0.0, 1.0))
+
+
+def _miou(sums: Values) -> Values:
+    return score_vectors(sums)[..., :1]
 
 
 def draw_interval(

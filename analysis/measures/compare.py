@@ -1,14 +1,16 @@
-"""Is one model better than another? Paired bootstrap of the difference, from per-image counts, without a rerun.
+"""Is one model better than another? Paired intervals of the difference, from per-image counts, without a rerun.
 
 Two models see the same images, so an image that is hard for one is mostly hard for the other, and the two intervals of
-`whitebox eval` may overlap although one model is better on nearly every image. Here each bootstrap draw takes the same
-images for both and keeps the difference of their scores (``whitebox.engine.metrics.paired_bootstrap``; Efron and
-Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 13). The interval holds the choice of images; the
-spread between trainings it does not hold.
+`whitebox eval` may overlap although one model is better on nearly every image. Here each draw takes the same units for
+both and keeps the difference of their scores (`analysis.maths.resampling`). Where both were trained with the same
+seeds, and so saw data in the same order, trainings are compared seed by seed; else their spreads add up. Of fewer than
+three trainings the interval holds the choice of units alone.
 
-Layout of ``measured`` for ``kind="compare"`` (fractions, model minus reference)::
+Layout of ``measured`` for ``kind="compare"`` (fractions, model minus reference; ``p`` is two-sided and not corrected
+for the number of comparisons, ``error`` the Monte Carlo error of the ends)::
 
-    {"miou": {"value": -0.011, "low": -0.015, "high": -0.007}, "macc": {...}, "aacc": {...},
+    {"miou": {"value": -0.011, "low": -0.015, "high": -0.007, "p": 0.001, "error": 0.0001},
+     "macc": {...}, "aacc": {...},
      "model": {"miou": 0.348, "macc": ..., "aacc": ...}, "reference": {...},
      "per_class": [{"name": "Sky", "iou": {...}, "model": 0.89, "reference": 0.90}, ...]}
 
@@ -17,7 +19,6 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from typing import Any
 from analysis.ask import ask
 from analysis.maths.conventions import RESAMPLES
 from analysis.maths.intervals import ranged
-from analysis.measures.evaluation import Evaluated
+from analysis.maths.resampling import interval
+from analysis.measures.evaluation import Evaluated, sampled_scores, stored_interval
 from analysis.record import Answer, Question, Record, RecordError
 from whitebox.errors import ConfigError
 
@@ -72,17 +74,18 @@ def compare(
         RecordError: they have different classes, images or labels.
     """
     classes = _classes(model.record)
+    settings, others = model.record.settings, reference.record.settings
     for what, ours, theirs in (
         ("classes", classes, _classes(reference.record)),
         ("images", model.record.n, reference.record.n),
         ("images or labels", model.record.data.fingerprint, reference.record.data.fingerprint),
+        ("units", settings.get("unit"), others.get("unit")),
     ):
         if ours != theirs:
             raise RecordError(
                 f"{model.name} and {reference.name} were evaluated on different {what}; only the same images with the "
                 "same classes can be compared (--dataset, --split, --limit)."
             )
-    settings, others = model.record.settings, reference.record.settings
     weights = reference.record.weights
     question = Question(
         kind=KIND,
@@ -95,13 +98,16 @@ def compare(
             "reference": reference.name,
             "reference_weights": weights and weights.sha256,
             "resamples": RESAMPLES,
+            "unit": settings.get("unit"),
+            **({"training_seeds": list(model.seeds)} if len(model.seeds) > 1 else {}),
+            **({"reference_seeds": list(reference.seeds)} if len(reference.seeds) > 1 else {}),
             "evaluation": {"model": settings, "reference": others},
         },
     )
     unlike = [
         f"{key} is {value}, that of the reference {others.get(key)}"
         for key, value in settings.items()
-        if value != others.get(key)
+        if value != others.get(key) and key != "training_seeds"
     ]
 
     def answer() -> Answer:
@@ -117,27 +123,32 @@ def differences(reference: Evaluated, model: Evaluated, classes: Sequence[str], 
     Raises:
         RecordError: the counts cannot be read.
     """
-    from whitebox.engine.metrics import paired_bootstrap
+    both = [
+        sampled_scores(each.counts_SN3K, reference.unit_N, RESAMPLES, seed, each.evaluation.mean_over)
+        for each in (model, reference)
+    ]
+    matched = model.seeds == reference.seeds or len(model.seeds) == len(reference.seeds) == 1
+    found = interval(both[0].minus(both[1], matched), within=(-1.0, 1.0))
+    ours_M, theirs_M = (each.value_M for each in both)
 
-    first, second = reference.evaluation, model.evaluation
-    interval = paired_bootstrap(second.counts_N3K, first.counts_N3K, RESAMPLES, seed, mean_over=second.mean_over)
-    scores, base = second.scores, first.scores
+    def difference(index: int) -> dict[str, Any]:
+        stored = stored_interval(found, index) if matched else ranged_difference(index)
+        return {**stored, "p": float(found.p_M[index]), "error": float(found.error_M2[index].max())}
 
-    def difference(ours: float, theirs: float, low_high: Sequence[float]) -> dict[str, float]:
-        if ours == theirs == 0:  # found by neither: no resample can differ, and that is no certainty
-            low_high = (math.nan, math.nan)
-        return ranged(ours - theirs, low_high)
+    def ranged_difference(index: int) -> dict[str, Any]:
+        return ranged(found.value_M[index], (found.low_M[index], found.high_M[index]))
 
+    first_class = len(MEANS)
     return {
-        **{key: difference(getattr(scores, key), getattr(base, key), getattr(interval, key)) for key in MEANS},
-        "model": {key: getattr(scores, key) for key in MEANS},
-        "reference": {key: getattr(base, key) for key in MEANS},
+        **{key: difference(index) for index, key in enumerate(MEANS)},
+        "model": {key: float(ours_M[index]) for index, key in enumerate(MEANS)},
+        "reference": {key: float(theirs_M[index]) for index, key in enumerate(MEANS)},
         "per_class": [
             {
                 "name": name,
-                "iou": difference(scores.iou_K[index], base.iou_K[index], interval.iou_K2[index].tolist()),
-                "model": float(scores.iou_K[index]),
-                "reference": float(base.iou_K[index]),
+                "iou": difference(first_class + index),
+                "model": float(ours_M[first_class + index]),
+                "reference": float(theirs_M[first_class + index]),
             }
             for index, name in enumerate(classes)
         ],

@@ -44,7 +44,7 @@ def corrupted(run: Run, options: Corruptions, images: EvaluatedImages, folder: P
     with changed.rows(folder) as rows:
         rows.complete([CLEAN, *(key for row in keys for key in row)], changed.measure, advance)
         rows.merge()
-        miou = MeanScores(rows)
+        miou = MeanScores(rows, images.units.of_N)
 
         def scored(key: Key) -> Values:
             return np.concatenate([[miou([key])], miou.resampled([key], options.seed)])

@@ -43,7 +43,9 @@ def embeddings_after(run: Run, tap: str, images: Images, seed: int, advance: Pro
         rows.append({name: float(np.mean([window[name] for window in windows])) for name in windows[0]})
         sum_KK += np.mean([cosines(q_KD) for q_KD in q_BKD], axis=0)
     return {
-        "numbers": {name: estimates([row[name] for row in rows], seed=seed) for name in rows[0]},
+        "numbers": {
+            name: estimates([row[name] for row in rows], seed=seed, unit_N=images.units.of_N) for name in rows[0]
+        },
         "cosines": packed(sum_KK / len(images)),
     }
 

@@ -1,35 +1,38 @@
-"""Accuracy of a run: mIoU and what belongs to it, with intervals over images, and the counts they come from.
+"""Accuracy of a run: mIoU and what belongs to it, with intervals over units, and the counts they come from.
 
-The per-image counts lie beside the record (``NAME.npz``: ``names`` (N,), ``counts`` (N, 3, K), ``confusion`` (M, 4)),
-so that intervals, paired comparisons and confusion matrices need no rerun.
+The per-image counts lie beside the record (``NAME.npz``: ``names`` and ``units`` (N,), ``counts`` (N, 3, K),
+``confusion`` (M, 4)), so that intervals, paired comparisons and confusion matrices need no rerun.
 
-Layout of ``measured`` (fractions; low and high bound the 95 % interval over images; null where a class does not
-occur)::
+Several trainings of one configuration, a family, have one record more, in the folder above theirs: the mean of their
+scores, with ``sd`` over them and ``seeds``, the score of each.
+
+Layout of ``measured`` (fractions; low and high bound the 95 % interval over units, of a family over units and
+trainings, see `analysis.maths.resampling`; null where a class does not occur, or there are too few units)::
 
     {"miou": {"value": 0.453, "low": 0.431, "high": 0.470}, "macc": {...}, "aacc": {...},
-     "per_class": [{"name": "Sky", "iou": {...}, "acc": {"value": 0.912}, "label_share": 0.172}, ...]}
+     "per_class": [{"name": "Sky", "iou": {...}, "acc": {...}, "label_share": 0.172}, ...]}
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.ask import keep, stored
+from analysis.ask import by_main, keep, stored
 from analysis.consumed import Chosen, EvaluatedImages
 from analysis.maths.conventions import RESAMPLES
 from analysis.maths.intervals import ranged
+from analysis.maths.resampling import Interval, Sampled, interval, sampled
 from analysis.measurement import Progress
 from analysis.measures.extras import Extra, beside, found_extra, store_extra, write_counts
-from analysis.record import Answer, Question, Record, RecordError, describe_weights
-from whitebox.data.units import units_of
+from analysis.record import Answer, Question, Record, RecordError, describe_weights, read_record
 
 if TYPE_CHECKING:
     from whitebox.engine.evaluate import Evaluation
@@ -46,14 +49,16 @@ class Evaluated:
     """A run's evaluation: its record, and the name it is shown under.
 
     Attributes:
-        counts: the file of its per-image counts.
+        counts: the file of its per-image counts; of a family, that of its first training.
         extras: records of what else was asked for, see `analysis.measures.extras`.
+        members: the trainings of a family, by seed; none of a single one.
     """
 
     name: str
     record: Record
     counts: Path
     extras: tuple[Record, ...] = ()
+    members: tuple[Evaluated, ...] = ()
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -62,7 +67,35 @@ class Evaluated:
         Raises:
             RecordError: they cannot be read, or are not those of the record.
         """
-        return read_counts(self.counts, self.record)
+        return read_counts(self.counts, (self.members or (self,))[0].record)
+
+    @cached_property
+    def unit_N(self) -> tuple[str, ...]:
+        """The unit of each image; where none was kept, each image is one.
+
+        Raises:
+            RecordError: the counts cannot be read.
+        """
+        return read_units(self.counts) or self.evaluation.names
+
+    @property
+    def counts_SN3K(self) -> NDArray[np.int64]:
+        """Those of all trainings.
+
+        Raises:
+            RecordError: they cannot be read, or are not those of their records.
+        """
+        return np.stack([each.evaluation.counts_N3K for each in self.members or (self,)])
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return self.record.seeds.get("training", 0)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of all trainings."""
+        return tuple(each.seed for each in self.members or (self,))
 
 
 def evaluation_question(run: SavedRun | Run, images: EvaluatedImages) -> Question:
@@ -73,7 +106,7 @@ def evaluation_question(run: SavedRun | Run, images: EvaluatedImages) -> Questio
         model=run.name,
         data=images.data,
         weights=describe_weights(run.weights),
-        variant="multiscale" if multiscale else "",
+        variant="-".join(word for word in ("multiscale" if multiscale else "", images.word) if word),
         seeds={"bootstrap": SEED, "training": run.seed},
         settings={**images.settings, "resamples": RESAMPLES},
     )
@@ -108,8 +141,8 @@ def evaluated(
     question = evaluation_question(run, images)
     folder = output or run.folder
     folders = [] if again else list(dict.fromkeys((folder, run.folder)))
-    found = _found(question, name, folders)
-    units = units_of(images.config, images.names)
+    found = _found(question, name, folders) or _renewed(question, images, name, folders)
+    units = images.units
     there = [found_extra(extra, question, units, folders) for extra in extras]
 
     def add(evaluation: Evaluation) -> None:
@@ -143,7 +176,7 @@ def evaluated(
             on_image=seen,
             kept=reduce(lambda kept, extra: extra.wanted(kept), extras, Kept()),
         )
-    found = store_evaluation(question, evaluation, images.classes, folder, name) if found is None else found
+    found = store_evaluation(question, evaluation, images.classes, units.of_N, folder, name) if found is None else found
     add(evaluation)
     return replace(found, extras=tuple(record for record in there if record is not None))
 
@@ -157,15 +190,52 @@ def _found(question: Question, name: str, folders: Sequence[Path]) -> Evaluated 
     return None
 
 
+def _renewed(question: Question, images: EvaluatedImages, name: str, folders: Sequence[Path]) -> Evaluated | None:
+    """An evaluation with other intervals, made of counts that were stored with another unit; None: there are none.
+
+    One of before units were known is replaced.
+    """
+    for path in (found for folder in folders for found in sorted((folder / "records").glob(f"{KIND}-*.json"))):
+        if not path.with_suffix(".npz").is_file():
+            continue
+        try:
+            record = read_record(path)
+        except RecordError:  # of another question
+            continue
+        if _counted(record) == _counted(question):
+            evaluation = read_counts(path.with_suffix(".npz"), record)
+            renewed = store_evaluation(
+                question, evaluation, images.classes, images.units.of_N, path.parent.parent, name
+            )
+            if "unit" not in record.settings and path.name != question.file_name:
+                by_main(partial(_removed, path, path.with_suffix(".npz")))
+            return renewed
+    return None
+
+
+def _counted(question: Question) -> tuple[object, ...]:
+    """What the counts of an evaluation depend on."""
+    settings = {key: value for key, value in question.settings.items() if key not in ("resamples", "unit")}
+    return question.weights and question.weights.sha256, question.data, settings
+
+
+def _removed(*paths: Path) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
 def store_evaluation(
-    question: Question, evaluation: Evaluation, classes: Sequence[str], folder: Path, name: str
+    question: Question,
+    evaluation: Evaluation,
+    classes: Sequence[str],
+    unit_N: Sequence[str],
+    folder: Path,
+    name: str,
 ) -> Evaluated:
     """The record of an evaluation, written by the main process below ``folder`` with its counts beside it."""
-    scores = measured_scores(
-        evaluation.counts_N3K, classes, resamples=RESAMPLES, seed=SEED, mean_over=evaluation.mean_over
-    )
+    scores = measured_scores(evaluation.counts_N3K, classes, unit_N, mean_over=evaluation.mean_over)
     counts = beside(folder, question)
-    arrays = {"counts": evaluation.counts_N3K}
+    arrays = {"units": np.array(unit_N), "counts": evaluation.counts_N3K}
     if evaluation.confusion_M4 is not None:
         arrays["confusion"] = evaluation.confusion_M4.astype(np.int32)
     write_counts(counts, evaluation.names, arrays)  # before the record, which promises them
@@ -195,45 +265,81 @@ def read_counts(path: Path, record: Record) -> Evaluation:
     return found
 
 
+def read_units(path: Path) -> tuple[str, ...]:
+    """The units of images stored beside their counts; none where the counts are of before they were kept.
+
+    Raises:
+        RecordError: they cannot be read.
+    """
+    try:
+        with np.load(path) as arrays:
+            return tuple(arrays["units"].tolist()) if "units" in arrays else ()
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RecordError(f"The counts {path} cannot be read; delete them and their record, and repeat.") from error
+
+
 def measured_scores(
-    counts_N3K: NDArray[np.int64],
+    counts: NDArray[np.int64],
     classes: Sequence[str],
+    unit_N: Sequence[object] | None = None,
     *,
-    resamples: int = 1000,
-    seed: int = 0,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
     mean_over: str = "occurring",
 ) -> dict[str, Any]:
     """``measured`` of an evaluation, from the per-image counts of N images and K classes.
 
     Args:
-        counts_N3K: intersection, prediction and label, as `whitebox.engine.evaluate` keeps them.
+        counts: (N, 3, K), intersection, prediction and label, as `whitebox.engine.evaluate` keeps them; or those of
+            several trainings, (S, N, 3, K).
         classes: the K names.
+        unit_N: equal for images that belong together; None: each image is a unit.
         resamples: bootstrap draws of the 95 % intervals; note it as ``settings["resamples"]``.
         seed: of the draws; note it as ``seeds["bootstrap"]``.
         mean_over: see `whitebox.engine.metrics.scores`; note it in ``settings`` where it is not ``occurring``.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no images, or not one unit for each.
         ConfigError: ``resamples`` below 1.
     """
-    from whitebox.engine.metrics import bootstrap, scores
-
-    found = scores(counts_N3K, mean_over)
-    interval = bootstrap(counts_N3K, resamples, seed, mean_over=mean_over)
-    labels_K = counts_N3K[:, 2].sum(0)
+    found = interval(sampled_scores(counts, unit_N, resamples, seed, mean_over), within=(0.0, 1.0))
+    labels_K = np.asarray(counts)[..., 2, :].reshape(-1, len(classes)).sum(0)
     share_K = labels_K / max(1, int(labels_K.sum()))
+    return laid_out_scores(
+        [stored_interval(found, index) for index in range(len(found.value_M))],
+        classes,
+        [{"label_share": float(share)} for share in share_K],
+    )
 
+
+def sampled_scores(
+    counts: NDArray[np.int64], unit_N: Sequence[object] | None, resamples: int, seed: int, mean_over: str
+) -> Sampled:
+    """Resampled miou, macc, aacc, then iou and acc of each class, see `measured_scores`."""
+    from whitebox.engine.metrics import score_vectors
+
+    flat = np.asarray(counts).reshape(*counts.shape[:-2], -1)
+    return sampled(flat, lambda sums: score_vectors(sums, mean_over), unit_N, resamples=resamples, seed=seed)
+
+
+def stored_interval(found: Interval, index: int) -> dict[str, Any]:
+    """One score as records store it; of several trainings with their spread, and the score of each."""
+    stored: dict[str, Any] = ranged(found.value_M[index], (found.low_M[index], found.high_M[index]))
+    if len(found.values_SM) > 1:
+        stored |= {"sd": float(found.sd_M[index]), "seeds": found.values_SM[:, index].tolist()}
+    return stored
+
+
+def laid_out_scores(
+    scores: Sequence[Mapping[str, Any]], classes: Sequence[str], of_class: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Scores in the order of `sampled_scores`, by their names; ``of_class`` is what else is known of each class."""
+    names = len(classes)
+    ious, accs = scores[3 : 3 + names], scores[3 + names :]
     return {
-        "miou": ranged(found.miou, interval.miou),
-        "macc": ranged(found.macc, interval.macc),
-        "aacc": ranged(found.aacc, interval.aacc),
+        **dict(zip(("miou", "macc", "aacc"), scores, strict=False)),
         "per_class": [
-            {
-                "name": name,
-                "iou": ranged(found.iou_K[index], interval.iou_K2[index].tolist()),
-                "acc": {"value": float(found.acc_K[index])},
-                "label_share": float(share_K[index]),
-            }
-            for index, name in enumerate(classes)
+            {"name": name, "iou": iou, "acc": acc, **more}
+            for name, iou, acc, more in zip(classes, ious, accs, of_class, strict=True)
         ],
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from analysis.maths.conventions import MULTIPLES
-from analysis.maths.intervals import estimates, ranged
+from analysis.maths.intervals import estimates
 from analysis.maths.moves import Array, captured, compression, judge, refinement
 from whitebox.models.attention import SubspaceAttention, SubspaceLayer
 
@@ -48,16 +48,17 @@ def judge_window(
     return numbers
 
 
-def summary(name: str, layer: SubspaceLayer, rows: Sequence[Mapping[str, Array]], seed: int) -> dict[str, Any]:
+def summary(
+    name: str, layer: SubspaceLayer, rows: Sequence[Mapping[str, Array]], seed: int, unit_N: Sequence[str]
+) -> dict[str, Any]:
     """One layer over all images: means over an image's windows, then over images."""
 
     def over_images(key: str) -> Any:
-        return estimates([row[key].mean(0) for row in rows], seed=seed) if key in rows[0] else None
+        return estimates([row[key].mean(0) for row in rows], seed=seed, unit_N=unit_N) if key in rows[0] else None
 
-    def over_draws(key: str) -> dict[str, float]:
-        drawn = np.concatenate([row[key].ravel() for row in rows])
-        low, high = np.percentile(drawn, (2.5, 97.5))
-        return ranged(drawn.mean(), (low, high))
+    def over_draws(key: str) -> dict[str, Any]:
+        single = np.percentile(np.concatenate([row[key].ravel() for row in rows]), (2.5, 97.5))
+        return {**estimates([row[key].mean() for row in rows], seed=seed, unit_N=unit_N), "single": single.tolist()}
 
     ends = np.concatenate([np.isin(row["multiple"], (MULTIPLES[0], MULTIPLES[-1])) for row in rows])
     step = getattr(layer, "step_size", None)

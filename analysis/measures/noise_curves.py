@@ -38,7 +38,7 @@ def measured_noise(run: Run, noise: Noise, images: EvaluatedImages, folder: Path
             rows.complete(keys, changed.measure, advance)
 
         complete([CLEAN, *(key for draw in range(noise.draws) for sigma in levels for key in noise.keys(sigma, draw))])
-        miou = MeanScores(rows)
+        miou = MeanScores(rows, images.units.of_N)
         curve = [curve_point(0.0, [[CLEAN]], miou, noise.seed)]
         curve += [
             curve_point(sigma, [noise.keys(sigma, draw) for draw in range(noise.draws)], miou, noise.seed)

@@ -124,4 +124,4 @@ class RankAnalysis(Measurement):
         shown = consumed.each(run, advance)
         images = [numbers.image(each.pixels_B3HW, each.labels_Bhw, each.name) for each in shown]
         found = {key: np.stack([image[key] for image in images]) for key in images[0]}
-        return Answer(measured=measured_of(numbers, found, self.seed), n=len(consumed))
+        return Answer(measured=measured_of(numbers, found, self.seed, consumed.units.of_N), n=len(consumed))

@@ -167,18 +167,20 @@ class StageNumbers:
         return (z_BND[:, front:] if extra == front else z_BND), None
 
 
-def measured_of(measurement: StageNumbers, found: Mapping[_Key, NDArray[np.float64]], seed: int) -> dict[str, Any]:
+def measured_of(
+    measurement: StageNumbers, found: Mapping[_Key, NDArray[np.float64]], seed: int, unit_N: Sequence[str]
+) -> dict[str, Any]:
     """``measured`` of the record, from the numbers of all images."""
     model, stages = measurement.run.model, measurement.stages
 
     def estimate(name: str, quantity: str) -> Any:
-        return estimates(found[name, quantity], seed=seed)
+        return estimates(found[name, quantity], seed=seed, unit_N=unit_N)
 
     layers = []
     for stage in stages:
         if not stage.classes:
             width = model.encoder.width if stage.position < 0 else model.decoder.width
-            value, low, high = mean_interval(found[stage.name, "spectrum"], seed=seed)
+            value, low, high = mean_interval(found[stage.name, "spectrum"], seed=seed, unit_N=unit_N)
             spectrum = {"component": kept_entries(width), "value": value, "low": low, "high": high}
             numbers = {key: estimate(stage.name, key) for key in NUMBERS}
             layers.append({"name": stage.name, "position": stage.position, "width": width, **numbers})

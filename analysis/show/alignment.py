@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.maths.conventions import MULTIPLES
 from analysis.record import Record, RecordError
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.show.spread import bootstrap_words, figure_words, interval_words
 from analysis.show.tables import Cell, Column, Table, number, stored_cell
 
 if TYPE_CHECKING:
@@ -148,15 +149,21 @@ def _convention(first: Record) -> str:
     tokens = {"tokens": "tokens through the layer's LayerNorm", "normed": "Z the layer's normalised tokens"}
     return (
         f"R^c: {tokens[settings['at']]}, all tokens of a window, eps = {settings['eps']:g}, P / (N eps^2), sum over "
-        f"heads, natural log. {data.name} {data.split}, n = {first.n} images; brackets: 95 % interval over images, "
-        f"{settings['resamples']} bootstrap resamples, seed {first.seeds['bootstrap']}; of random: 2.5 % and 97.5 % "
-        f"percentiles of {settings['draws']} draws a window, seed {first.seeds['random']}."
+        f"heads, natural log. {data.name} {data.split}, n = {first.n} images; brackets: {interval_words(first)}; "
+        f"{bootstrap_words(first)}; of random: {_of_random(first)}, {settings['draws']} draws a window, seed "
+        f"{first.seeds['random']}."
     )
+
+
+def _of_random(first: Record) -> str:
+    """What the brackets of random updates are: since records hold both, those of their mean."""
+    means = all("single" in layer["random"]["cosine"] for layer in first.measured["layers"])
+    return "the same of their mean" if means else "2.5 % and 97.5 % percentiles of single updates"
 
 
 def _shown_on(first: Record) -> str:
     return (
-        f"{first.data.name} {first.data.split}, n = {first.n} images, 95 % intervals; Rᶜ of "
+        f"{first.data.name} {first.data.split}, n = {first.n} images, {figure_words(first)}; Rᶜ of "
         f"{first.settings['at']}, eps = {first.settings['eps']:g}."
     )
 

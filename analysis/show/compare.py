@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from analysis.maths.multiplicity import holm
 from analysis.record import Record, RecordError
 from analysis.show.figures import (
     COLUMN,
@@ -15,20 +17,24 @@ from analysis.show.figures import (
     rows_below_total,
     save_figure,
     side_by_side,
+    trainings_behind,
 )
-from analysis.show.tables import Cell, Column, Estimate, Table, percent
+from analysis.show.spread import bootstrap_words, figure_words, over_units, seeds_of, together_words, trainings
+from analysis.show.tables import Cell, Column, Estimate, Table, number, percent
 
 MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
 
 
 def tables(records: Sequence[Record]) -> dict[str, Table]:
-    """One row a class and one column a model: its difference to the reference.
+    """Differences to the reference: a row a class; a row a model, with p values; and a sentence on each model.
 
     Raises:
         RecordError: different references, images or classes.
     """
     _require_alike(records)
-    return {"": _table(records)}
+    if not all("p" in record.measured["miou"] for record in records):
+        return {"": _table(records)}  # of before there were p values
+    return {"": _table(records), "-models": _models(records), "-sentences": _sentences(records)}
 
 
 def figures(records: Sequence[Record], stem: Path) -> None:
@@ -67,23 +73,141 @@ def _table(records: Sequence[Record]) -> Table:
     differences = [_differences(record) for record in records]
     before: dict[str, float | None] = {row["name"]: row["reference"] for row in first.measured["per_class"]}
     before |= {shown: first.measured["reference"][key] for key, shown in MEANS.items()}
+    holds = _after_correction(records)
     rows: list[tuple[Cell, ...]] = [
         (name, math.nan if value is None else 100 * value, *(each[name] for each in differences))
         for name, value in before.items()
     ]
+    if holds is not None:
+        rows = [
+            (*row[:2], *_starred(row[2:], [name in each for each in holds]))
+            for name, row in zip(before, rows, strict=True)
+        ]
     columns = (
         Column("Class"),
         Column(f"{reference} (%)"),
         *(Column(f"{record.model}, difference", 2) for record in records),
     )
+    starred = (
+        "" if holds is None else " A star: p below 0.05 after Holm's correction, for classes over models and classes."
+    )
     caption = (
         f"IoU of the reference, {reference}, and differences to it in percentage points, {first.data.name} "
-        f"{first.data.split}, "
-        f"n = {first.n} images. Brackets: 95 % interval of the paired difference, {first.settings['resamples']} "
-        f"bootstrap draws of the same images for both, seed {first.seeds['bootstrap']}; not corrected for the number "
-        "of classes, and without the spread between trainings."
+        f"{first.data.split}, n = {first.n} images. Brackets: of the paired difference, {together_words(records)}; "
+        f"{bootstrap_words(first)}; not corrected for the number of classes and models.{starred}"
     )
     return Table(columns, tuple(rows), caption, summary_rows=len(MEANS))
+
+
+def _starred(cells: Sequence[Cell], stars: Sequence[bool]) -> list[Cell]:
+    return [
+        replace(cell, mark="*") if star and isinstance(cell, Estimate) else cell
+        for cell, star in zip(cells, stars, strict=True)
+    ]
+
+
+def _after_correction(records: Sequence[Record]) -> list[set[str]] | None:
+    """The rows of each model whose difference remains after Holm's correction; None: the records have no p values."""
+    if not all("p" in record.measured["miou"] for record in records):
+        return None
+    found: list[set[str]] = [set() for _ in records]
+    for key, shown in MEANS.items():
+        for names, p in zip(found, _adjusted(records, key), strict=True):
+            names |= {shown} if p < 0.05 else set()
+    rows = [[number(row["iou"].get("p")) for row in record.measured["per_class"]] for record in records]
+    for record, names, adjusted in zip(records, found, holm(rows), strict=True):
+        per_class = record.measured["per_class"]
+        names |= {row["name"] for row, p in zip(per_class, adjusted, strict=True) if p < 0.05}
+    return found
+
+
+def _adjusted(records: Sequence[Record], key: str) -> list[float]:
+    """P values of one score after Holm's correction over models."""
+    return [float(p) for p in holm([number(record.measured[key].get("p")) for record in records])]
+
+
+def _models(records: Sequence[Record]) -> Table:
+    first = records[0]
+    adjusted = {key: _adjusted(records, key) for key in MEANS}
+    rows: list[tuple[Cell, ...]] = []
+    for index, record in enumerate(records):
+        miou = percent(record.measured["miou"])
+        rows.append(
+            (
+                record.model,
+                100 * number(record.measured["model"]["miou"]),
+                miou,
+                number(record.measured["miou"].get("p")),
+                adjusted["miou"][index],
+                percent(record.measured["macc"]),
+                adjusted["macc"][index],
+                len(seeds_of(record)) or 1,
+                _near_zero(record),
+            )
+        )
+    columns = (
+        Column("Model"),
+        Column("mIoU (%)"),
+        Column("difference", 2),
+        Column("p", 4),
+        Column("p, Holm", 4),
+        Column("mAcc, difference", 2),
+        Column("p, Holm, of mAcc", 4),
+        Column("Trainings", 0),
+        Column("Monte Carlo"),
+    )
+    caption = (
+        f"Differences to {first.settings['reference']} ({_reference_miou(first):.1f} % mIoU) in percentage points, "
+        f"{first.data.name} {first.data.split}, n = {first.n} images. Brackets: of the paired difference, "
+        f"{together_words(records)}; {bootstrap_words(first)}. p: two-sided; Holm: corrected for {len(records)} "
+        "models. Monte Carlo: the error of an end that is no farther from 0, so other draws may turn its sign."
+    )
+    return Table(columns, tuple(rows), caption)
+
+
+def _near_zero(record: Record) -> str:
+    """The Monte Carlo error of the ends where one of them is within it of 0."""
+    miou = record.measured["miou"]
+    error = number(miou.get("error"))
+    near = any(abs(number(miou[end])) < error for end in ("low", "high"))
+    return f"±{100 * error:.2f}" if near else ""
+
+
+def _reference_miou(record: Record) -> float:
+    return 100 * number(record.measured["reference"]["miou"])
+
+
+def _sentences(records: Sequence[Record]) -> Table:
+    """What a person may put into a paper."""
+    adjusted = _adjusted(records, "miou")
+    rows = tuple((sentence(record, p, len(records)),) for record, p in zip(records, adjusted, strict=True))
+    return Table((Column("In words"),), rows, "Sentences for a text; numbers are those of the tables.")
+
+
+def sentence(record: Record, adjusted: float, models: int) -> str:
+    """The difference of the mIoU of one model in words.
+
+    Args:
+        adjusted: its p value after Holm's correction.
+        models: how many were compared with the reference.
+    """
+    miou, reference = percent(record.measured["miou"]), record.settings["reference"]
+    more = "higher" if miou.value >= 0 else "lower"
+    text = (
+        f"On {record.data.name} {record.data.split}, the mIoU of {record.model} was {abs(miou.value):.1f} percentage "
+        f"points {more} than that of {reference} ({_reference_miou(record):.1f} %"
+    )
+    if math.isnan(miou.low):
+        return f"{text}; {over_units(record)}; {trainings(record)})."
+    corrected = f", {_p(adjusted)} after Holm's correction for {models} models" if models > 1 else ""
+    return (
+        f"{text}; paired {over_units(record)}: {miou.low:.1f} to {miou.high:.1f}; "
+        f"{_p(number(record.measured['miou'].get('p')))}{corrected}; {trainings(record)})."
+    )
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _draw(records: Sequence[Record], stem: Path) -> None:
@@ -105,8 +229,9 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
                 label = record.model if name == "mIoU" else None
                 axes.plot([each.low, each.high], [centre, centre], color=colours[index], linewidth=1.2)
                 axes.plot(each.value, centre, "o", color=colours[index], markersize=3, label=label)
+                trainings_behind(axes, each, centre, colours[index])
         axes.set_xlabel(
-            f"IoU minus that of {reference}\n(percentage points, paired 95 % interval),\n"
+            f"IoU minus that of {reference}\n(percentage points, paired {figure_words(first)}),\n"
             f"{first.data.name} {first.data.split} (n = {first.n} images)"
         )
         model_legend(figure, records, COLUMN)

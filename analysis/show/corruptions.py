@@ -22,6 +22,7 @@ from analysis.show.figures import (
     side_by_side,
 )
 from analysis.show.noise import Group, require_comparable
+from analysis.show.spread import figure_words, interval_words
 from analysis.show.tables import Cell, Column, Estimate, Table, percent
 
 
@@ -72,7 +73,7 @@ def _corruption_conditions(record: Record) -> str:
     return (
         f"{record.data.name} {record.data.split}, n = {record.n} images, photos corrupted at their stored size, "
         f"severities {severities} ({settings['package']}), seed {record.seeds['noise']}. "
-        f"Brackets: 95 % bootstrap interval over images, {settings['resamples']} resamples"
+        f"Brackets: {interval_words(record)}; {settings['resamples']} resamples"
     )
 
 
@@ -189,7 +190,7 @@ def mean_bars(records: Group, stem: Path) -> None:
         severities = records[0].settings["severities"]
         axes.set_xlabel(
             f"mIoU (%), mean over severities {', '.join(map(str, severities))};\n"
-            f"95 % interval over n = {records[0].n} images"
+            f"{figure_words(records[0])}, n = {records[0].n} images"
         )
         model_legend(figure, records, COLUMN, left=True)
         save_figure(figure, stem)

@@ -17,7 +17,9 @@ from analysis.show.figures import (
     rows_below_total,
     save_figure,
     side_by_side,
+    trainings_behind,
 )
+from analysis.show.spread import bootstrap_words, figure_words, interval_words, seeds_of, together_words
 from analysis.show.tables import Cell, Column, Estimate, Table, number, percent
 
 if TYPE_CHECKING:
@@ -40,24 +42,34 @@ def _same_data(records: Sequence[Record]) -> bool:
 
 
 def _side_by_side(records: Sequence[Record]) -> Table:
+    several = any(seeds_of(record) for record in records)
     rows: list[tuple[Cell, ...]] = [
-        (record.model, *(percent(record.measured[name]) for name in ("miou", "macc", "aacc"))) for record in records
+        (
+            record.model,
+            *(percent(record.measured[name]) for name in ("miou", "macc", "aacc")),
+            *((_sd(record), len(seeds_of(record)) or 1) if several else ()),
+        )
+        for record in records
     ]
     first = records[0]
     what = f"{first.data.name} {first.data.split}, n = {first.n} images" if _same_data(records) else "different data"
+    spread = (Column("sd of mIoU", 2), Column("Trainings", 0)) if several else ()
     return Table(
-        columns=(Column("Model"), Column("mIoU (%)"), Column("mAcc (%)"), Column("aAcc (%)")),
+        columns=(Column("Model"), Column("mIoU (%)"), Column("mAcc (%)"), Column("aAcc (%)"), *spread),
         rows=tuple(rows),
-        caption=f"{what}. Brackets: 95 % interval over images, {first.settings.get('resamples')} bootstrap resamples, "
-        f"seed {first.seeds.get('bootstrap')}; one training each, whose own spread they do not hold.",
+        caption=f"{what}. Brackets: {together_words(records)}; {bootstrap_words(first)}.",
     )
+
+
+def _sd(record: Record) -> float:
+    """Of the mIoU over trainings, in percentage points; NaN for one."""
+    return 100 * number(record.measured["miou"].get("sd"))
 
 
 def per_class_table(record: Record) -> Table:
     """IoU of each class with its interval, its accuracy, its share of the labelled pixels; then mIoU, mAcc and aAcc.
 
-    All in percent. The caption says model, data, number of images, and how the intervals were drawn (from the record's
-    ``settings["resamples"]`` and ``seeds["bootstrap"]``).
+    All in percent. The caption says model, data, number of images, and what the intervals are about.
 
     Raises:
         RecordError: not an evaluation, or a number is missing.
@@ -71,10 +83,13 @@ def per_class_table(record: Record) -> Table:
     rows.append(("mAcc", None, percent(measured["macc"]), None))
     rows.append(("aAcc", None, percent(measured["aacc"]), None))
     variant = f" ({record.variant})" if record.variant else ""
-    resamples, seed = record.settings.get("resamples"), record.seeds.get("bootstrap")
     caption = f"{record.model}{variant} on {record.data.name} {record.data.split}, n = {record.n} images."
-    if resamples is not None:
-        caption += f" Brackets: 95 % interval over images, {resamples} bootstrap resamples, seed {seed}."
+    if record.settings.get("resamples") is not None:
+        caption += f" Brackets: {interval_words(record)}; {bootstrap_words(record)}."
+    if seeds := seeds_of(record):
+        each = ", ".join(f"{100 * number(value):.1f}" for value in measured["miou"]["seeds"])
+        numbers = ", ".join(map(str, seeds))
+        caption += f" mIoU of the trainings with seed {numbers}: {each}; sd {_sd(record):.2f} points."
     if record.settings.get("mean_over") == "labelled":
         caption += " mIoU over the classes that are in the truth."
     columns = (Column("Class"), Column("IoU (%)"), Column("Acc (%)"), Column("Label pixels (%)"))
@@ -152,8 +167,10 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
             )
             for centre, bar in zip(centres, bars, strict=True):
                 _interval(axes, centre, bar)
+                trainings_behind(axes, bar, centre, "0.15")
         axes.set_xlim(0, 100)
-        axes.set_xlabel(f"IoU (%) and 95 % interval, {first.data.name} {first.data.split} (n = {first.n})")
+        what = f"IoU (%) and {figure_words(first)}" + (", a line a training" if any(map(seeds_of, records)) else "")
+        axes.set_xlabel(f"{what},\n{first.data.name} {first.data.split} (n = {first.n} images)")
         model_legend(figure, records, COLUMN)
         return save_figure(figure, output)
 

@@ -127,6 +127,19 @@ def side_by_side(places: Sequence[float], index: int, count: int) -> tuple[list[
     return [place + (index + 0.5) * thickness - 0.4 for place in places], thickness
 
 
+def trainings_behind(axes: Axes, shown: Estimate, at: float, colour: Any, *, across: bool = True) -> None:
+    """The value of each training lightly behind their mean; nothing where there was one.
+
+    Args:
+        at: the place on the other axis.
+        across: values go to the right; False: upwards.
+    """
+    if len(shown.seeds) > 1:
+        places = [at] * len(shown.seeds)
+        x, y = (shown.seeds, places) if across else (places, shown.seeds)
+        axes.plot(x, y, "|" if across else "_", color=colour, alpha=0.45, markersize=5, markeredgewidth=0.9, zorder=1.5)
+
+
 def error_bars(shown: Sequence[Estimate]) -> list[list[float]]:
     """Lengths of the intervals below and above, as matplotlib takes them; 0 where there is none."""
     lengths = [[each.value - each.low for each in shown], [each.high - each.value for each in shown]]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.maths.packing import unpacked
 from analysis.record import Record
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.show.spread import bootstrap_words, interval_words
 from analysis.show.tables import Cell, Column, Table, stored_cell
 
 if TYPE_CHECKING:
@@ -86,10 +87,10 @@ def _classes_table(records: Sequence[Record]) -> Table:
                 rows.append((each.model, title, shape, *_cells(_CLASSES, classes[state]["numbers"])))
     seen = [each for each in records if "after" in each.measured["classes"]]
     if seen:
-        data, settings, seeds = seen[0].data, seen[0].settings, seen[0].seeds
+        data = seen[0].data
         caption += (
-            f" After the decoder: mean over {data.images} images of {data.name} {data.split} [95 % interval over "
-            f"images, {settings['resamples']} bootstrap resamples, seed {seeds['bootstrap']}]."
+            f" After the decoder: mean over {data.images} images of {data.name} {data.split} "
+            f"[{interval_words(seen[0])}; {bootstrap_words(seen[0])}]."
         )
     columns = (Column("Model"), Column("Q"), Column("Shape"), *_CLASSES.values())
     return Table(columns, (*rows, *random.values()), caption, summary_rows=len(random))

@@ -28,6 +28,7 @@ from analysis.show.photos import (
     recorded_photo,
     show,
 )
+from analysis.show.spread import bootstrap_words, trainings
 from analysis.show.tables import Column, Estimate, Table
 from whitebox.palette import distinct_palette
 
@@ -51,8 +52,8 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
         found["-means"] = _table(
             records,
             means,
-            "Means over photos; brackets: 95 % interval over photos, "
-            f"{records[0].settings['resamples']} bootstrap resamples, seed {records[0].seeds['bootstrap']}.",
+            f"Means over photos; brackets: 95 % interval over photos as independent (none of one or two); "
+            f"{trainings(records[0])}; {bootstrap_words(records[0])}.",
         )
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 from analysis.maths.conventions import SHARES, Convention
 from analysis.record import Record
 from analysis.show.figures import COLUMN, PAGE, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.spread import bootstrap_words, interval_words
 from analysis.show.tables import Cell, Column, Estimate, Table, estimate
 
 if TYPE_CHECKING:
@@ -61,10 +62,7 @@ def _caption(records: Sequence[Record], measured: str = "") -> str:
     window = first.settings["window"]
     shown = f"mean over an image's windows of {window} px" if window is not None else "each shown whole"
     measured = measured or _rates(rule_of(first), _tokens(rule_of(first)))
-    return (
-        f"{data}, {shown}. {measured} 95 % intervals over "
-        f"images, {first.settings['resamples']} bootstrap resamples, seed {first.seeds['bootstrap']}."
-    )
+    return f"{data}, {shown}. {measured} Brackets: {interval_words(first)}; {bootstrap_words(first)}."
 
 
 def _tokens(rule: Convention) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.record import Record, RecordError, read_records
-from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.show.figures import PAGE, figure_style, new_figure, save_figure, trainings_behind
 from analysis.show.profile import stored_cost, stored_speed, timed_under
+from analysis.show.spread import together_words
 from analysis.show.tables import Cell, Column, Estimate, Table, estimate, percent
 
 UNKNOWN = Estimate(math.nan)
@@ -96,6 +97,7 @@ def summarise(records: Sequence[Record], split: str | None = None) -> Summary:
     Raises:
         RecordError: nothing was evaluated.
     """
+    records = _as_families(records)
     usable = {
         source: [
             record
@@ -120,6 +122,25 @@ def summarise(records: Sequence[Record], split: str | None = None) -> Summary:
         return math.inf if record is None else -percent(record.measured["miou"]).value
 
     return Summary({weights: names[weights] for weights in sorted(names, key=order)}, chosen)
+
+
+def _as_families(records: Sequence[Record]) -> list[Record]:
+    """Without those of trainings that a family's record is the mean of; costs, which are the same, are the family's."""
+    families = {
+        weights: record
+        for record in records
+        if record.kind == ACCURACY.kind and record.weights is not None
+        for weights in record.settings.get("training_weights", ())
+    }
+    found, costs = [], set()
+    for record in records:
+        family = families.get(record.weights.sha256) if record.weights is not None else None
+        if family is None:
+            found.append(record)
+        elif record.kind == COST.kind and family.identity not in costs:
+            costs.add(family.identity)
+            found.append(replace(record, weights=family.weights, model=family.model))
+    return found
 
 
 def _images(record: Record) -> Hashable:
@@ -192,8 +213,8 @@ def _caption(summary: Summary) -> str:
     first = {source: next(iter(found.values())) for source, found in summary.chosen.items() if found}
     accuracy = first[ACCURACY]
     text = (
-        f"{accuracy.data.name} {accuracy.data.split}, n = {accuracy.n} images, one training each. mIoU: 95 % interval "
-        "over images, without the spread between trainings."
+        f"{accuracy.data.name} {accuracy.data.split}, n = {accuracy.n} images. mIoU: "
+        f"{together_words(list(summary.chosen[ACCURACY].values()))}."
     )
     if COST in first:
         settings, record = first[COST].settings, first[COST]
@@ -226,6 +247,7 @@ def _draw(names: Sequence[str], quantities: Sequence[_Quantity], stem: Path) -> 
                 if not math.isnan(value.low):
                     axes.plot([value.low, value.high], [row, row], color=colours[0], linewidth=1.2)
                 axes.plot(value.value, row, "o", color=colours[0], markersize=3.5)
+                trainings_behind(axes, value, row, colours[0])
             axes.margins(x=0.15)
             if each.logarithmic:
                 axes.set_xscale("log")

@@ -12,9 +12,9 @@ import io
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whitebox.files import write_text
 from whitebox.text import csv_text, latex, markdown
@@ -27,11 +27,18 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; NaN where there is none."""
+    """A value with its interval; NaN where there is none.
+
+    Attributes:
+        seeds: the value of each training that it is the mean of; empty for one.
+        mark: shown behind it.
+    """
 
     value: float
     low: float = math.nan
     high: float = math.nan
+    seeds: tuple[float, ...] = field(default=(), kw_only=True)
+    mark: str = field(default="", kw_only=True)
 
 
 Cell = str | int | float | Estimate | None
@@ -154,14 +161,15 @@ class Table:
         return [write_text(Path(os.fspath(stem) + suffix), text) for suffix, text in texts.items()]
 
 
-def percent(stored: Mapping[str, float | None]) -> Estimate:
+def percent(stored: Mapping[str, Any]) -> Estimate:
     """``{"value", "low", "high"}`` of a record, fractions or null, as percent or NaN."""
     return estimate(stored, 100)
 
 
-def estimate(stored: Mapping[str, float | None], factor: float = 1) -> Estimate:
+def estimate(stored: Mapping[str, Any], factor: float = 1) -> Estimate:
     """``{"value", "low", "high"}`` of a record, times ``factor``; what is null or not there is NaN."""
-    return Estimate(*(factor * number(stored.get(key)) for key in ("value", "low", "high")))
+    seeds = tuple(factor * number(each) for each in stored.get("seeds") or ())
+    return Estimate(*(factor * number(stored.get(key)) for key in ("value", "low", "high")), seeds=seeds)
 
 
 def stored_cell(stored: Mapping[str, float | None] | float | int | None) -> Estimate | float | int:
@@ -184,8 +192,8 @@ def _shown(cell: Cell, column: Column) -> str:
     if isinstance(cell, Estimate):
         value = _shown(cell.value, column)
         if math.isnan(cell.low) or math.isnan(cell.high):
-            return value
-        return f"{value} [{_shown(cell.low, column)}, {_shown(cell.high, column)}]"
+            return f"{value}{cell.mark}"
+        return f"{value} [{_shown(cell.low, column)}, {_shown(cell.high, column)}]{cell.mark}"
     if isinstance(cell, int):
         return str(cell)
     return DASH if math.isnan(cell) else f"{cell:.{column.decimals}f}"

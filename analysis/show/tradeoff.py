@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.record import Record
 from analysis.show.figures import COLUMN, error_bars, figure_style, legend_height, model_legend, new_figure, save_figure
 from analysis.show.profile import stored_cost
+from analysis.show.spread import together_words
 from analysis.show.tables import Column, Table, percent
 
 
@@ -56,7 +57,7 @@ def figures(records: Sequence[Record], stem: Path) -> None:
 
 def _caption(first: Record) -> str:
     return (
-        f"{first.data.name} {first.data.split}, n = {first.n} images; brackets: 95 % interval over images, one "
-        f"training each. GFLOPs = 2 x multiply-adds of matrix products for one window of "
+        f"{first.data.name} {first.data.split}, n = {first.n} images; brackets: {together_words([first])}. "
+        f"GFLOPs = 2 x multiply-adds of matrix products for one window of "
         f"{first.settings['size']} px and {first.settings['classes']} classes; the papers count the decoder's blocks."
     )

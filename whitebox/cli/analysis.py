@@ -19,12 +19,15 @@ from whitebox.cli.app import (
     Device,
     Encoder,
     RunsAndOverrides,
+    Unit,
     app,
     common_folder,
     main_process,
     runs_and_overrides,
+    say,
     together,
 )
+from whitebox.errors import ConfigError
 
 if TYPE_CHECKING:
     from whitebox.runs import SavedRun
@@ -45,7 +48,7 @@ RunsAndPhotos = Annotated[
         help="Runs (default: all below results/), photos (jpg, png, ...), overrides, in any order.",
     ),
 ]
-ON_IMAGES: dict[str, Any] = {"dataset": Dataset, "data_root": DataRoot, "split": Split, "limit": Limit}
+ON_IMAGES: dict[str, Any] = {"dataset": Dataset, "data_root": DataRoot, "split": Split, "limit": Limit, "unit": Unit}
 
 
 def command_of(kind: type[Measurement]) -> Callable[..., None]:
@@ -89,32 +92,37 @@ def ask_runs(
     data_root: Path | None = None,
     split: str | None = None,
     limit: int | None = None,
+    unit: str | None = None,
     device: str | None = None,
     output: Path | None = None,
     again: bool = False,
 ) -> None:
-    """Ask one run after another, and show them together at the end.
+    """Ask one run after another, and show them together at the end, trainings of one configuration as one model.
 
     Of several processes all measure, and the main one stores and shows.
     """
     from analysis.ask import measure_runs
     from analysis.consumed import Chosen
+    from analysis.measures.families import family_records
     from analysis.show.render import render
     from whitebox.cli.progress import image_progress
+    from whitebox.runs import families
 
     paths, overrides = runs_and_overrides(list(items or ()))
-    folders: list[Path] = []
+    found: list[SavedRun] = []
     with together(device):
         records = measure_runs(
             measurement,
-            found_runs(paths, dataset, data_root, overrides, device, folders),
-            Chosen(split, limit, tuple(photos)),
+            found_runs(paths, dataset, data_root, overrides, device, found),
+            Chosen(split, limit, tuple(photos), unit),
             lambda title: image_progress(title, None),
             folder=output,
             again=again,
         )
+        grouped = families(found)
+        records = family_records(found, records, grouped, output)
     if main_process():
-        render(records, output or common_folder(folders))
+        render(records, output or common_folder([family.folder for family in grouped]))
 
 
 def found_runs(
@@ -123,14 +131,14 @@ def found_runs(
     data_root: Path | None,
     overrides: Sequence[str],
     device: str | None,
-    folders: list[Path],
+    found: list[SavedRun],
 ) -> Iterator[SavedRun]:
-    """The runs at ``paths``, one after another; their folders are noted."""
+    """The runs at ``paths``, one after another; they are noted in ``found``."""
     from whitebox.runs import find_run
 
     for path in paths:
         run = find_run(path, dataset, data_root, overrides, device)
-        folders.append(run.folder)
+        found.append(run)
         yield run
 
 
@@ -238,14 +246,28 @@ def render_command(
     records: Annotated[list[Path], typer.Argument(help="Record files, or folders of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of tables and figures.")] = Path("rendered"),
     tables: Annotated[bool, typer.Option("--tables", help="Tables only, which takes no time.")] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="First make intervals of evaluations and comparisons anew, in their place.")
+    ] = False,
+    unit: Unit = None,
 ) -> None:
     """Draw tables and figures from records again; no model is needed. Records of one kind share a figure.
 
+    With --renew the intervals of evaluations and comparisons follow from the counts stored beside them, so records of
+    before datasets had units get today's, and --unit gives others.
+
     \b
     whitebox render results/camvid/analysis/records -o paper/
+    whitebox render results/camvid -o results/camvid --renew
     """
     from analysis.record import laid_out
     from analysis.show.render import render_folders
 
+    if unit is not None and not renew:
+        raise ConfigError("--unit changes intervals, which render shows as they were measured: add --renew.")
+    if renew:
+        from analysis.measures.renewal import renew as made_anew
+
+        say(f"{made_anew(records, unit)} records have new intervals.")
     with laid_out(f"The records {' '.join(map(str, records))}"):
         render_folders(records, output, figures=not tables)

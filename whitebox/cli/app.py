@@ -86,6 +86,14 @@ Encoder = Annotated[
     str | None, typer.Option(help="A name of `whitebox encoders`. Default: the ViT of the model's size.")
 ]
 Multiscale = Annotated[bool, typer.Option("--multiscale", help="Average six scales and their mirror images.")]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        help="What is independent: image; clip; block:N, of N frames; a pattern of file names with one group, as "
+        "'([^_]+)_.*'. Default: as the dataset says.",
+        show_default=False,
+    ),
+]
 RunsAndOverrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -97,12 +105,15 @@ RunPath = Annotated[Path, typer.Argument(help="A run folder, a model.safetensors
 
 
 def runs_and_overrides(items: list[str] | None) -> tuple[list[Path], list[str]]:
-    """Runs are what has no ``=`` (or is there as a file); without any, all finished runs below results/."""
-    from whitebox.runs import finished_runs
+    """Runs are what has no ``=`` (or is there as a file); without any, all finished runs below results/.
+
+    A folder that holds a family stands for its trainings.
+    """
+    from whitebox.runs import expanded, finished_runs
 
     overrides = [item for item in items or () if "=" in item and not os.path.exists(item)]
     runs = [Path(item).expanduser() for item in items or () if item not in overrides]
-    return runs or finished_runs(), overrides
+    return expanded(runs) or finished_runs(), overrides
 
 
 def common_folder(folders: Sequence[Path]) -> Path:

@@ -15,6 +15,7 @@ from whitebox.cli.app import (
     Multiscale,
     RunPath,
     RunsAndOverrides,
+    Unit,
     app,
     common_folder,
     main_process,
@@ -38,6 +39,7 @@ def compare_command(
     split: Split = None,
     multiscale: Multiscale = False,
     limit: Limit = None,
+    unit: Unit = None,
     seed: Seed = 0,
     device: Device = None,
     output: Output = None,
@@ -45,7 +47,8 @@ def compare_command(
 ) -> None:
     """Is a run better than the first one? Paired differences of IoU with 95 % intervals, of each class and overall.
 
-    Stored evaluations of the same images and settings are used; what is missing is evaluated.
+    Stored evaluations of the same images and settings are used; what is missing is evaluated. Trainings that differ in
+    their seed alone are one model. P values are given as they are, and corrected for the number of models and classes.
 
     \b
     whitebox compare results/segmenter-mask-tiny-camvid results/depict-sa-tiny-camvid
@@ -53,23 +56,36 @@ def compare_command(
     """
     from analysis.consumed import Chosen
     from analysis.measures.compare import compare, distinct_names
+    from analysis.measures.families import family_evaluation
     from analysis.show.render import render
     from whitebox.engine.header import weights_file
-    from whitebox.runs import find_run
+    from whitebox.runs import families, find_run
 
     paths, overrides = runs_and_overrides(runs)
     if len(paths) < 2:
         raise ConfigError(f"compare takes a reference and at least one other run; {len(paths)} were named.")
-    chosen, found, folders = Chosen(split, limit), [], []
+    chosen, single = Chosen(split, limit, unit=unit), []
     with together(device):
-        for path, name in zip(paths, distinct_names([weights_file(path) for path in paths]), strict=True):
-            run = find_run(path, dataset, data_root, overrides, device, multiscale)
-            found.append(_evaluated(run, name, chosen, output, again))
-            folders.append(run.folder)
-        pairs = zip(found[1:], folders[1:], strict=True)
-        records = [compare(found[0], other, output or folder, seed, again=again) for other, folder in pairs]
+        runs_found = [find_run(path, dataset, data_root, overrides, device, multiscale) for path in paths]
+        grouped = families(runs_found)
+        if len(grouped) < 2:
+            raise ConfigError(
+                f"{grouped[0].name} is one model, trained with {len(paths)} seeds: compare takes a reference and at "
+                "least one other."
+            )
+        names = distinct_names([weights_file(path) for path in paths])
+        for run, name in zip(runs_found, names, strict=True):
+            single.append(_evaluated(run, name, chosen, output, again))
+        found = [
+            family_evaluation(family, [single[index] for index in family.indices], output)
+            if len(family.indices) > 1
+            else single[family.indices[0]]
+            for family in grouped
+        ]
+        pairs = zip(found[1:], grouped[1:], strict=True)
+        records = [compare(found[0], other, output or family.folder, seed, again=again) for other, family in pairs]
     if main_process():
-        render(records, output or common_folder(folders))
+        render(records, output or common_folder([family.folder for family in grouped]))
 
 
 @app.command(name="summary")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from whitebox.cli.app import (
     Overrides,
     RunPath,
     RunsAndOverrides,
+    Unit,
     app,
     common_folder,
     main_process,
@@ -31,10 +33,11 @@ from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
     from analysis.consumed import Chosen
+    from analysis.measures.evaluation import Evaluated
     from analysis.measures.extras import Extra
     from analysis.record import Record
     from whitebox.config import RunConfig
-    from whitebox.runs import SavedRun
+    from whitebox.runs import Family, SavedRun
 
 
 @app.command()
@@ -61,6 +64,12 @@ def train(
         bool, typer.Option("--whole", help="With --frozen: save the encoder too, not only its name and hash.")
     ] = False,
     compile: Annotated[bool, typer.Option("--compile", help="torch.compile: the same as train.compile=true.")] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B", help="Train once with each seed from A to B - 1, in folders seed-A, ... below one name."
+        ),
+    ] = None,
     device: Device = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show the resolved configuration.")] = False,
 ) -> None:
@@ -71,6 +80,7 @@ def train(
     whitebox train segmenter-mask-small --dataset ade20k encoder.pretrained=true
     whitebox train depict-sa-tiny --dataset camvid --data-root data optim.lr=0.01 train.epochs=20
     whitebox train depict-sa-small --encoder dinov2-small --frozen --dataset camvid
+    whitebox train depict-sa-tiny --dataset camvid --seeds 0:5 --resume
     """
     from whitebox.config import resolve, to_yaml
 
@@ -88,6 +98,78 @@ def train(
     if print_config:
         typer.echo(to_yaml(config), nl=False)
         return
+    folder = output / (name or "-".join(part for part in (model, encoder, dataset, recipe) if part))
+    if name and (os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] in ("..", ".")):
+        raise ConfigError(
+            f"--name {name} leaves the folder of the runs, {output}: give a name, and the folder with -o."
+        )
+    if seeds is None:
+        _train(config, folder, resume=resume, allow_changes=allow_changes, device=device)
+        return
+    if any(each.startswith("train.seed=") for each in chosen):
+        raise ConfigError("--seeds and train.seed both choose the seed: leave one of them out.")
+    _train_family(config, folder, _seeds(seeds), resume=resume, allow_changes=allow_changes, device=device)
+
+
+def _seeds(text: str) -> range:
+    """``0:5`` -> 0 to 4."""
+    first, colon, end = text.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise ConfigError(f"--seeds {text} is impossible: give the first and the one after the last, as 0:5 for five.")
+    return range(int(first), int(end))
+
+
+def _train_family(
+    config: RunConfig, folder: Path, seeds: range, *, resume: bool, allow_changes: bool, device: str | None
+) -> None:
+    """One training after another, each in a folder of its own; then all as one model."""
+    from analysis.consumed import Chosen
+    from analysis.measures.evaluation import evaluated
+    from analysis.measures.families import family_evaluation
+    from analysis.show.render import render
+    from whitebox.engine.header import WEIGHTS
+    from whitebox.errors import TrainingError
+    from whitebox.files import write_text
+    from whitebox.runs import FAMILY, families, find_run, members, seed_folder, wanted_seeds
+
+    if (folder / WEIGHTS).exists():
+        raise TrainingError(f"{folder} holds one training, not several: choose another name with --name.")
+    try:
+        known = wanted_seeds(folder) | set(seeds)
+    except (OSError, ValueError):
+        raise TrainingError(f"{folder / FAMILY} lists no seeds: delete it, and train again with --resume.") from None
+    for seed in seeds:
+        own = seed_folder(folder, seed)
+        if not resume and (own / "config.yaml").exists():
+            raise TrainingError(f"{own} holds a run already: continue with --resume, or choose other --seeds.")
+    if main_process():
+        write_text(folder / FAMILY, "".join(f"{seed}\n" for seed in sorted(known)))
+    for seed in seeds:
+        own = seed_folder(folder, seed)
+        if resume and _finished(own):
+            say(f"{own} is finished.")
+            continue
+        one = replace(config, train=replace(config.train, seed=seed))
+        _train(one, own, resume=resume, allow_changes=allow_changes, device=device)
+    if not main_process():
+        return
+    runs = [find_run(path, device=device) for path in members(folder)]
+    (family,) = families(runs)
+    if len(runs) > 1:
+        record = family_evaluation(family, [evaluated(run, run.name, Chosen()) for run in runs]).record
+        render([record], folder)
+    say(f"{len(runs)} trainings saved in {folder}. Next: whitebox eval {folder}")
+
+
+def _finished(folder: Path) -> bool:
+    """Whether a training has ended: its evaluation is the last thing it writes."""
+    from analysis.record import read_records
+
+    return bool(read_records(folder / "records", "eval"))
+
+
+def _train(config: RunConfig, folder: Path, *, resume: bool, allow_changes: bool, device: str | None) -> None:
+    """One training, with its evaluation and its curves."""
     from analysis.consumed import Chosen, EvaluatedImages
     from analysis.measures.evaluation import evaluation_question, store_evaluation
     from analysis.record import RecordError
@@ -98,11 +180,6 @@ def train(
     from whitebox.engine.train import train as run_training
     from whitebox.runs import find_run
 
-    folder = output / (name or "-".join(part for part in (model, encoder, dataset, recipe) if part))
-    if name and (os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] in ("..", ".")):
-        raise ConfigError(
-            f"--name {name} leaves the folder of the runs, {output}: give a name, and the folder with -o."
-        )
     try:
         with TrainingProgress() as progress:
             trained, evaluation = run_training(
@@ -118,8 +195,9 @@ def train(
     if not main_process():
         return
     run = find_run(folder)
-    question = evaluation_question(run, EvaluatedImages(run, Chosen()))
-    record = store_evaluation(question, evaluation, trained.classes, folder, folder.name).record
+    images = EvaluatedImages(run, Chosen())
+    question = evaluation_question(run, images)
+    record = store_evaluation(question, evaluation, trained.classes, images.units.of_N, folder, folder.name).record
     try:
         training_curves(folder / "metrics.jsonl", folder / "curves.png")
     except RecordError as error:  # the log of a finished run was lost; the run is as it was
@@ -145,11 +223,15 @@ def evaluate_command(
     vocabulary: Vocabulary = None,
     fast: Fast = False,
     topk: TopK = None,
+    unit: Unit = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: each run's folder.")] = None,
     device: Device = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what has been measured before.")] = False,
 ) -> None:
-    """Measure mIoU, accuracies and per-class IoU with 95 % intervals over images, and compare several runs.
+    """Measure mIoU, accuracies and per-class IoU with 95 % intervals, and show several runs side by side.
+
+    Intervals are over what is independent in the data (--unit), and over trainings: runs that differ in their seed
+    alone are one model.
 
     \b
     whitebox eval results/depict-ca-tiny-shapes
@@ -160,37 +242,53 @@ def evaluate_command(
     """
     from analysis.consumed import Chosen
     from analysis.show.render import render
-    from whitebox.runs import find_run
+    from whitebox.runs import families, find_run
 
     paths, overrides = runs_and_overrides(runs)
     names = chosen_names(None, vocabulary)
     require_fast(fast, topk)
     extras = chosen_extras(boundary, boundary_ratio, calibration, confusion, images)
-    records, folders = [], []
+    found, runs_found = [], []
     with together(device):
         for path in paths:
             run = find_run(path, dataset, data_root, overrides, device, multiscale, names, fast, topk)
-            records.append(_evaluate(run, Chosen(split, limit), save_images, output, again, extras))
-            folders.append(run.folder)
+            found.append(_evaluate(run, Chosen(split, limit, unit=unit), save_images, output, again, extras))
+            runs_found.append(run)
+        grouped = families(runs_found)
+        shown = [_as_one(family, runs_found, found, output) for family in grouped]
     if main_process():
-        for own, folder in zip(records, folders, strict=True):
-            render(own, output or folder)
-        if len(records) > 1:
-            render([record for own in records for record in own], output or common_folder(folders))
+        for own, family in zip(shown, grouped, strict=True):
+            render(own, output or family.folder)
+        if len(shown) > 1:
+            all_shown = [record for own in shown for record in own]
+            render(all_shown, output or common_folder([family.folder for family in grouped]))
+
+
+def _as_one(family: Family, runs: Sequence[SavedRun], found: Sequence[Evaluated], output: Path | None) -> list[Record]:
+    """The records of a run that stands alone, or of the trainings of a family as one model."""
+    from analysis.measures.families import family_evaluation, family_records
+
+    trained = [found[index] for index in family.indices]
+    if len(trained) == 1:
+        return [trained[0].record, *trained[0].extras]
+    extras = [
+        family_records(runs, records, [family], output)[0]
+        for records in zip(*(each.extras for each in found), strict=True)
+    ]
+    return [family_evaluation(family, trained, output).record, *extras]
 
 
 def _evaluate(
     run: SavedRun, chosen: Chosen, save_images: int, output: Path | None, again: bool, extras: Sequence[Extra]
-) -> list[Record]:
-    """The record of an evaluation, and those of what else was asked for; pictures need predictions, made again."""
+) -> Evaluated:
+    """An evaluation, and what else was asked for; pictures need predictions, so these are made again."""
     from analysis.consumed import EvaluatedImages
     from analysis.measures.evaluation import evaluated
     from whitebox.cli.progress import image_progress
 
     with image_progress(f"{run.name} on {run.data.name}", None) as advance:
         if not save_images:
-            found = evaluated(run, run.name, chosen, output, advance, again=again, extras=extras)
-            return [found.record, *found.extras]
+            return evaluated(run, run.name, chosen, output, advance, again=again, extras=extras)
         from whitebox.engine.predict import ComparisonSaver
 
         split = chosen.split or run.data.val_split
@@ -200,7 +298,7 @@ def _evaluate(
         found = evaluated(opened, run.name, chosen, output, advance, again=True, on_image=pictures, extras=extras)
     if pictures.written and main_process():
         say(f"Pictures: {pictures.folder}")
-    return [found.record, *found.extras]
+    return found
 
 
 @app.command()

@@ -13,7 +13,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,26 @@ def units_of(config: DataConfig, names: Sequence[str]) -> Units:
     if block and name != "image":
         return Units(name, _blocks(names, clip_N, block), len(set(clip_N)), block)
     return Units(name, tuple(clip_N))
+
+
+def with_unit(config: DataConfig, chosen: str) -> DataConfig:
+    """The data with another unit than its own.
+
+    Args:
+        chosen: ``image``; ``clip``: whole clips, where the dataset cuts them; ``block:N``: clips cut into blocks of N
+            frames; else as ``data.unit``.
+
+    Raises:
+        ConfigError: a number of frames that is none.
+    """
+    if chosen == "clip":
+        return replace(config, block=0)
+    word, colon, frames = chosen.partition(":")
+    if colon and word == "block":
+        if not frames.isdecimal() or int(frames) < 1:
+            raise ConfigError(f"--unit {short(chosen)} is impossible: say of how many frames, as block:10.")
+        return replace(config, block=int(frames))
+    return replace(config, unit=chosen, block=None)
 
 
 def _clips(config: DataConfig, names: Sequence[str]) -> tuple[str, list[str], int]:

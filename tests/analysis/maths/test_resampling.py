@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, ttest_1samp, ttest_rel
 from scipy.stats import t as student
 
-from analysis.maths.resampling import block_length, drawn, estimated, holm, interval, sampled, summed
+from analysis.maths.multiplicity import holm
+from analysis.maths.resampling import block_length, drawn, estimated, interval, sampled, summed
 from whitebox.errors import ConfigError, DataError
 
 Float = NDArray[np.float64]

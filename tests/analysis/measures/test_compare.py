@@ -18,6 +18,7 @@ from child_runs import TINY
 import whitebox
 from analysis.consumed import Chosen
 from analysis.maths.conventions import RESAMPLES
+from analysis.maths.resampling import interval, sampled
 from analysis.measures import compare as comparison
 from analysis.measures.compare import distinct_names
 from analysis.measures.evaluation import Evaluated, evaluated, measured_scores, read_counts
@@ -26,7 +27,7 @@ from whitebox.config import RunConfig, resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.evaluate import Evaluation
 from whitebox.engine.header import read_header
-from whitebox.engine.metrics import paired_bootstrap
+from whitebox.engine.metrics import score_vectors
 from whitebox.errors import ConfigError
 from whitebox.models import build, intervene
 from whitebox.runs import open_run
@@ -91,7 +92,7 @@ def example(name: str, shift: int, classes: tuple[str, ...] = ("a", "b"), images
     )
     record = new_record(question, Answer(measured=measured_scores(counts_N3K, classes), n=images))
     made = Evaluated(name, record, Path("nowhere"))
-    vars(made)["evaluation"] = evaluation  # instead of a file
+    vars(made).update(evaluation=evaluation, unit_N=evaluation.names)  # instead of a file
     return made
 
 
@@ -106,15 +107,20 @@ class TestCompare:
         reference, model = example("first", 1), example("second", 2)
         record = compare(reference, model, seed=3)
         ours, theirs = model.evaluation, reference.evaluation
-        interval = paired_bootstrap(ours.counts_N3K, theirs.counts_N3K, RESAMPLES, 3)
-        for key in ("miou", "macc", "aacc"):
+        both = [
+            sampled(each.counts_N3K.reshape(6, -1), score_vectors, resamples=RESAMPLES, seed=3)
+            for each in (ours, theirs)
+        ]
+        found = interval(both[0].minus(both[1], matched=True))
+        for index, key in enumerate(("miou", "macc", "aacc")):
             stored = record.measured[key]
-            assert stored["value"] == getattr(ours.scores, key) - getattr(theirs.scores, key)
-            assert (stored["low"], stored["high"]) == getattr(interval, key)
+            assert stored["value"] == pytest.approx(getattr(ours.scores, key) - getattr(theirs.scores, key))
+            assert (stored["low"], stored["high"]) == (found.low_M[index], found.high_M[index])
+            assert stored["p"] == found.p_M[index] and stored["error"] > 0
             assert record.measured["reference"][key] == getattr(theirs.scores, key)
         last = record.measured["per_class"][1]
         assert last["name"] == "b" and last["iou"]["value"] == pytest.approx(last["model"] - last["reference"])
-        assert [last["iou"]["low"], last["iou"]["high"]] == interval.iou_K2[1].tolist()
+        assert (last["iou"]["low"], last["iou"]["high"]) == (found.low_M[4], found.high_M[4])
         assert (record.kind, record.model, record.n, record.seeds) == ("compare", "second", 6, {"bootstrap": 3})
         assert record.settings["reference"] == "first" and record.measured["notes"] == []
 
@@ -224,7 +230,7 @@ class TestRender:
         for each in (first, second):
             each.evaluation.counts_N3K[:, :, 1:] = nothing
         record = compare(first, second)
-        assert record.measured["per_class"][1]["iou"] == {"value": None, "low": None, "high": None}
+        assert set(record.measured["per_class"][1]["iou"].values()) == {None}
         assert shown([record], tmp_path / "x")[""].shown()[1] == ["b", "–", "–"]
 
     def test_what_does_not_fit_together(self, tmp_path: Path) -> None:
@@ -245,7 +251,7 @@ class TestCompareCommand:
         assert [record.model for record in records] == ["runs/sa", "other/sa"]
         assert {record.settings["reference"] for record in records} == {"runs/linear"}
         assert all(record.seeds == {"bootstrap": 4} for record in records)
-        assert len(list(Path("runs/tables").glob("compare-shapes-val-2_models-*.csv"))) == 1
+        assert len(list(Path("runs/tables").glob("compare-shapes-val-2_models-*.csv"))) == 3
         assert len(list(Path("runs/figures").glob("compare-shapes-val-2_models-*.pdf"))) == 1
 
     def test_output_and_limit(self, call: Call, runs: Path) -> None:
@@ -340,12 +346,10 @@ def test_a_class_that_neither_finds_has_no_interval() -> None:
     better_N3K = counts_N3K.copy()
     better_N3K[:, 0, 0] += 1
     first, second = (Evaluation(tuple("abcd"), each) for each in (counts_N3K, better_N3K))
-    record: Any = None
-    evaluations = []
-    for evaluation in (first, second):
-        evaluations.append(Evaluated("a", record, Path()))
-        evaluations[-1].__dict__["evaluation"] = evaluation  # which it would read from a file
-    found = comparison.differences(*evaluations, ["x", "y"], 0)
+    evaluations = [example("a", 1), example("b", 2)]
+    for made, evaluation in zip(evaluations, (first, second), strict=True):
+        vars(made).update(evaluation=evaluation, unit_N=evaluation.names)  # which it would read from a file
+    found = comparison.differences(evaluations[0], evaluations[1], ["x", "y"], 0)
     seen, unseen = (row["iou"] for row in found["per_class"])
     assert seen["low"] <= seen["value"] <= seen["high"]
     assert unseen["value"] == 0 and np.isnan(unseen["low"]) and np.isnan(unseen["high"])

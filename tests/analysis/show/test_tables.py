@@ -139,7 +139,8 @@ def test_per_class_table_is_in_percent_with_the_means_last() -> None:
     assert table.summary_rows == 3
     assert table.caption == (
         "depict-ca-tiny on camvid test, n = 233 images. "
-        "Brackets: 95 % interval over images, 1000 bootstrap resamples, seed 0."
+        "Brackets: 95 % interval over images as independent; one training, whose spread is unknown; 1000 resamples, "
+        "seed 0."
     )
 
 

@@ -1,0 +1,140 @@
+"""Several trainings of one configuration as one model: records made of theirs.
+
+An evaluation is made anew of the counts of all (`analysis.measures.evaluation`). Of any other measurement each number
+becomes the mean over trainings, with ``sd`` over them and ``seeds``, the number of each; its interval joins the spread
+between trainings and the interval that each has over units (of the same units, so these are taken not to average out)
+by Student's t with Satterthwaite's degrees of freedom (`analysis.maths.resampling`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from analysis.ask import keep
+from analysis.maths.conventions import LEVEL
+from analysis.maths.resampling import LEAST
+from analysis.measures.evaluation import SEED, Evaluated, measured_scores
+from analysis.record import Answer, Question, Record, RecordError, Weights
+from whitebox.runs import Family, Run, SavedRun
+
+
+def family_evaluation(family: Family, trained: Sequence[Evaluated], output: Path | None = None) -> Evaluated:
+    """The evaluation of several trainings as one model, stored in the family's folder.
+
+    Raises:
+        RecordError: they have different classes, images or settings; or counts cannot be read.
+    """
+    question = _question(family, [each.record for each in trained], [each.seed for each in trained], SEED)
+    classes = [row["name"] for row in trained[0].record.measured["per_class"]]
+    for each in trained:
+        if [row["name"] for row in each.record.measured["per_class"]] != classes:
+            raise RecordError(f"{each.name} has other classes than {trained[0].name}: evaluate again.")
+    first = trained[0].evaluation
+    counts_SN3K = np.stack([each.evaluation.counts_N3K for each in trained])
+    scores = measured_scores(counts_SN3K, classes, trained[0].unit_N, mean_over=first.mean_over)
+    record = keep(question, Answer(measured=scores, n=trained[0].record.n), (output or family.folder) / "records")
+    return Evaluated(family.name, record, trained[0].counts, members=tuple(trained))
+
+
+def family_records(
+    runs: Sequence[SavedRun | Run], records: Sequence[Record], families: Sequence[Family], output: Path | None = None
+) -> list[Record]:
+    """One record a family, those of runs that stand alone as they are.
+
+    Raises:
+        RecordError: trainings of a family were measured on different data, or with different settings.
+    """
+    found = []
+    for family in families:
+        own = [records[index] for index in family.indices]
+        if len(own) == 1:
+            found.append(own[0])
+            continue
+        seeds = [runs[index].seed for index in family.indices]
+        question = _question(family, own, seeds, own[0].seeds.get("bootstrap"))
+        measured = merged([record.measured for record in own])
+        found.append(keep(question, Answer(measured=measured, n=own[0].n), (output or family.folder) / "records"))
+    return found
+
+
+def _question(family: Family, records: Sequence[Record], seeds: Sequence[int], draws: int | None) -> Question:
+    first = records[0]
+    for record in records[1:]:
+        if record.data != first.data:
+            raise RecordError(
+                f"{record.weights and record.weights.path} was measured on other data than {first.model}."
+            )
+        unlike = [key for key in first.settings if record.settings.get(key) != first.settings[key]]
+        if unlike or record.variant != first.variant:
+            raise RecordError(
+                f"{record.weights and record.weights.path} was measured with another {(*unlike, 'variant')[0]} than "
+                f"{first.model}: trainings of one family are measured alike."
+            )
+    hashes = [record.weights.sha256 for record in records if record.weights is not None]
+    together = hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+    own = {} if draws is None else {"bootstrap": draws}
+    others = {key: value for key, value in first.seeds.items() if key not in ("bootstrap", "training")}
+    return Question(
+        kind=first.kind,
+        model=family.name,
+        data=first.data,
+        weights=Weights(os.path.relpath(family.folder), together),
+        variant=first.variant,
+        seeds={**own, **others},
+        settings={**first.settings, "training_seeds": list(seeds), "training_weights": hashes},
+    )
+
+
+def merged(stored: Sequence[Any]) -> Any:
+    """What several trainings have measured, as one: numbers averaged, estimates with their spread, the rest as it was.
+
+    What they do not have in common (a note, a list of another length) is that of the first.
+    """
+    first = stored[0]
+    if all(isinstance(each, Mapping) for each in stored):
+        if "value" in first and {"low", "high"} & first.keys() and all("value" in each for each in stored):
+            return {**first, **joined(stored)}
+        return {key: merged([each[key] for each in stored if key in each]) for key in first}
+    if all(isinstance(each, list) and len(each) == len(first) for each in stored):
+        return [merged(parts) for parts in zip(*stored, strict=True)]
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in stored)
+    if numbers and len(set(stored)) > 1:
+        return float(np.mean(stored))
+    return first
+
+
+def joined(estimates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of estimates of several trainings, and an interval over both levels."""
+    values = [each["value"] for each in estimates]
+    if any(value is None for value in values):
+        known = [value for value in values if value is not None]
+        return {"value": float(np.mean(known)) if known else None, "low": None, "high": None, "seeds": values}
+    spread = float(np.std(values, ddof=1))
+    found: dict[str, Any] = {"value": float(np.mean(values)), "low": None, "high": None, "sd": spread, "seeds": values}
+    ends = [[each.get("low"), each.get("high")] for each in estimates]
+    if any(end is None for pair in ends for end in pair):
+        return found
+    low, high = (float(end) for end in np.mean(np.array(ends, dtype=np.float64), axis=0))
+    half = (high - low) / 2
+    if len(values) < LEAST:
+        return {**found, "low": low, "high": high}
+    of_units = half / float(norm.ppf((1 + LEVEL) / 2))
+    of_seeds = spread / math.sqrt(len(values))
+    total = math.hypot(of_units, of_seeds)
+    if total == 0:
+        return found
+    freedom = (len(values) - 1) * (total / of_seeds) ** 4 if of_seeds > 0 else math.inf
+    width = float(student.ppf((1 + LEVEL) / 2, freedom)) * total
+    scale = width / half if half > 0 else math.inf
+    value = found["value"]
+    below, above = (scale * (value - low), scale * (high - value)) if math.isfinite(scale) else (width, width)
+    return {**found, "low": value - below, "high": value + above}

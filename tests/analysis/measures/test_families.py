@@ -1,0 +1,169 @@
+"""Several trainings of one configuration as one model: evaluations, other records, commands, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from child_runs import TINY
+
+from analysis.consumed import Chosen
+from analysis.maths.resampling import estimated
+from analysis.measures.evaluation import evaluated
+from analysis.measures.families import family_evaluation, joined, merged
+from analysis.measures.renewal import renew
+from analysis.record import read_records
+from whitebox.config import resolve
+from whitebox.engine.checkpoint import save_model
+from whitebox.engine.metrics import score_vectors
+from whitebox.errors import CheckpointError, ConfigError
+from whitebox.models import build
+from whitebox.runs import expanded, families, find_run, members
+
+Call = Callable[..., tuple[int, str, str]]
+CLASSES = ("background", "disc", "square", "triangle", "star", "cross", "egg")
+
+
+def new_run(folder: Path, seed: int, **changes: object) -> Path:
+    config = resolve("depict-sa-tiny", "shapes", {**TINY, "data.val_length": 4, "train.seed": seed, **changes})
+    torch.manual_seed(seed)
+    save_model(folder / "model.safetensors", build(config.encoder, config.decoder, 7, CLASSES), config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A family of three trainings, and another of two, evaluated."""
+    folder = tmp_path_factory.mktemp("families")
+    for name, count, changes in (("sa", 3, {}), ("other", 2, {"decoder.layers": 1})):
+        for seed in range(count):
+            new_run(folder / name / f"seed-{seed}", seed, **changes)
+        (folder / name / "seeds.txt").write_text("\n".join(map(str, range(count))))
+        for path in members(folder / name):
+            run = find_run(path, device="cpu")
+            evaluated(run, run.name, Chosen())
+    return folder
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+def test_an_evaluation_of_all_is_made_of_their_counts(runs: Path) -> None:
+    found = [find_run(path, device="cpu") for path in expanded([runs / "sa"])]
+    (family,) = families(found)
+    assert (family.name, family.folder, family.indices) == ("sa", runs / "sa", (0, 1, 2))
+    assert [run.name for run in found] == ["sa-seed-0", "sa-seed-1", "sa-seed-2"]
+    trained = [evaluated(run, run.name) for run in found]
+    record = family_evaluation(family, trained).record
+    counts = np.stack([each.evaluation.counts_N3K for each in trained])
+    expected = estimated(counts.reshape(3, 4, -1), score_vectors, within=(0, 1))
+    miou = record.measured["miou"]
+    assert [miou[key] for key in ("value", "low", "high", "sd")] == pytest.approx(
+        [each[0] for each in (expected.value_M, expected.low_M, expected.high_M, expected.sd_M)]
+    )
+    assert miou["seeds"] == [each.record.measured["miou"]["value"] for each in trained]
+    assert record.settings["training_seeds"] == [0, 1, 2] and record.model == "sa"
+
+
+def test_eval_and_compare_and_summary_take_a_family_as_one_model(call: Call, runs: Path) -> None:
+    code, _, err = call("eval", runs / "sa", runs / "other", "--device", "cpu", "-o", "out")
+    assert code == 0, err
+    (table,) = Path("out/tables").glob("eval-shapes-val-2_models-*.md")
+    text = table.read_text("utf-8")
+    assert text.count("\n| sa |") == text.count("\n| other |") == 1 and "sd of mIoU" in text
+    code, _, err = call("compare", runs / "sa", runs / "other", "--device", "cpu", "-o", "out")
+    assert code == 0, err
+    (record,) = read_records("out/records", "compare")
+    assert record.settings["reference_seeds"] == [0, 1, 2] and record.settings["training_seeds"] == [0, 1]
+    assert "after Holm" not in Path(next(Path("out/tables").glob("*-sentences.md"))).read_text("utf-8")
+    call("eval", runs / "sa", runs / "other", "--device", "cpu")
+    code, _, err = call("summary", runs)
+    assert code == 0, err
+    rows = (runs / "tables" / "summary.md").read_text("utf-8")
+    assert "| sa |" in rows and "seed-0" not in rows
+
+
+def test_one_model_cannot_be_compared_with_itself(call: Call, runs: Path) -> None:
+    code, _, err = call("compare", runs / "sa", "--device", "cpu")
+    assert code == 2 and "sa is one model, trained with 3 seeds" in err
+
+
+def test_a_family_may_lie_anywhere_and_a_seed_twice_is_none(tmp_path: Path) -> None:
+    paths = [new_run(tmp_path / f"sa-s{seed}", seed) for seed in (1, 0)]
+    found = [find_run(path) for path in paths]
+    (family,) = families(found)
+    assert (family.name, family.folder, family.indices) == ("sa", tmp_path, (1, 0))
+    assert len(families([found[0], find_run(new_run(tmp_path / "again", 1))])) == 2
+
+
+def test_what_does_not_make_a_family(runs: Path) -> None:
+    (runs / "sa" / "seeds.txt").write_text("0\n1\n2\n3\n4\n")
+    with pytest.raises(CheckpointError, match="lacks the finished training of seed 3, 4: go on with"):
+        expanded([runs / "sa"])
+    (runs / "sa" / "seeds.txt").unlink()
+    new_run(runs / "sa" / "seed-2", 2, **{"decoder.layers": 1})
+    with pytest.raises(ConfigError, match=r"seed-2 has decoder.layers=1, .*seed-0 has 3: .* in their seed alone"):
+        expanded([runs / "sa"])
+    (runs / "sa" / "seeds.txt").write_text("[]")
+    with pytest.raises(CheckpointError, match="lists no seeds"):
+        members(runs / "sa")
+
+
+def test_numbers_of_other_records_are_means_with_their_spread() -> None:
+    stored = [{"value": value, "low": value - 1, "high": value + 1} for value in (1.0, 2.0, 6.0)]
+    found = joined(stored)
+    assert found["value"] == 3.0 and found["sd"] == pytest.approx(np.std([1, 2, 6], ddof=1))
+    assert found["seeds"] == [1.0, 2.0, 6.0] and found["low"] < 1.0 and found["high"] > 5.0
+    two = joined(stored[:2])
+    assert (two["low"], two["high"]) == (0.5, 2.5)  # that of units alone
+    tree = [{"layers": [{"name": "a", "rate": each, "width": 4}], "at_end": each["value"]} for each in stored]
+    assert merged(tree) == {"layers": [{"name": "a", "rate": {**stored[0], **found}, "width": 4}], "at_end": 3.0}
+    assert (
+        merged([[1, 2], [1]]) == [1, 2]
+        and joined([stored[0], {"value": None, "low": None, "high": None}])["low"] is None
+    )
+
+
+def test_intervals_are_made_anew_from_counts(runs: Path, call: Call) -> None:
+    record = read_records(runs / "sa" / "seed-0" / "records", "eval")[0]
+    assert record.settings["unit"]["name"] == "image"
+    code, out, err = call("render", runs / "sa", "-o", "out", "--tables", "--renew", "--unit", "(.*)[0-9]")
+    assert code == 0 and "3 records have new intervals" in out, err
+    (renewed,) = read_records(runs / "sa" / "seed-0" / "records", "eval")
+    assert renewed.settings["unit"]["count"] == 1 and renewed.measured["miou"]["low"] is None
+    assert renewed.measured["miou"]["value"] == record.measured["miou"]["value"] and renewed.created == record.created
+    assert renew([runs / "sa"]) == 3
+    (back,) = read_records(runs / "sa" / "seed-0" / "records", "eval")
+    assert back.measured == record.measured
+    code, _, err = call("render", runs / "sa", "--unit", "image")
+    assert code == 2 and "add --renew" in err
+
+
+def test_an_evaluation_of_before_units_is_replaced_without_predicting(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs / "sa" / "seed-0" / "records"
+    (path,) = folder.glob("eval-*.json")
+    old = json.loads(path.read_text("utf-8"))
+    del old["settings"]["unit"]
+    old["settings"]["resamples"] = 1000
+    path.unlink()
+    (folder / "eval-shapes-val-00000000.json").write_text(json.dumps(old))
+    path.with_suffix(".npz").rename(folder / "eval-shapes-val-00000000.npz")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr("whitebox.engine.distributed.evaluate_together", fail)
+    found = evaluated(find_run(runs / "sa" / "seed-0", device="cpu"), "x").record
+    assert found.settings["unit"]["count"] == 4 and found.settings["resamples"] == 10_000
+    assert [path.name for path in folder.glob("eval-*.json")] == [found.file_name]
