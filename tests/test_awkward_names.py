@@ -138,7 +138,7 @@ COMMANDS: dict[tuple[str, ...], Callable[[Desk], list[object]]] = {
         *("depict-sa-tiny", "--dataset", "folder", f"data.path={desk.set}", *TINY_FOLDER, "train.epochs=1"),
         *("--name", f"trained {TOGETHER}"),
     ],
-    ("eval",): lambda desk: [desk.run, desk.other, "--save-images", 1],
+    ("eval",): lambda desk: [desk.run, desk.other, "--save-images", 1, "--boundary", "--confusion", "--images"],
     ("predict",): lambda desk: [desk.run, desk.photo, desk.video.name, "-o", TOGETHER, "--labels"],
     ("convert",): lambda desk: [desk.run, "--to", "mmseg", "-o", f"{TOGETHER}.pth"],
     ("models",): lambda _: [],

@@ -49,6 +49,10 @@ class Boundary(Extra):
         """Their counts."""
         return None if evaluation.boundary_N3K is None else {"counts": evaluation.boundary_N3K}
 
+    def restored(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Their counts."""
+        return {"boundary_N3K": arrays["counts"]}
+
     def measured(
         self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
     ) -> dict[str, Any]:

@@ -12,7 +12,7 @@ see `whitebox.engine.confidence`. Formulas: `analysis.maths.calibration`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,10 @@ class Calibration(Extra):
         if evaluation.confidence_NB3 is None or evaluation.squared_error_N is None:
             return None
         return {"bins": evaluation.confidence_NB3, "squared_error": evaluation.squared_error_N}
+
+    def restored(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Its binned counts."""
+        return {"confidence_NB3": arrays["bins"], "squared_error_N": arrays["squared_error"]}
 
     def measured(
         self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None

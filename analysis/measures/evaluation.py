@@ -31,7 +31,7 @@ from analysis.maths.conventions import RESAMPLES
 from analysis.maths.intervals import ranged
 from analysis.maths.resampling import Interval, Sampled, interval, sampled
 from analysis.measurement import Progress
-from analysis.measures.extras import Extra, beside, found_extra, store_extra, write_counts
+from analysis.measures.extras import Extra, Stored, beside, found_extra, store_extra, write_counts
 from analysis.record import Answer, Question, Record, RecordError, describe_weights, read_record
 
 if TYPE_CHECKING:
@@ -50,15 +50,20 @@ class Evaluated:
 
     Attributes:
         counts: the file of its per-image counts; of a family, that of its first training.
-        extras: records of what else was asked for, see `analysis.measures.extras`.
+        also: what else was asked for, see `analysis.measures.extras`.
         members: the trainings of a family, by seed; none of a single one.
     """
 
     name: str
     record: Record
     counts: Path
-    extras: tuple[Record, ...] = ()
+    also: tuple[Stored, ...] = ()
     members: tuple[Evaluated, ...] = ()
+
+    @property
+    def extras(self) -> tuple[Record, ...]:
+        """The records of what else was asked for."""
+        return tuple(each.record for each in self.also)
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -153,7 +158,7 @@ def evaluated(
     if found is not None and None in there:
         add(found.evaluation)
     if found is not None and None not in there:
-        return replace(found, extras=tuple(record for record in there if record is not None))
+        return replace(found, also=tuple(each for each in there if each is not None))
     from whitebox.engine.distributed import evaluate_together
     from whitebox.engine.evaluate import Kept
     from whitebox.engine.kept import tokens_kept
@@ -178,7 +183,7 @@ def evaluated(
         )
     found = store_evaluation(question, evaluation, images.classes, units.of_N, folder, name) if found is None else found
     add(evaluation)
-    return replace(found, extras=tuple(record for record in there if record is not None))
+    return replace(found, also=tuple(each for each in there if each is not None))
 
 
 def _found(question: Question, name: str, folders: Sequence[Path]) -> Evaluated | None:

@@ -6,17 +6,18 @@ with the images' ``names``), so that intervals over units and trainings need no 
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.ask import by_main, keep, stored
 from analysis.maths.intervals import ranged
-from analysis.record import Answer, Question, Record
+from analysis.record import Answer, Question, Record, RecordError
 from whitebox.data.units import Units
 from whitebox.files import write_atomically
 
@@ -46,6 +47,10 @@ class Extra:
     def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
         """What lies beside the record; None: the evaluation has not kept it."""
         raise NotImplementedError
+
+    def restored(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Fields of an `Evaluation` from what lies beside the record: the way back from `arrays`."""
+        return {}
 
     def measured(
         self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
@@ -87,8 +92,15 @@ def extra_question(extra: Extra, accuracy: Question, units: Units) -> Question:
     )
 
 
-def found_extra(extra: Extra, accuracy: Question, units: Units, folders: Sequence[Path]) -> Record | None:
-    """The stored record of an extra, with its counts beside it; None: there is none.
+class Stored(NamedTuple):
+    """The record of an extra, and the file of its counts, where it has its own."""
+
+    record: Record
+    counts: Path
+
+
+def found_extra(extra: Extra, accuracy: Question, units: Units, folders: Sequence[Path]) -> Stored | None:
+    """What is stored of an extra, with its counts beside it; None: there is none.
 
     Raises:
         RecordError: what is stored cannot be read.
@@ -97,7 +109,7 @@ def found_extra(extra: Extra, accuracy: Question, units: Units, folders: Sequenc
     for folder in folders:
         found = stored(question, folder / "records")
         if found is not None and (not extra.counted or beside(folder, question).is_file()):
-            return found
+            return Stored(found, beside(folder, question))
     return None
 
 
@@ -108,8 +120,8 @@ def store_extra(
     classes: Sequence[str],
     units: Units,
     folder: Path,
-) -> Record | None:
-    """The record of an extra, stored with its counts; None: the evaluation has not kept what it needs.
+) -> Stored | None:
+    """Store an extra with its counts; None: the evaluation has not kept what it needs.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -121,7 +133,25 @@ def store_extra(
     if arrays:  # before the record, which promises them
         write_counts(beside(folder, question), evaluation.names, arrays)
     answer = Answer(measured=extra.measured([evaluation], classes, units.of_N), n=len(evaluation.names))
-    return keep(question, answer, folder / "records")
+    return Stored(keep(question, answer, folder / "records"), beside(folder, question))
+
+
+def with_counts(extra: Extra, evaluation: Evaluation, own: Stored) -> Evaluation:
+    """An evaluation with what it has kept for an extra.
+
+    Raises:
+        RecordError: the counts of the extra cannot be read, or are of other images.
+    """
+    if not extra.counted:
+        return evaluation
+    try:
+        with np.load(own.counts) as arrays:
+            names, kept = tuple(arrays["names"].tolist()), extra.restored(arrays)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RecordError(f"The counts {own.counts} cannot be read; delete them, and repeat.") from error
+    if names != evaluation.names or any(len(each) != len(names) for each in kept.values()):
+        raise RecordError(f"The counts {own.counts} are of other images; delete them, and repeat.")
+    return replace(evaluation, **kept)
 
 
 def beside(folder: Path, question: Question) -> Path:

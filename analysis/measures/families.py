@@ -23,6 +23,7 @@ from analysis.ask import keep
 from analysis.maths.conventions import LEVEL
 from analysis.maths.resampling import LEAST
 from analysis.measures.evaluation import SEED, Evaluated, measured_scores
+from analysis.measures.extras import Extra, with_counts
 from analysis.record import Answer, Question, Record, RecordError, Weights
 from whitebox.runs import Family, Run, SavedRun
 
@@ -43,6 +44,30 @@ def family_evaluation(family: Family, trained: Sequence[Evaluated], output: Path
     scores = measured_scores(counts_SN3K, classes, trained[0].unit_N, mean_over=first.mean_over)
     record = keep(question, Answer(measured=scores, n=trained[0].record.n), (output or family.folder) / "records")
     return Evaluated(family.name, record, trained[0].counts, members=tuple(trained))
+
+
+def family_extras(
+    family: Family, trained: Sequence[Evaluated], extras: Sequence[Extra], output: Path | None = None
+) -> list[Record]:
+    """What else was asked for of evaluations, of the counts of all trainings, stored in the family's folder.
+
+    Args:
+        extras: those that ``trained`` were asked for, in this order.
+
+    Raises:
+        RecordError: they have different settings; or counts cannot be read.
+    """
+    found = []
+    for index, extra in enumerate(extras):
+        own = [each.also[index] for each in trained]
+        question = _question(family, [each.record for each in own], [each.seed for each in trained], SEED)
+        kept = [with_counts(extra, each.evaluation, stored) for each, stored in zip(trained, own, strict=True)]
+        classes = [row["name"] for row in trained[0].record.measured["per_class"]]
+        measured = extra.measured(kept, classes, trained[0].unit_N)
+        found.append(
+            keep(question, Answer(measured=measured, n=own[0].record.n), (output or family.folder) / "records")
+        )
+    return found
 
 
 def family_records(

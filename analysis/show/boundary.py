@@ -16,6 +16,7 @@ from analysis.show.figures import (
     save_figure,
     side_by_side,
 )
+from analysis.show.spread import bootstrap_words, figure_words, together_words
 from analysis.show.tables import Cell, Column, Table, number, percent
 
 
@@ -50,17 +51,17 @@ def figures(records: Sequence[Record], stem: Path) -> None:
             )
         axes.set_xlim(0, 100)
         axes.set_xlabel(f"Boundary IoU (%), {first.data.name} {first.data.split} (n = {first.n})")
-        axes.set_title("bars: 95 % interval; pale: IoU of whole masks", fontsize=6, loc="left")
+        axes.set_title(f"bars: {figure_words(first)}; pale: IoU of whole masks", fontsize=6, loc="left")
         model_legend(figure, records, COLUMN)
         save_figure(figure, stem)
 
 
-def _caption(record: Record) -> str:
+def _caption(records: Sequence[Record]) -> str:
+    record = records[0]
     return (
         f"{record.data.name} {record.data.split}, n = {record.n} images. Boundary IoU (Cheng et al. 2021): IoU of the "
         f"pixels of each class within {100 * record.settings['boundary_ratio']:g} % of the image's diagonal from its "
-        f"boundary. Brackets: 95 % interval, {record.settings['resamples']} resamples, seed "
-        f"{record.seeds['bootstrap']}."
+        f"boundary. Brackets: {together_words(records)}; {bootstrap_words(record)}."
     )
 
 
@@ -71,7 +72,7 @@ def _classes(record: Record) -> Table:
     ]
     rows.append(("mean", percent(measured["miou"]), 100 * number(measured["mask_miou"])))
     columns = (Column("Class"), Column("Boundary IoU (%)"), Column("IoU (%)"))
-    return Table(columns, tuple(rows), f"{record.model} on {_caption(record)}", summary_rows=1)
+    return Table(columns, tuple(rows), f"{record.model} on {_caption([record])}", summary_rows=1)
 
 
 def _models(records: Sequence[Record]) -> Table:
@@ -79,4 +80,4 @@ def _models(records: Sequence[Record]) -> Table:
         (record.model, percent(record.measured["miou"]), 100 * number(record.measured["mask_miou"]))
         for record in records
     )
-    return Table((Column("Model"), Column("Boundary mIoU (%)"), Column("mIoU (%)")), rows, _caption(records[0]))
+    return Table((Column("Model"), Column("Boundary mIoU (%)"), Column("mIoU (%)")), rows, _caption(records))

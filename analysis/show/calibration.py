@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from analysis.record import Record
 from analysis.show.figures import (
@@ -16,7 +17,11 @@ from analysis.show.figures import (
     new_figure,
     save_figure,
 )
-from analysis.show.tables import Cell, Column, Table, estimate, number, percent
+from analysis.show.spread import bootstrap_words, figure_words, seeds_of, together_words
+from analysis.show.tables import Cell, Column, Estimate, Table, estimate, number, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _NUMBERS = {
     "ece": (Column("ECE (%)", 2), 100),
@@ -38,7 +43,7 @@ def _of_one(record: Record) -> Table:
         (column.name, estimate(record.measured[name], factor)) for name, (column, factor) in _NUMBERS.items()
     ]
     rows += [(_risk_column(coverage).name, percent(_risk(record, coverage))) for coverage in _COVERAGES]
-    return Table((Column("Number"), Column("Value", 2)), tuple(rows), f"{record.model} on {_caption(record)}")
+    return Table((Column("Number"), Column("Value", 2)), tuple(rows), f"{record.model} on {_caption([record])}")
 
 
 def _of_several(records: Sequence[Record]) -> Table:
@@ -55,20 +60,20 @@ def _of_several(records: Sequence[Record]) -> Table:
         *(column for column, _ in _NUMBERS.values()),
         *map(_risk_column, _COVERAGES),
     )
-    return Table(columns, tuple(rows), _caption(records[0]))
+    return Table(columns, tuple(rows), _caption(records))
 
 
 def _risk_column(coverage: float) -> Column:
     return Column(f"Risk at {100 * coverage:g} % (%)", 2)
 
 
-def _caption(first: Record) -> str:
+def _caption(records: Sequence[Record]) -> str:
+    first = records[0]
     return (
         f"{first.data.name} {first.data.split}, n = {first.n} images. Confidence: the largest class probability of a "
         f"pixel. ECE: {len(first.measured['reliability'])} bins of equal width. Brier: sum over classes of squared "
         "errors, 0 to 2. Risk at c %: wrong among the c % surest pixels; AURC: its mean over c; E-AURC: what a perfect "
-        f"order would save. Brackets: 95 % interval, {first.settings['resamples']} resamples, seed "
-        f"{first.seeds['bootstrap']}."
+        f"order would save. Brackets: {together_words(records)}; {bootstrap_words(first)}."
     )
 
 
@@ -93,20 +98,9 @@ def _reliability(records: Sequence[Record], stem: Path) -> None:
         axes.plot([0, 100], [0, 100], color="0.5", linewidth=0.8, linestyle="--")
         for record, colour, name in zip(records, colours, names, strict=False):
             bins = [row for row in record.measured["reliability"] if row["accuracy"]["value"] is not None]
-            confidence = [100 * row["confidence"] for row in bins]
             accuracy = [percent(row["accuracy"]) for row in bins]
-            band = [
-                [value if math.isnan(end) else end for value, end in each]
-                for each in (
-                    [(each.value, each.low) for each in accuracy],
-                    [(each.value, each.high) for each in accuracy],
-                )
-            ]
-            axes.fill_between(confidence, *band, color=colour, alpha=0.18, linewidth=0)
-            values = [each.value for each in accuracy]
-            axes.plot(
-                confidence, values, color=colour, linewidth=1.1, marker="o", markersize=2.6, label=name, clip_on=False
-            )
+            marked = {"marker": "o", "markersize": 2.6, "clip_on": False}
+            _curve(axes, [100 * row["confidence"] for row in bins], accuracy, colour, label=name, **marked)
             rows = record.measured["reliability"]
             edges = [100 * row["from"] for row in rows] + [100.0]
             shares.stairs([100 * number(row["share"]) for row in rows], edges, color=colour, linewidth=1.0)
@@ -121,7 +115,7 @@ def _reliability(records: Sequence[Record], stem: Path) -> None:
         shares.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         shares.minorticks_off()
         shares.set_xlabel(f"confidence (%), {_where(records[0])}")
-        axes.set_title("band: 95 % interval; dashed: calibrated; below it: surer than right", fontsize=6, loc="left")
+        axes.set_title(f"{_band(records[0])}\ndashed: calibrated; below it: surer than right", fontsize=6, loc="left")
         figure.legend(loc="outside upper center", ncols=legend_columns(names, COLUMN))
         save_figure(figure, stem)
 
@@ -137,21 +131,32 @@ def _risk_coverage(records: Sequence[Record], stem: Path) -> None:
         axes = figure.subplots()
         for record, colour in zip(records, colours, strict=False):
             curve = [row for row in record.measured["risk"] if row["risk"]["value"] is not None]
-            coverage = [100 * row["coverage"] for row in curve]
             risk = [percent(row["risk"]) for row in curve]
-            low, high = (
-                [each.value if math.isnan(end) else end for each, end in zip(risk, ends, strict=True)]
-                for ends in ([each.low for each in risk], [each.high for each in risk])
-            )
-            axes.fill_between(coverage, low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(coverage, [each.value for each in risk], color=colour, linewidth=1.2, label=record.model)
+            _curve(axes, [100 * row["coverage"] for row in curve], risk, colour, label=record.model)
         axes.set_xlim(0, 100)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(f"coverage: surest pixels (%), {_where(records[0])}")
         axes.set_ylabel("risk: of these, wrong (%)")
-        axes.set_title("band: 95 % interval", fontsize=6, loc="left")
+        axes.set_title(_band(records[0]), fontsize=6, loc="left")
         model_legend(figure, records, COLUMN)
         save_figure(figure, stem)
+
+
+def _curve(axes: Axes, x: Sequence[float], y: Sequence[Estimate], colour: Any, **look: Any) -> None:
+    """A line with its band, and that of each training lightly behind it."""
+    low, high = (
+        [each.value if math.isnan(end) else end for each, end in zip(y, ends, strict=True)]
+        for ends in ([each.low for each in y], [each.high for each in y])
+    )
+    axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    for values in zip(*(each.seeds for each in y), strict=True):
+        axes.plot(x, values, color=colour, linewidth=0.5, alpha=0.4)
+    axes.plot(x, [each.value for each in y], color=colour, linewidth=1.2, **look)
+
+
+def _band(record: Record) -> str:
+    behind = "; thin: trainings" if len(seeds_of(record)) > 1 else ""
+    return f"band: {figure_words(record)}{behind}"
 
 
 def _where(record: Record) -> str:

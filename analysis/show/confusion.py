@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from analysis.record import Record
 from analysis.show.figures import COLUMN, PAGE, figure_style, new_figure, save_figure
+from analysis.show.spread import bootstrap_words, together_words
 from analysis.show.tables import Cell, Column, Table, number, percent
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
     )
     caption = (
         f"{first.data.name} {first.data.split}, n = {first.n} images: the worst confusions by share of the label's "
-        f"pixels. Brackets: 95 % interval, {first.settings['resamples']} resamples, seed {first.seeds['bootstrap']}."
+        f"pixels. Brackets: {together_words(records)}; {bootstrap_words(first)}."
     )
     caption = caption if several else f"{first.model} on {caption}"
     return {"": Table(columns, tuple(rows), caption)} if rows else {}

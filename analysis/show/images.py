@@ -7,6 +7,7 @@ from pathlib import Path
 
 from analysis.record import Record
 from analysis.show.figures import COLUMN, figure_style, legend_height, model_legend, new_figure, save_figure
+from analysis.show.spread import bootstrap_words, together_words
 from analysis.show.tables import Cell, Column, Table, number, percent
 
 _NUMBERS = {
@@ -22,7 +23,7 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
     if len(records) > 1:
         rows: list[tuple[Cell, ...]] = [(record.model, *_cells(record)) for record in records]
         columns = (Column("Model"), *(Column(name) for name in (*_NUMBERS.values(), _worst_name(records[0]))))
-        return {"": Table(columns, tuple(rows), _caption(records[0]))}
+        return {"": Table(columns, tuple(rows), _caption(records))}
     (record,) = records
     names = (*_NUMBERS.values(), _worst_name(record))
     rows = [*zip(names, _cells(record), strict=True)]
@@ -32,7 +33,7 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
     ]
     worst: list[tuple[Cell, ...]] = [(each["name"], 100 * number(each["miou"])) for each in record.measured["worst"]]
     return {
-        "": Table((Column("Number"), Column("Value")), tuple(rows), f"{record.model} on {_caption(record)}"),
+        "": Table((Column("Number"), Column("Value")), tuple(rows), f"{record.model} on {_caption([record])}"),
         "-worst": Table(
             (Column("Image"), Column("mIoU (%)")),
             tuple(worst),
@@ -49,12 +50,12 @@ def _worst_name(record: Record) -> str:
     return f"of the worst {100 * record.measured['worst_share']:g} % of the images (%)"
 
 
-def _caption(record: Record) -> str:
+def _caption(records: Sequence[Record]) -> str:
+    record = records[0]
     return (
         f"{record.data.name} {record.data.split}, n = {record.n} images. FW IoU: classes weighted by their pixels. "
         "mIoU of an image: mean over the classes that are labelled in it, then over images; of a class in an image: "
-        f"mean over its images, then over classes. Brackets: 95 % interval, {record.settings['resamples']} resamples, "
-        f"seed {record.seeds['bootstrap']}."
+        f"mean over its images, then over classes. Brackets: {together_words(records)}; {bootstrap_words(record)}."
     )
 
 

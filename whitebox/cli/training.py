@@ -255,7 +255,7 @@ def evaluate_command(
             found.append(_evaluate(run, Chosen(split, limit, unit=unit), save_images, output, again, extras))
             runs_found.append(run)
         grouped = families(runs_found)
-        shown = [_as_one(family, runs_found, found, output) for family in grouped]
+        shown = [_as_one(family, found, extras, output) for family in grouped]
     if main_process():
         for own, family in zip(shown, grouped, strict=True):
             render(own, output or family.folder)
@@ -264,18 +264,14 @@ def evaluate_command(
             render(all_shown, output or common_folder([family.folder for family in grouped]))
 
 
-def _as_one(family: Family, runs: Sequence[SavedRun], found: Sequence[Evaluated], output: Path | None) -> list[Record]:
+def _as_one(family: Family, found: Sequence[Evaluated], extras: Sequence[Extra], output: Path | None) -> list[Record]:
     """The records of a run that stands alone, or of the trainings of a family as one model."""
-    from analysis.measures.families import family_evaluation, family_records
+    from analysis.measures.families import family_evaluation, family_extras
 
     trained = [found[index] for index in family.indices]
     if len(trained) == 1:
         return [trained[0].record, *trained[0].extras]
-    extras = [
-        family_records(runs, records, [family], output)[0]
-        for records in zip(*(each.extras for each in found), strict=True)
-    ]
-    return [family_evaluation(family, trained, output).record, *extras]
+    return [family_evaluation(family, trained, output).record, *family_extras(family, trained, extras, output)]
 
 
 def _evaluate(

@@ -14,10 +14,15 @@ from child_runs import TINY
 
 from analysis.consumed import Chosen
 from analysis.maths.resampling import estimated
+from analysis.measures.boundary import Boundary
+from analysis.measures.calibration import Calibration
+from analysis.measures.confusion import Confusion
 from analysis.measures.evaluation import evaluated
-from analysis.measures.families import family_evaluation, joined, merged
+from analysis.measures.extras import with_counts
+from analysis.measures.families import family_evaluation, family_extras, joined, merged
+from analysis.measures.images import Images
 from analysis.measures.renewal import renew
-from analysis.record import read_records
+from analysis.record import RecordError, read_records
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.metrics import score_vectors
@@ -72,6 +77,43 @@ def test_an_evaluation_of_all_is_made_of_their_counts(runs: Path) -> None:
     )
     assert miou["seeds"] == [each.record.measured["miou"]["value"] for each in trained]
     assert record.settings["training_seeds"] == [0, 1, 2] and record.model == "sa"
+
+
+def test_what_else_was_asked_for_is_of_all_counts_too(runs: Path) -> None:
+    """The worst confusions of one training are not those of another: their numbers are no means of rows."""
+    found = [find_run(path, device="cpu") for path in expanded([runs / "sa"])]
+    (family,) = families(found)
+    extras = [Boundary(), Calibration(), Confusion(), Images()]
+    trained = [evaluated(run, run.name, extras=extras) for run in found]
+    records = family_extras(family, trained, extras)
+    assert [record.kind for record in records] == [extra.kind for extra in extras]
+    boundary, calibration, confusion, images = (record.measured for record in records)
+    for own in (boundary["miou"], calibration["ece"], images["fwiou"]):
+        assert len(own["seeds"]) == 3 and own["value"] == pytest.approx(np.mean(own["seeds"]))
+    assert boundary["miou"]["seeds"] == pytest.approx([each.extras[0].measured["miou"]["value"] for each in trained])
+    assert calibration["ece"]["seeds"] == pytest.approx([each.extras[1].measured["ece"]["value"] for each in trained])
+    entries = np.concatenate([each.evaluation.confusion_M4 for each in trained])  # type: ignore[misc]
+    total = np.zeros((7, 7))
+    np.add.at(total, (entries[:, 1], entries[:, 2]), entries[:, 3])
+    share = total / np.maximum(1, total.sum(1, keepdims=True))
+    np.testing.assert_allclose(np.array(confusion["matrix"])[:, :-1], share, atol=1e-12)
+    worst = confusion["worst"][0]
+    pair = CLASSES.index(worst["label"]), CLASSES.index(worst["prediction"])
+    assert worst["share"]["value"] == pytest.approx(share[pair])
+    assert all(record.settings["training_seeds"] == [0, 1, 2] for record in records)
+
+
+def test_counts_of_other_images_are_not_taken(runs: Path) -> None:
+    (run, *_) = (find_run(path, device="cpu") for path in expanded([runs / "sa"]))
+    found = evaluated(run, run.name, extras=[Calibration()])
+    own = found.also[0]
+    with np.load(own.counts) as arrays:
+        np.savez(own.counts, **{**arrays, "names": arrays["names"][::-1]})
+    with pytest.raises(RecordError, match="are of other images; delete them, and repeat"):
+        with_counts(Calibration(), found.evaluation, own)
+    own.counts.write_bytes(b"PK")
+    with pytest.raises(RecordError, match="cannot be read; delete them, and repeat"):
+        with_counts(Calibration(), found.evaluation, own)
 
 
 def test_eval_and_compare_and_summary_take_a_family_as_one_model(call: Call, runs: Path) -> None:
