@@ -122,16 +122,21 @@ def _question(family: Family, records: Sequence[Record], seeds: Sequence[int], d
 def merged(stored: Sequence[Any]) -> Any:
     """What several trainings have measured, as one: numbers averaged, estimates with their spread, the rest as it was.
 
-    What they do not have in common (a note, a list of another length) is that of the first.
+    What they do not have in common (a note, a list of another length) is that of the first; a number that one of them
+    lacks is unknown.
     """
     first = stored[0]
     if all(isinstance(each, Mapping) for each in stored):
         if "value" in first and {"low", "high"} & first.keys() and all("value" in each for each in stored):
-            return {**first, **joined(stored)}
+            beside = [key for key in first if key not in ("value", "low", "high")]  # as the draws behind a value
+            return {**{key: merged([each[key] for each in stored if key in each]) for key in beside}, **joined(stored)}
         return {key: merged([each[key] for each in stored if key in each]) for key in first}
     if all(isinstance(each, list) and len(each) == len(first) for each in stored):
         return [merged(parts) for parts in zip(*stored, strict=True)]
-    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in stored)
+    known = [each for each in stored if each is not None]
+    numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in known)
+    if numbers and len(known) < len(stored):
+        return None
     if numbers and len(set(stored)) > 1:
         return float(np.mean(stored))
     return first

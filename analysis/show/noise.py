@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from analysis.maths.levels import TARGETS
 from analysis.record import Record, RecordError
 from analysis.show.figures import COLUMN, PAGE, figure_style, legend_height, model_legend, new_figure, save_figure
-from analysis.show.tables import Cell, Column, Estimate, Table, percent
+from analysis.show.spread import seeds_of
+from analysis.show.tables import Cell, Column, Estimate, Table, number, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +101,7 @@ def curve_table(records: Group) -> Table:
             percent(point["miou"]),
             100 * point["smallest"],
             100 * point["largest"],
-            Estimate(*(100 * value for value in (point["miou"]["value"], *point["images"].values()))),
+            Estimate(*(100 * number(value) for value in (point["miou"]["value"], *point["images"].values()))),
             len(point["draws"]),
         )
         for record in records
@@ -132,7 +133,7 @@ def sigma_50_table(records: Group) -> Table:
         rows.append(
             (
                 record.model,
-                Estimate(*(100 * value for value in (clean["miou"]["value"], *clean["images"].values()))),
+                Estimate(*(100 * number(value) for value in (clean["miou"]["value"], *clean["images"].values()))),
                 Estimate(*(math.nan if half[key] is None else half[key] for key in ("value", "low", "high"))),
             )
         )
@@ -192,6 +193,8 @@ def ratio_table(records: Group) -> Table | None:
         "numbers: geometric mean, 95 % Student's t interval of the logarithm; p of no difference, and adjusted for "
         f"{len(others)} models (Holm 1979). They hold the draws, not other images or trainings."
     )
+    if any(len(seeds_of(record)) > 1 for record in compared):
+        caption += " Of several trainings the sigma_50 of a draw is their mean."
     return Table(columns, tuple(rows), caption)
 
 
@@ -264,8 +267,8 @@ def _curve(axes: Axes, record: Record, colour: tuple[float, float, float]) -> No
     for extreme in ("smallest", "largest"):
         axes.plot(sigma, [100 * point[extreme] for point in curve], color=colour, linewidth=0.5, linestyle=":")
     images = [
-        [max(0.0, value - 100 * point["images"]["low"]) for point, value in zip(curve, mean, strict=True)],
-        [max(0.0, 100 * point["images"]["high"] - value) for point, value in zip(curve, mean, strict=True)],
+        [max(0.0, value - 100 * number(point["images"]["low"])) for point, value in zip(curve, mean, strict=True)],
+        [max(0.0, 100 * number(point["images"]["high"]) - value) for point, value in zip(curve, mean, strict=True)],
     ]
     axes.errorbar(
         sigma,

@@ -175,6 +175,14 @@ def test_numbers_of_other_records_are_means_with_their_spread() -> None:
     )
 
 
+def test_what_lies_behind_an_estimate_is_of_all_trainings() -> None:
+    """As the draws of sigma_50, which models are compared by: they were those of the first training."""
+    half = [{"value": sum(draws) / 2, "low": None, "high": None, "draws": draws} for draws in ([1.0, 3.0], [2.0, 5.0])]
+    assert merged(half)["draws"] == [1.5, 4.0]
+    half[1]["draws"] = [2.0, None]  # in one training a draw has none
+    assert merged(half)["draws"] == [1.5, None]
+
+
 def test_intervals_are_made_anew_from_counts(runs: Path, call: Call) -> None:
     record = read_records(runs / "sa" / "seed-0" / "records", "eval")[0]
     assert record.settings["unit"]["name"] == "image"
