@@ -17,7 +17,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from analysis.consumed import EvaluatedImages
-from analysis.maths.conventions import LEVEL, RESAMPLES
+from analysis.maths.conventions import LEVEL
 from analysis.maths.corruptions import Corruption
 from analysis.maths.perturbation import Change, ChangedImages, PixelNoise, perturbed, target_parameters
 from analysis.maths.resampling import LEAST, sampled
@@ -110,21 +110,12 @@ class MeanScores:
         return float(np.mean([self._known[str(key)] for key in keys]))
 
     def resampled(self, keys: Sequence[Key], seed: int) -> Values:
-        """Their mean mIoU on units drawn with replacement, (R,); the same units for the same seed.
-
-        Draws of few units are too near their mean: they are moved away from it, so that their percentiles are as far
-        out as Student's t. NaN where there are fewer units than say anything.
-        """
-        units = len(set(self.unit_N))
-        if units < LEAST:
-            return np.full(RESAMPLES, np.nan)
+        """Their mean mIoU on units drawn with replacement, (R,); the same units for the same seed."""
         drawn_DR = [
             sampled(self.rows.counts(key).reshape(len(self.unit_N), -1), _miou, self.unit_N, seed=seed).draws_RM[:, 0]
             for key in keys
         ]
-        wider = student.ppf((1 + LEVEL) / 2, units - 1) / norm.ppf((1 + LEVEL) / 2) * math.sqrt(units / (units - 1))
-        value = self(keys)
-        return np.asarray(np.clip(value + wider * (np.mean(drawn_DR, axis=0) - value), 0.0, 1.0))
+        return np.asarray(np.mean(drawn_DR, axis=0))
 
 
 def _miou(sums: Values) -> Values:
@@ -153,3 +144,20 @@ def percentile_interval(values_R: Values, level: float = LEVEL) -> tuple[float, 
         return math.nan, math.nan
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def unit_interval(value: float, values_R: Values, units: int, most: float = math.inf) -> tuple[float, float]:
+    """Percentiles of resampled values, as far out as Student's t is.
+
+    Draws of few units are too near what was measured; fewer units than say anything have NaN.
+
+    Args:
+        value: what was measured.
+        units: how many were drawn from.
+        most: where no value can be above it; none is below 0.
+    """
+    low, high = percentile_interval(values_R)
+    if units < LEAST:
+        return math.nan, math.nan
+    wider = student.ppf((1 + LEVEL) / 2, units - 1) / norm.ppf((1 + LEVEL) / 2) * math.sqrt(units / (units - 1))
+    return max(value - wider * (value - low), 0.0), min(value + wider * (high - value), most)

@@ -16,7 +16,7 @@ from analysis.maths.corruption_names import group_of, package_version
 from analysis.maths.degradation import degradation, relative_degradation
 from analysis.maths.intervals import ranged
 from analysis.measurement import Progress
-from analysis.measures.changes import CLEAN, ChangedRun, MeanScores, Values, percentile_interval
+from analysis.measures.changes import CLEAN, ChangedRun, MeanScores, Values, unit_interval
 from analysis.measures.corruptions import Corruptions
 from analysis.measures.rows import Key
 from whitebox.runs import Run
@@ -28,6 +28,7 @@ class Corrupted:
 
     clean_x: Values
     miou_xCS: Values
+    units: int
 
 
 def corrupted(run: Run, options: Corruptions, images: EvaluatedImages, folder: Path, advance: Progress) -> Corrupted:
@@ -50,12 +51,16 @@ def corrupted(run: Run, options: Corruptions, images: EvaluatedImages, folder: P
             return np.concatenate([[miou([key])], miou.resampled([key], options.seed)])
 
         miou_CSx = [[scored(key) for key in row] for row in keys]
-        return Corrupted(scored(CLEAN), np.moveaxis(np.array(miou_CSx), 2, 0))
+        return Corrupted(scored(CLEAN), np.moveaxis(np.array(miou_CSx), 2, 0), len(images.units))
 
 
 def measured_corruptions(options: Corruptions, found: Corrupted, reference: Corrupted | None) -> dict[str, Any]:
     """``measured`` of the record, but for what is said of the reference."""
     mean_xC = found.miou_xCS.mean(2)
+
+    def estimate(values_x: Values) -> dict[str, float]:
+        return estimated(values_x, found.units)
+
     corruptions: list[dict[str, Any]] = [
         {
             "name": kind,
@@ -80,7 +85,7 @@ def measured_corruptions(options: Corruptions, found: Corrupted, reference: Corr
     return {**measured, "corruptions": corruptions}
 
 
-def estimate(values_x: Values) -> dict[str, float]:
+def estimated(values_x: Values, units: int) -> dict[str, float]:
     """What was measured, and the interval of its resamples; none where one of them has no value."""
-    low, high = (np.nan, np.nan) if np.isnan(values_x).any() else percentile_interval(values_x[1:])
-    return ranged(values_x[0], (low, high))
+    ends = (np.nan, np.nan) if np.isnan(values_x).any() else unit_interval(values_x[0], values_x[1:], units)
+    return ranged(values_x[0], ends)

@@ -323,7 +323,7 @@ def sampled_scores(
     """Resampled miou, macc, aacc, then iou and acc of each class, see `measured_scores`."""
     from whitebox.engine.metrics import score_vectors
 
-    flat = np.asarray(counts).reshape(*counts.shape[:-2], -1)
+    flat = np.asarray(counts).reshape(*counts.shape[:-2], 3 * counts.shape[-1])
     return sampled(flat, lambda sums: score_vectors(sums, mean_over), unit_N, resamples=resamples, seed=seed)
 
 

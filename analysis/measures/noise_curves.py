@@ -15,7 +15,7 @@ import numpy as np
 from analysis.consumed import EvaluatedImages
 from analysis.maths.halving import search_half
 from analysis.measurement import Progress
-from analysis.measures.changes import CLEAN, ChangedRun, MeanScores, draw_interval, percentile_interval
+from analysis.measures.changes import CLEAN, ChangedRun, MeanScores, draw_interval, unit_interval
 from analysis.measures.noise import Noise
 from analysis.measures.rows import Key
 from whitebox.runs import Run
@@ -59,7 +59,7 @@ def curve_point(sigma: float, draws: Sequence[Sequence[Key]], miou: MeanScores, 
     every = [key for keys in draws for key in keys]
     single = [miou([key]) for key in every]
     mean, low, high = draw_interval(values_D, within=(0.0, 1.0))
-    edges = percentile_interval(miou.resampled(every, seed))
+    edges = unit_interval(mean, miou.resampled(every, seed), len(set(miou.unit_N)), most=1.0)
     return {
         "sigma": sigma,
         "miou": {"value": mean, "low": low, "high": high},

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING
 
 from analysis.maths.levels import TARGETS
 from analysis.record import Record, RecordError
-from analysis.show.figures import COLUMN, PAGE, figure_style, legend_height, model_legend, new_figure, save_figure
-from analysis.show.spread import seeds_of
-from analysis.show.tables import Cell, Column, Estimate, Table, number, percent
+from analysis.show.figures import (
+    COLUMN,
+    PAGE,
+    error_bars,
+    figure_style,
+    legend_height,
+    model_legend,
+    new_figure,
+    save_figure,
+)
+from analysis.show.spread import figure_words, seeds_of, together_words
+from analysis.show.tables import Cell, Column, Estimate, Table, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +110,7 @@ def curve_table(records: Group) -> Table:
             percent(point["miou"]),
             100 * point["smallest"],
             100 * point["largest"],
-            Estimate(*(100 * number(value) for value in (point["miou"]["value"], *point["images"].values()))),
+            percent({"value": point["miou"]["value"], **point["images"]}),
             len(point["draws"]),
         )
         for record in records
@@ -118,7 +127,7 @@ def curve_table(records: Group) -> Table:
     )
     caption = (
         f"{conditions(records[0])}. Brackets, draws: 95 % Student's t interval of the mean over draws (over pairs, if "
-        f"antithetic). Brackets, images: 95 % bootstrap interval of it over images, {records[0].settings['resamples']} "
+        f"antithetic). Brackets, images: of it, {together_words(records)}; {records[0].settings['resamples']} "
         "resamples. Min and max over rows."
     )
     return Table(columns, tuple(rows), caption)
@@ -133,7 +142,7 @@ def sigma_50_table(records: Group) -> Table:
         rows.append(
             (
                 record.model,
-                Estimate(*(100 * number(value) for value in (clean["miou"]["value"], *clean["images"].values()))),
+                percent({"value": clean["miou"]["value"], **clean["images"]}),
                 Estimate(*(math.nan if half[key] is None else half[key] for key in ("value", "low", "high"))),
             )
         )
@@ -142,7 +151,7 @@ def sigma_50_table(records: Group) -> Table:
     columns = (Column("Model"), Column("Clean mIoU (%)"), Column("sigma_50", digits))
     caption = (
         f"{conditions(records[0])}. sigma_50: the noise that halves the clean mIoU, geometric mean over draws, 95 % "
-        "Student's t interval of its logarithm. Clean mIoU: 95 % bootstrap interval over images."
+        f"Student's t interval of its logarithm. Clean mIoU: {together_words(records)}."
     )
     return Table(columns, tuple(sorted(rows, key=_by_sigma_50)), f"{caption}{_lowest(records)}{_unpaired(records)}")
 
@@ -245,7 +254,7 @@ def noise_curves(records: Group, stem: Path) -> None:
         draws = f"{'antithetic pairs' if settings['antithetic'] else 'draws'}: {settings['draws']}"
         where = f"{records[0].data.name} {records[0].data.split}, n = {records[0].n} images"
         axes.set_title(
-            f"{where}, target: {settings['target']}, {draws}\n{spread}bars: 95 % interval over images{half}",
+            f"{where}, target: {settings['target']}, {draws}\n{spread}bars: {figure_words(records[0])}{half}",
             fontsize=6,
             loc="left",
         )
@@ -266,10 +275,9 @@ def _curve(axes: Axes, record: Record, colour: tuple[float, float, float]) -> No
     axes.fill_between(sigma, edges("low"), edges("high"), color=colour, alpha=0.18, linewidth=0)
     for extreme in ("smallest", "largest"):
         axes.plot(sigma, [100 * point[extreme] for point in curve], color=colour, linewidth=0.5, linestyle=":")
-    images = [
-        [max(0.0, value - 100 * number(point["images"]["low"])) for point, value in zip(curve, mean, strict=True)],
-        [max(0.0, 100 * number(point["images"]["high"]) - value) for point, value in zip(curve, mean, strict=True)],
-    ]
+    images = error_bars(
+        [percent({"value": value / 100, **point["images"]}) for point, value in zip(curve, mean, strict=True)]
+    )
     axes.errorbar(
         sigma,
         mean,

@@ -10,7 +10,7 @@ import pytest
 from analysis.maths.corruption_names import GROUPS, KINDS, SEVERITIES, parse_kinds, parse_severities, shown_names
 from analysis.maths.corruptions import Corruption, corrupt
 from analysis.maths.degradation import degradation, relative_degradation
-from analysis.measures.corruption_tables import estimate
+from analysis.measures.corruption_tables import estimated
 from whitebox.errors import ConfigError, DataError
 
 
@@ -111,7 +111,9 @@ def test_degradation_by_hand() -> None:
 
 
 def test_an_interval_is_that_of_the_resamples() -> None:
-    found = estimate(np.array([7.0, *range(1001)]))
+    found = estimated(np.array([7.0, *range(1001)]), 10**9)
     assert found == {"value": 7.0, "low": pytest.approx(25), "high": pytest.approx(975)}
-    broken = estimate(np.array([7.0, 1.0, np.nan]))
+    few = estimated(np.array([1500.0, *range(1000, 2001)]), 5)
+    assert few["high"] - few["low"] == pytest.approx(950 * 2.776 / 1.960 * (5 / 4) ** 0.5, rel=1e-3)
+    broken = estimated(np.array([7.0, 1.0, np.nan]), 9)
     assert broken["value"] == 7.0 and np.isnan(broken["low"]) and np.isnan(broken["high"])
