@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -338,29 +338,3 @@ def _spread(values_SM: Float) -> Float:
     if len(values_SM) < 2:
         return np.full(values_SM.shape[1], np.nan)
     return np.asarray(values_SM.std(0, ddof=1))
-
-
-def block_length(values_N: ArrayLike) -> int:
-    """How many consecutive frames of a clip hang together: twice the lag at which their autocorrelation has died out.
-
-    The lag is the first whose correlation, and that of the next two, is below ``2 sqrt(log10(N) / N)`` (Politis and
-    White, Econometric Reviews 23, 2004, section 3.2); 1 without any correlation, at most a third of the clip.
-    """
-    values = np.asarray(values_N, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    count = len(values)
-    centred = values - values.mean() if count else values
-    power = float((centred**2).sum())
-    if count < 6 or power == 0:
-        return 1
-    longest = count // 3
-    known = [abs(float((centred[lag:] * centred[:-lag]).sum())) / power for lag in range(1, longest + 3)]
-    limit = 2 * math.sqrt(math.log10(count) / count)
-    died = next((lag for lag in range(longest) if all(each < limit for each in known[lag : lag + 3])), longest)
-    return max(1, min(2 * died, longest))
-
-
-def without_spread(found: Interval) -> Interval:
-    """The same without ends and p values: where nothing was measured that an interval could be about."""
-    nothing = np.full_like(found.low_M, np.nan)
-    return replace(found, low_M=nothing, high_M=nothing, p_M=nothing)

@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control, ttest_1samp, ttest_rel
 from scipy.stats import t as student
 
 from analysis.maths.multiplicity import holm
-from analysis.maths.resampling import block_length, drawn, estimated, interval, sampled, summed
+from analysis.maths.resampling import drawn, estimated, interval, sampled, summed
 from whitebox.errors import ConfigError, DataError
 
 Float = NDArray[np.float64]
@@ -181,11 +181,3 @@ def test_holm() -> None:
     assert holm([[0.5, 0.9], [0.7, 0.8]]).max() == 1.0
     known = p[~np.isnan(p)]
     assert (holm(known) >= false_discovery_control(known)).all()
-
-
-def test_blocks_are_as_long_as_frames_hang_together() -> None:
-    random = np.random.default_rng(0)
-    assert block_length(random.normal(size=200)) <= 2
-    smooth = np.convolve(random.normal(size=260), np.ones(10), mode="valid")
-    assert 10 <= block_length(smooth) <= 40
-    assert block_length([1.0] * 50) == block_length([1.0, 2.0]) == 1
