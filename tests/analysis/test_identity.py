@@ -22,8 +22,13 @@ from analysis.measures import profile as profiling
 from analysis.measures import tradeoff as accuracy_and_cost
 from analysis.measures.alignment import Alignment
 from analysis.measures.attention import Attention
+from analysis.measures.boundary import Boundary
+from analysis.measures.calibration import Calibration
+from analysis.measures.confusion import Confusion
 from analysis.measures.corruptions import Corruptions
 from analysis.measures.evaluation import Evaluated, evaluation_question
+from analysis.measures.extras import Extra, extra_question
+from analysis.measures.images import Images as ImageScores
 from analysis.measures.noise import Noise
 from analysis.measures.orthogonality import Orthogonality
 from analysis.measures.pca import PCA
@@ -88,6 +93,21 @@ class Asked:
     def eval(self, run: SavedRun, **options: Any) -> Question:
         return evaluation_question(run, EvaluatedImages(run, Chosen(**options)))
 
+    def _extra(self, extra: Extra, run: SavedRun, **options: Any) -> Question:
+        return extra_question(extra, self.eval(run, **options), EvaluatedImages(run, Chosen(**options)).units)
+
+    def boundary(self, run: SavedRun, ratio: float = 0.02, **options: Any) -> Question:
+        return self._extra(Boundary(ratio), run, **options)
+
+    def calibration(self, run: SavedRun, **options: Any) -> Question:
+        return self._extra(Calibration(), run, **options)
+
+    def confusion(self, run: SavedRun, **options: Any) -> Question:
+        return self._extra(Confusion(), run, **options)
+
+    def images(self, run: SavedRun, **options: Any) -> Question:
+        return self._extra(ImageScores(), run, **options)
+
     def _evaluated(self, run: SavedRun, **options: Any) -> Evaluated:
         miou = {"value": 0.5, "low": 0.4, "high": 0.6}
         answer = Answer(measured={"miou": miou, "per_class": []}, n=options.get("limit", 3))
@@ -127,9 +147,13 @@ OVERRIDES = [*sorted(EVALUATION), *UNSEEN]
 CONSUMED = {
     "alignment": WINDOWS,
     "attention": PHOTOS,
+    "boundary": EVALUATION,
+    "calibration": EVALUATION,
     "compare": EVALUATION,
+    "confusion": EVALUATION,
     "corruptions": EVALUATION,
     "eval": EVALUATION,
+    "images": EVALUATION,
     "input-noise": EVALUATION,
     "orthogonality": NOTHING,
     "parameter-noise": EVALUATION,
@@ -177,7 +201,8 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *(("attention", each) for each in ({"classes": "egg"}, {"patch": ["0,0"]}, {"masks": True})),
     ("pca", {"directions": 2}),
     *(("profile", each) for each in ({"size": 16}, {"batch": 2}, {"precision": "bf16"}, {"repeats": 2})),
-    *(("eval", each) for each in ({"limit": 2}, {"split": "test"})),
+    *(("eval", each) for each in ({"limit": 2}, {"split": "test"}, {"unit": "block:2"})),
+    ("boundary", {"ratio": 0.05}),
     *(("compare", each) for each in ({"limit": 2}, {"seed": 1}, {"other": "three"})),
     ("tradeoff", {"limit": 2}),
     *(("parameter-noise", each) for each in ({"levels": (0.2,)}, {"draws": 2}, {"target": "all"}, {"relative": True})),
