@@ -27,7 +27,8 @@ def mean_interval(
     """Mean over the first axis, and low and high end of its interval; each of shape ``...``.
 
     NaN marks what a sample does not have (a class that is not in the image): means are over the others, NaN where
-    there is no other. Fewer than three units have no interval: its ends are NaN. All further axes share the resamples.
+    there is no other. Fewer than three units have no interval, nor has a mean that is infinite: its ends are NaN. All
+    further axes share the resamples.
 
     Args:
         values_N: (N, ...), N >= 1.
@@ -57,9 +58,19 @@ def _of_columns(
         total, count = np.split(sums, 2, axis=-1)
         return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
-    counts = np.concatenate([np.where(known_NM, values_NM, 0.0), known_NM], axis=1)
-    found = estimated(counts, means, unit_N, resamples=resamples, seed=seed, level=level)
-    return found.value_M, found.low_M, found.high_M
+    infinite_M = np.isinf(values_NM).any(
+        0
+    )  # a condition number, say: it has a mean, but nothing is known of its spread
+    finite_NM = np.where(known_NM & ~infinite_M, values_NM, 0.0)
+    found = estimated(
+        np.concatenate([finite_NM, known_NM], axis=1), means, unit_N, resamples=resamples, seed=seed, level=level
+    )
+    value_M, low_M, high_M = found.value_M.copy(), found.low_M.copy(), found.high_M.copy()
+    if infinite_M.any():
+        with np.errstate(invalid="ignore"):  # both infinities make NaN
+            value_M[infinite_M] = np.nansum(values_NM[:, infinite_M], axis=0)
+        low_M[infinite_M] = high_M[infinite_M] = np.nan
+    return value_M, low_M, high_M
 
 
 def ranged(value: float, low_high: Sequence[float]) -> dict[str, float]:

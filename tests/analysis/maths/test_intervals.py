@@ -31,6 +31,13 @@ def test_two_samples_have_no_interval() -> None:
     assert np.isnan(mean_interval([[1.0, 2.0], [2.0, 3.0]])[1:]).all()
 
 
+def test_a_mean_that_is_infinite_has_no_interval() -> None:
+    values = np.array([[1.0, np.inf, np.inf], [2.0, 1.0, -np.inf], [4.0, np.nan, 1.0], [3.0, 2.0, 1.0]])
+    mean, low, high = mean_interval(values)
+    np.testing.assert_array_equal(mean, [2.5, np.inf, np.nan])
+    np.testing.assert_array_equal(np.isnan([low, high]), [[False, True, True]] * 2)
+
+
 def test_samples_of_a_unit_count_as_one() -> None:
     values = np.random.default_rng(0).normal(size=12)
     units = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
