@@ -58,9 +58,7 @@ def _of_columns(
         total, count = np.split(sums, 2, axis=-1)
         return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
-    infinite_M = np.isinf(values_NM).any(
-        0
-    )  # a condition number, say: it has a mean, but nothing is known of its spread
+    infinite_M = np.isinf(values_NM).any(0)  # a condition number, say, of whose spread nothing is known
     finite_NM = np.where(known_NM & ~infinite_M, values_NM, 0.0)
     found = estimated(
         np.concatenate([finite_NM, known_NM], axis=1), means, unit_N, resamples=resamples, seed=seed, level=level

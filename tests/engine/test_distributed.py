@@ -151,10 +151,10 @@ def unwritable(folder: Path) -> None:
 
 
 def bad_label(folder: Path) -> None:
-    def evaluate(*_: Any, shard: tuple[int, int], **__: Any) -> Any:
+    def count(*_: Any, shard: tuple[int, int], **__: Any) -> Any:
         raise DataError(f"mask.png of process {shard[0]} does not fit.")
 
-    distributed.evaluate = evaluate  # type: ignore[assignment]
+    distributed.count_images = count  # type: ignore[assignment]
     run(folder, {})
 
 
