@@ -28,7 +28,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
 
 from analysis.maths.conventions import LEVEL, RESAMPLES
 from whitebox.errors import DataError, require
@@ -226,6 +225,8 @@ def interval(found: Sampled, *, level: float = LEVEL, within: tuple[float, float
     Raises:
         ConfigError: ``level`` outside (0, 1).
     """
+    from scipy.stats import t as student  # half a second, which reading what was measured does not need
+
     require(0 < level < 1, "level", level, "it lies strictly between 0 and 1")
     value_M = found.value_M
     variance_M, df_M, parts = _variance(found)

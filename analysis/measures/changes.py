@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from analysis.consumed import EvaluatedImages
 from analysis.maths.conventions import LEVEL
@@ -129,6 +127,8 @@ def draw_interval(
 
     The interval of two values is 13 times as wide as they are apart, and says nothing.
     """
+    from scipy.stats import t as student
+
     values = np.asarray(values_D, dtype=np.float64)
     mean = float(values.mean())
     if len(values) < 3:
@@ -156,6 +156,9 @@ def unit_interval(value: float, values_R: Values, units: int, most: float = math
         units: how many were drawn from.
         most: where no value can be above it; none is below 0.
     """
+    from scipy.stats import norm
+    from scipy.stats import t as student
+
     low, high = percentile_interval(values_R)
     if units < LEAST:
         return math.nan, math.nan

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
 
 from analysis.ask import keep
 from analysis.maths.conventions import LEVEL
@@ -144,6 +142,9 @@ def merged(stored: Sequence[Any]) -> Any:
 
 def joined(estimates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The mean of estimates of several trainings, and an interval over both levels."""
+    from scipy.stats import norm
+    from scipy.stats import t as student
+
     values = [each["value"] for each in estimates]
     if any(value is None for value in values):
         known = [value for value in values if value is not None]
