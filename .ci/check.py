@@ -52,13 +52,17 @@ def downloads(log: str) -> list[str]:
 
 
 def cases(report: str) -> dict[str, str | None]:
-    """The tests of a report, and why they were skipped (None: they ran); without those that need a GPU."""
+    """The tests of a report, and why they were skipped (None: they ran); without those that need a GPU.
+
+    By dotted name; that of a file which is skipped as a whole ends with the file.
+    """
     found = {}
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         skipped = case.find("skipped")
-        reason = None if skipped is None else skipped.get("message") or ""
-        if reason is None or not reason.startswith("needs a GPU"):
-            found[f"{case.get('classname')}::{case.get('name')}"] = reason
+        # of a file that is skipped as a whole only the text says why
+        reason = None if skipped is None else f"{skipped.get('message')} {skipped.text}"
+        if reason is None or "needs a GPU" not in reason:
+            found[f"{case.get('classname')}.{case.get('name')}".lstrip(".")] = reason
     return found
 
 
@@ -78,7 +82,7 @@ def with_extras(bare: str) -> list[str]:
     again = {"tests/data", "tests/interop", "tests/test_commands.py", "tests/test_readme.py"}
     for name, reason in cases(bare).items():
         if reason is not None:
-            parts = name.split("::")[0].split(".")
+            parts = name.split(".")
             last = next(index for index, part in enumerate(parts) if part.startswith("test_"))
             again.add("/".join(parts[: last + 1]) + ".py")
     inside = {path for path in again if any(path.startswith(f"{other}/") for other in again)}
@@ -91,7 +95,8 @@ def skips(bare: str, full: str) -> list[str]:
     skipped = {name: reason for name, reason in cases(bare).items() if reason is not None}
     ran = {name for name, reason in cases(full).items() if reason is None}
     found = [f"{name} was skipped: {reason}" for name, reason in skipped.items() if "needs the extra" not in reason]
-    return found + [f"{name} does not run with all extras either" for name in skipped if name not in ran]
+    never = (name for name in skipped if not any(other == name or other.startswith(f"{name}.") for other in ran))
+    return found + [f"{name} does not run with all extras either" for name in never]
 
 
 def startup() -> list[str]:
