@@ -28,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
+from unittest import mock
 
 import torch
 import typer
@@ -185,15 +186,8 @@ def peak_memory(way: str, crop: int, batch: int) -> float:
 @contextmanager
 def own_stores() -> Iterator[None]:
     """Stores that nobody else sees, gone afterwards."""
-    before = os.environ.get("WHITEBOX_CACHE")
-    with TemporaryDirectory() as folder:
-        os.environ["WHITEBOX_CACHE"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["WHITEBOX_CACHE"]
-            if before is not None:
-                os.environ["WHITEBOX_CACHE"] = before
+    with TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"WHITEBOX_CACHE": folder}):
+        yield
 
 
 def figure(rows: list[tuple[Cell, ...]], stem: Path) -> None:

@@ -27,7 +27,8 @@ from analysis.ask import ask
 from analysis.maths.conventions import RESAMPLES
 from analysis.maths.intervals import ranged
 from analysis.maths.resampling import interval
-from analysis.measures.evaluation import Evaluated, sampled_scores, stored_interval
+from analysis.measures.evaluation import Evaluated, sampled_scores
+from analysis.measures.extras import stored_interval
 from analysis.record import Answer, Question, Record, RecordError
 from whitebox.errors import ConfigError
 

@@ -25,7 +25,7 @@ from analysis.maths.conventions import RESAMPLES
 from analysis.measures.extras import SEED, Extra, ranged_all
 
 if TYPE_CHECKING:
-    from whitebox.engine.evaluate import Evaluation, Kept
+    from whitebox.engine.evaluate import Evaluation
 
 WORST = 20  # entries that are named
 SHOWN = 24  # classes of a matrix that can be read
@@ -37,10 +37,6 @@ class Confusion(Extra):
 
     kind = "confusion"
     counted = False
-
-    def wanted(self, kept: Kept) -> Kept:
-        """Every evaluation keeps it."""
-        return kept
 
     def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
         """Nothing of its own; older evaluations have kept none."""

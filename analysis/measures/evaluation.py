@@ -28,10 +28,18 @@ from numpy.typing import NDArray
 from analysis.ask import by_main, keep, stored
 from analysis.consumed import Chosen, EvaluatedImages
 from analysis.maths.conventions import RESAMPLES
-from analysis.maths.intervals import ranged
-from analysis.maths.resampling import Interval, Sampled, interval, sampled
+from analysis.maths.resampling import Sampled, interval, sampled
 from analysis.measurement import Progress
-from analysis.measures.extras import Extra, Stored, beside, found_extra, store_extra, write_counts
+from analysis.measures.extras import (
+    SEED,
+    Extra,
+    Stored,
+    beside,
+    found_extra,
+    ranged_all,
+    store_extra,
+    write_counts,
+)
 from analysis.record import Answer, Question, Record, RecordError, describe_weights, read_record
 
 if TYPE_CHECKING:
@@ -39,7 +47,6 @@ if TYPE_CHECKING:
     from whitebox.runs import Run, SavedRun
 
 KIND = "eval"
-SEED = 0  # of the bootstrap
 
 OnImage = Callable[..., object]  # index, labelled image, prediction
 
@@ -311,7 +318,7 @@ def measured_scores(
     labels_K = np.asarray(counts)[..., 2, :].reshape(-1, len(classes)).sum(0)
     share_K = labels_K / max(1, int(labels_K.sum()))
     return laid_out_scores(
-        [stored_interval(found, index) for index in range(len(found.value_M))],
+        ranged_all(found),
         classes,
         [{"label_share": float(share)} for share in share_K],
     )
@@ -325,14 +332,6 @@ def sampled_scores(
 
     flat = np.asarray(counts).reshape(*counts.shape[:-2], 3 * counts.shape[-1])
     return sampled(flat, lambda sums: score_vectors(sums, mean_over), unit_N, resamples=resamples, seed=seed)
-
-
-def stored_interval(found: Interval, index: int) -> dict[str, Any]:
-    """One score as records store it; of several trainings with their spread, and the score of each."""
-    stored: dict[str, Any] = ranged(found.value_M[index], (found.low_M[index], found.high_M[index]))
-    if len(found.values_SM) > 1:
-        stored |= {"sd": float(found.sd_M[index]), "seeds": found.values_SM[:, index].tolist()}
-    return stored
 
 
 def laid_out_scores(

@@ -41,8 +41,8 @@ class Extra:
         return {}
 
     def wanted(self, kept: Kept) -> Kept:
-        """``kept``, and what this needs."""
-        raise NotImplementedError
+        """``kept``, and what this needs beyond what every evaluation keeps."""
+        return kept
 
     def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
         """What lies beside the record; None: the evaluation has not kept it."""
@@ -69,13 +69,15 @@ def ranged_all(found: Interval, least: ArrayLike = 0.0, most: ArrayLike = 1.0) -
 
     Of several trainings with ``sd`` over them, and ``seeds``, the value of each.
     """
-    low_M, high_M = np.maximum(found.low_M, least), np.minimum(found.high_M, most)
-    stored: list[dict[str, Any]] = [
-        ranged(value, ends) for value, *ends in zip(found.value_M, low_M, high_M, strict=True)
-    ]
+    cut = replace(found, low_M=np.maximum(found.low_M, least), high_M=np.minimum(found.high_M, most))
+    return [stored_interval(cut, index) for index in range(len(cut.value_M))]
+
+
+def stored_interval(found: Interval, index: int) -> dict[str, Any]:
+    """One score as records store it; of several trainings with their spread, and the score of each."""
+    stored: dict[str, Any] = ranged(found.value_M[index], (found.low_M[index], found.high_M[index]))
     if len(found.values_SM) > 1:
-        for each, sd, values_S in zip(stored, found.sd_M, found.values_SM.T, strict=True):
-            each.update(sd=float(sd), seeds=values_S.tolist())
+        stored |= {"sd": float(found.sd_M[index]), "seeds": found.values_SM[:, index].tolist()}
     return stored
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from analysis.ask import keep
 from analysis.maths.conventions import LEVEL
 from analysis.maths.resampling import LEAST
-from analysis.measures.evaluation import SEED, Evaluated, measured_scores
-from analysis.measures.extras import Extra, with_counts
+from analysis.measures.evaluation import Evaluated, measured_scores
+from analysis.measures.extras import SEED, Extra, with_counts
 from analysis.record import Answer, Question, Record, RecordError, Weights
 from whitebox.runs import Family, Run, SavedRun
 

@@ -25,7 +25,7 @@ from analysis.maths.conventions import RESAMPLES
 from analysis.measures.extras import SEED, Extra, ranged_all
 
 if TYPE_CHECKING:
-    from whitebox.engine.evaluate import Evaluation, Kept
+    from whitebox.engine.evaluate import Evaluation
 
 NUMBERS = ("miou", "fwiou", "miou_images", "miou_classes")
 NAMED = 10  # worst images
@@ -40,10 +40,6 @@ class Images(Extra):
 
     kind = "images"
     counted = False
-
-    def wanted(self, kept: Kept) -> Kept:
-        """Every evaluation keeps it."""
-        return kept
 
     def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
         """Nothing of its own."""
