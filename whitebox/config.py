@@ -314,6 +314,20 @@ class RunConfig:
 
 
 PATHS = ("data.root", "data.path", "encoder.weights")  # ~ is the home directory
+BESIDE_LEARNING = {"data.root", "data.unit", "data.block", "inference.batch"} | {  # do not change what is learned
+    f"train.{key}"
+    for key in (
+        "workers",
+        "log_every",
+        "eval_every",
+        "save_every",
+        "save_every_steps",
+        "micro_batch",
+        "compile",
+        "checkpointing",
+        "trackers",
+    )
+}
 _SECTIONS = ("encoder", "decoder", "loss", "optim")  # that have a name: loss=atm means loss.name=atm
 _NULLS = ("", "null", "Null", "NULL", "~")  # of YAML
 

@@ -12,10 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from whitebox.catalog import flatten
-from whitebox.config import MULTISCALE, DataConfig, InferenceConfig, RunConfig, change_shown, from_dict, to_dict
+from whitebox.config import (
+    BESIDE_LEARNING,
+    MULTISCALE,
+    DataConfig,
+    InferenceConfig,
+    RunConfig,
+    change_shown,
+    from_dict,
+    to_dict,
+)
 from whitebox.data.readers import dataset_info
 from whitebox.engine.header import WEIGHTS, read_header, weights_file
 from whitebox.errors import CheckpointError, ConfigError, require
+from whitebox.foreign import parse_json
 from whitebox.names import OPEN_VOCABULARY, TOPK, check_vocabulary
 
 if TYPE_CHECKING:
@@ -305,6 +315,26 @@ def wanted_seeds(family: Path) -> set[int]:
     return {int(line) for line in listed.read_text("utf-8").split()} if listed.is_file() else set()
 
 
+def ended(folder: Path) -> bool:
+    """Whether a folder holds weights of the last step, as far as its log says; those without a log count as whole."""
+    if not (folder / WEIGHTS).is_file():
+        return False
+    try:
+        lines = (folder / "metrics.jsonl").read_bytes().splitlines()
+    except OSError:
+        return True
+    train = read_header(folder / WEIGHTS)["config"].get("train", {})
+    key, last = ("epoch", train.get("epochs")) if train.get("steps") is None else ("step", train["steps"])
+    for line in reversed(lines):
+        try:
+            logged = parse_json(line)
+        except ValueError:  # cut short
+            continue
+        if isinstance(logged, dict) and isinstance(logged.get(key), int | float) and isinstance(last, int):
+            return bool(logged[key] >= last - 1e-9)
+    return True
+
+
 def members(path: Path) -> list[Path]:
     """The folders of the trainings that a family's folder holds, by seed; none where it is no family.
 
@@ -319,7 +349,7 @@ def members(path: Path) -> list[Path]:
         wanted |= wanted_seeds(path)
     except (OSError, ValueError):
         raise CheckpointError(f"{path / FAMILY} lists no seeds: delete it, or train with --seeds again.") from None
-    if lacking := [seed for seed in sorted(wanted) if not (seed_folder(path, seed) / WEIGHTS).is_file()]:
+    if lacking := [seed for seed in sorted(wanted) if not ended(seed_folder(path, seed))]:
         there = [str(seed_folder(path, seed)) for seed in sorted(wanted - set(lacking))]
         cure = f", or name those that are there: {' '.join(there)}" if there else ""
         raise CheckpointError(
@@ -344,25 +374,43 @@ def expanded(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def require_family(folder: Path, config: RunConfig) -> None:
+    """See, before any work, that the finished trainings in a family's folder are of this configuration.
+
+    Raises:
+        ConfigError: one differs in more than its seed.
+        CheckpointError: weights that whitebox has not written whole.
+    """
+    ours = _but_seed(to_dict(config))
+    for weights in sorted(folder.glob(f"seed-*/{WEIGHTS}")):
+        theirs = _but_seed(to_dict(from_dict(read_header(weights)["config"])))  # with keys it did not know
+        if unlike := _first_unlike(ours, theirs):
+            raise ConfigError(
+                f"{weights.parent} was trained with {unlike}={theirs.get(unlike)}, not {ours.get(unlike)}: trainings "
+                "of one family differ in their seed alone; choose another name with --name."
+            )
+
+
 def _require_one_configuration(paths: Sequence[Path]) -> None:
     headers = [read_header(path / WEIGHTS) for path in paths]
     for path, header in zip(paths[1:], headers[1:], strict=True):
         if header["classes"] != headers[0]["classes"]:
             raise ConfigError(f"{path} has other classes than {paths[0]}: trainings of one family have the same.")
-        ours, theirs = (flatten(_but_seed(each["config"])) for each in (header, headers[0]))
-        if unlike := [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]:
-            key = unlike[0]
+        ours, theirs = (_but_seed(each["config"]) for each in (header, headers[0]))
+        if unlike := _first_unlike(ours, theirs):
             raise ConfigError(
-                f"{path} has {key}={ours.get(key)}, {paths[0]} has {theirs.get(key)}: trainings of one family differ "
-                "in their seed alone; move it elsewhere."
+                f"{path} has {unlike}={ours.get(unlike)}, {paths[0]} has {theirs.get(unlike)}: trainings of one family "
+                "differ in their seed alone; move it elsewhere."
             )
 
 
 def _but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the trainings of a family have in common: all but the seed, and where data lie."""
-    train = {key: value for key, value in config.get("train", {}).items() if key != "seed"}
-    data = {key: value for key, value in config.get("data", {}).items() if key not in ("root", "unit", "block")}
-    return {**config, "train": train, "data": data}
+    """What the trainings of a family have in common: all but the seed, and what does not change what is learned."""
+    return {key: value for key, value in flatten(config).items() if key not in BESIDE_LEARNING | {"train.seed"}}
+
+
+def _first_unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    return next((key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)), None)
 
 
 def families(runs: Sequence[SavedRun | Run]) -> list[Family]:

@@ -93,14 +93,12 @@ def _question(family: Family, records: Sequence[Record], seeds: Sequence[int], d
     first = records[0]
     for record in records[1:]:
         if record.data != first.data:
-            raise RecordError(
-                f"{record.weights and record.weights.path} was measured on other data than {first.model}."
-            )
+            raise RecordError(f"{record.model} was measured on other data than {first.model}: measure them alike.")
         unlike = [key for key in first.settings if record.settings.get(key) != first.settings[key]]
         if unlike or record.variant != first.variant:
             raise RecordError(
-                f"{record.weights and record.weights.path} was measured with another {(*unlike, 'variant')[0]} than "
-                f"{first.model}: trainings of one family are measured alike."
+                f"{record.model} was measured with another {(*unlike, 'variant')[0]} than {first.model}: trainings of "
+                "one family are measured alike."
             )
     hashes = [record.weights.sha256 for record in records if record.weights is not None]
     together = hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()

@@ -130,7 +130,7 @@ def _train_family(
     from whitebox.engine.header import WEIGHTS
     from whitebox.errors import TrainingError
     from whitebox.files import write_text
-    from whitebox.runs import FAMILY, families, find_run, members, seed_folder, wanted_seeds
+    from whitebox.runs import FAMILY, ended, families, find_run, members, require_family, seed_folder, wanted_seeds
 
     if (folder / WEIGHTS).exists():
         raise TrainingError(f"{folder} holds one training, not several: choose another name with --name.")
@@ -138,6 +138,7 @@ def _train_family(
         known = wanted_seeds(folder) | set(seeds)
     except (OSError, ValueError):
         raise TrainingError(f"{folder / FAMILY} lists no seeds: delete it, and train again with --resume.") from None
+    require_family(folder, config)
     for seed in seeds:
         own = seed_folder(folder, seed)
         if not resume and (own / "config.yaml").exists():
@@ -153,19 +154,24 @@ def _train_family(
         _train(one, own, resume=resume, allow_changes=allow_changes, device=device)
     if not main_process():
         return
+    if unfinished := [seed for seed in sorted(known) if not ended(seed_folder(folder, seed))]:
+        say(f"{folder} is to have seed {', '.join(map(str, unfinished))}, too: go on with --seeds A:B --resume.")
+        return
     runs = [find_run(path, device=device) for path in members(folder)]
     (family,) = families(runs)
     if len(runs) > 1:
         record = family_evaluation(family, [evaluated(run, run.name, Chosen()) for run in runs]).record
         render([record], folder)
-    say(f"{len(runs)} trainings saved in {folder}. Next: whitebox eval {folder}")
+    count = "One training" if len(runs) == 1 else f"{len(runs)} trainings"
+    say(f"{count} saved in {folder}. Next: whitebox eval {folder}")
 
 
 def _finished(folder: Path) -> bool:
-    """Whether a training has ended: its evaluation is the last thing it writes."""
+    """Whether a training has ended, and was evaluated, which is the last thing it does."""
     from analysis.record import read_records
+    from whitebox.runs import ended
 
-    return bool(read_records(folder / "records", "eval"))
+    return ended(folder) and bool(read_records(folder / "records", "eval"))
 
 
 def _train(config: RunConfig, folder: Path, *, resume: bool, allow_changes: bool, device: str | None) -> None:

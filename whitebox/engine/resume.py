@@ -10,7 +10,7 @@ from typing import Any
 
 from whitebox import config as configuration
 from whitebox.catalog import flatten
-from whitebox.config import RunConfig
+from whitebox.config import BESIDE_LEARNING, RunConfig
 from whitebox.data import SegmentationDataset
 from whitebox.data.fingerprint import data_fingerprint
 from whitebox.engine import checkpoint
@@ -20,22 +20,6 @@ from whitebox.versions import versions
 
 _PARTS = {"step", "config", "model", "optimizer", "scaler", "ema"}  # of a state; since 0.2 also "origin"
 log = logging.getLogger("whitebox")
-
-# A resumed run may differ in these: they do not change what is learned.
-FREE_ON_RESUME = {"data.root", "data.unit", "data.block", "inference.batch"} | {
-    f"train.{key}"
-    for key in (
-        "workers",
-        "log_every",
-        "eval_every",
-        "save_every",
-        "save_every_steps",
-        "micro_batch",
-        "compile",
-        "checkpointing",
-        "trackers",
-    )
-}
 
 
 def find_state(config: RunConfig, folder: Path, resume: bool, allow_changes: bool) -> dict[str, Any] | None:
@@ -131,5 +115,5 @@ def _changed_keys(saved: dict[str, Any], config: RunConfig) -> list[str]:
     return [
         f"{key} was {was.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(was.keys() | now.keys())
-        if key not in FREE_ON_RESUME and was.get(key) != now.get(key)
+        if key not in BESIDE_LEARNING and was.get(key) != now.get(key)
     ]

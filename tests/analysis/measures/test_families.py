@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,46 @@ def test_what_does_not_make_a_family(runs: Path) -> None:
     (runs / "sa" / "seeds.txt").write_text("[]")
     with pytest.raises(CheckpointError, match="lists no seeds"):
         members(runs / "sa")
+
+
+def test_trainings_that_were_not_measured_alike_are_not_one_model(runs: Path) -> None:
+    found = [find_run(path, device="cpu") for path in expanded([runs / "sa"])]
+    (family,) = families(found)
+    trained = [evaluated(run, run.name) for run in found]
+    fewer = evaluated(found[1], found[1].name, Chosen(limit=3))
+    with pytest.raises(RecordError, match="sa-seed-1 was measured on other data than sa-seed-0"):
+        family_evaluation(family, [trained[0], fewer, trained[2]])
+    settings = {**trained[2].record.settings, "window": 64}
+    other = replace(trained[2], record=replace(trained[2].record, settings=settings))
+    with pytest.raises(RecordError, match="sa-seed-2 was measured with another window than sa-seed-0"):
+        family_evaluation(family, [*trained[:2], other])
+
+
+def test_trainings_of_other_classes_are_not_one_model(runs: Path) -> None:
+    path = runs / "sa" / "seed-1" / "model.safetensors"
+    config = resolve("depict-sa-tiny", "shapes", {**TINY, "data.val_length": 4, "train.seed": 1})
+    save_model(path, build(config.encoder, config.decoder, 7, ("sky", *CLASSES[1:])), config)
+    with pytest.raises(ConfigError, match=r"seed-1 has other classes than .*seed-0"):
+        expanded([runs / "sa"])
+
+
+def test_a_family_differs_in_nothing_that_is_learned(tmp_path: Path) -> None:
+    beside = {"train.workers": 2, "train.log_every": 3, "data.root": "elsewhere", "data.unit": "image"}
+    paths = [new_run(tmp_path / "sa" / "seed-0", 0), new_run(tmp_path / "sa" / "seed-1", 1, **beside)]
+    assert expanded([tmp_path / "sa"]) == paths and len(families([find_run(path) for path in paths])) == 1
+
+
+def test_one_unit_or_part_of_the_images(runs: Path, call: Call) -> None:
+    code, _, err = call("eval", runs / "sa", "--unit", "(.).*", "--device", "cpu", "-o", runs / "out")
+    assert code == 0, err
+    (record,) = (each for each in read_records(runs / "out" / "records", "eval") if each.model == "sa")
+    assert record.measured["miou"]["low"] is None and record.measured["miou"]["sd"] > 0
+    (table,) = (runs / "out" / "tables").glob("*.md")
+    assert "no interval: all images are of one unit" in table.read_text("utf-8")
+    code, _, err = call("eval", runs / "sa", "--unit", "(.*[02])$", "--device", "cpu")
+    assert code == 1 and err.count("\n") == 1 and "finds no unit in the name" in err
+    code, _, err = call("eval", runs / "sa", "--unit", "(.*7)$", "--device", "cpu")
+    assert code == 1 and err.count("\n") == 1 and "(and for 3 more)" in err
 
 
 def test_numbers_of_other_records_are_means_with_their_spread() -> None:
