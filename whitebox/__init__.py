@@ -5,6 +5,7 @@ The public API is a handful of names; they load torch on first use, so that ``im
     create_model(name, num_classes, **overrides)   a new Segmentor
     load_model(path)                               a Segmentor from a run folder, weights file, or official checkpoint
     record(model, *patterns)                       named activations, see whitebox.models.taps
+    replace(model, {name: function})               the same changed, see whitebox.models.changes
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from whitebox.extras import opencv_explained
 
 if TYPE_CHECKING:
     from whitebox.api import create_model, load_model
-    from whitebox.models.taps import record
+    from whitebox.models.taps import record, replace
 
 __version__ = "0.1.0"
-__all__ = ["WhiteboxError", "__version__", "create_model", "load_model", "record"]
+__all__ = ["WhiteboxError", "__version__", "create_model", "load_model", "record", "replace"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,10 +29,10 @@ def __getattr__(name: str) -> Any:
             from whitebox import api
 
         return getattr(api, name)
-    if name == "record":
-        from whitebox.models.taps import record
+    if name in ("record", "replace"):
+        from whitebox.models import taps
 
-        return record
+        return getattr(taps, name)
     hint = ""
     if name in ("WhiteboxTools", "download_wbt", "Runner"):
         hint = ": this is whitebox-seg; the geospatial package whitebox needs an environment of its own"

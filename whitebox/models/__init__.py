@@ -12,7 +12,7 @@ from whitebox.models.interventions import intervene
 from whitebox.models.open_vocabulary import OpenSegmentor
 from whitebox.models.segmentor import Segmentor
 from whitebox.models.sizes import LARGEST, bounded, require_sizes
-from whitebox.models.taps import Tap, record, tap_names
+from whitebox.models.taps import Tap, changeable, record, replace, tap_names
 
 __all__ = [
     "DECODERS",
@@ -25,9 +25,11 @@ __all__ = [
     "Segmentor",
     "Tap",
     "build",
+    "changeable",
     "encoder_config",
     "intervene",
     "record",
+    "replace",
     "tap_names",
 ]
 

@@ -25,7 +25,7 @@ from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from whitebox.models.taps import Tap
+from whitebox.models.taps import Readout, Tap
 
 __all__ = [
     "ATTENTIONS",
@@ -143,7 +143,7 @@ class SubspaceAttention(Subspaces):
         self.dropout = dropout
         self.step_size = nn.Parameter(torch.randn(1))  # a normal step as in the official code
         self.projected = Tap()
-        self.attention = Tap()
+        self.attention = Readout()
         self.update = Tap()
         self.tokens = Tap()
 
@@ -205,7 +205,7 @@ class CBSA(UntiedSubspaces):
         self.projected = Tap()
         self.representatives = Tap()
         self.attention = Tap()
-        self.representative_attention = Tap()
+        self.representative_attention = Readout()
         self.update = Tap()
         self.tokens = Tap()
 

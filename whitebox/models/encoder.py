@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from whitebox.errors import CheckpointError, ModelError, require, short
 from whitebox.models.attention import ATTENTIONS, MHSA, mhsa_weights
 from whitebox.models.hub import from_hub
-from whitebox.models.taps import Tap
+from whitebox.models.taps import Readout, Tap
 from whitebox.models.unused import freeze_unused, unused_parameters
 from whitebox.models.weights import LoadReport, load_strictly, read_content, renamed, tensors_sha256, unwrap
 
@@ -122,11 +122,11 @@ class EncoderConfig:
 class EncoderLayerTaps(nn.Module):
     """Names for what one encoder block computes."""
 
-    def __init__(self, attention: bool) -> None:
+    def __init__(self, attention: bool, plain: bool) -> None:
         super().__init__()
-        self.tokens = Tap()
+        self.tokens = Tap() if plain else Readout()  # timm's own forward pass cannot be changed
         if attention:
-            self.attention = Tap()
+            self.attention = Readout()
 
 
 class Encoder(nn.Module):
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
         if self.plain:
             self.input = Tap()
         known = [type(getattr(block, "attn", None)) in ATTENTIONS for block in self.vit.blocks]
-        self.layers = nn.ModuleList(EncoderLayerTaps(attention=each) for each in known)
+        self.layers = nn.ModuleList(EncoderLayerTaps(each, self.plain) for each in known)
         mean, std = _pixel_statistics(config.normalization, self.vit.pretrained_cfg)
         self.mean, self.std = (tuple(np.round(255 * np.array(each), 2).tolist()) for each in (mean, std))
         self._idle = unused_parameters(self, lambda: [self(self.sample())[0]])

@@ -31,12 +31,13 @@ the same in every model:
     decoder.cosine                  mask logits before LayerNorm over classes                 (B, N, K)
 
 Nothing is computed or kept while nobody listens: attention weights are recomputed from the layer's input only when
-their tap is listened to, so the normal path stays fused.
+their tap is listened to, so the normal path stays fused. That is also why not all can be changed (`replace`): what
+passes through a ``Readout`` is only said, and the model goes on with something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -45,32 +46,49 @@ from torch import Tensor, nn
 
 from whitebox.errors import ModelError
 
+Change = Callable[[Tensor], Tensor]
+
 
 class Tap(nn.Module):
-    """Identity with a name; hands what passes through it to whoever listens."""
+    """Identity with a name; hands what passes through it to whoever listens, after whoever changes it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._listeners: list[Callable[[Tensor], None]] = []
+        self._changes: list[Change] = []
 
     @property
     def listening(self) -> bool:
-        """Whether anybody reads this tap: ask before computing what the forward pass itself does not need."""
-        return bool(self._listeners)
+        """Whether anybody reads or changes it: ask before computing what the forward pass itself does not need."""
+        return bool(self._listeners or self._changes)
 
     def forward(self, value: Tensor) -> Tensor:
+        for change in self._changes:
+            value = change(value)
         for listener in self._listeners:
             listener(value)
         return value
 
+    def between(self, before: Tensor, after: Tensor) -> Tensor:
+        """Let ``after - before`` pass, and go on with ``after``, to the last bit where nobody changes it."""
+        if self._changes:
+            return before + self(after - before)
+        if self._listeners:
+            self(after - before)
+        return after
+
     def __getstate__(self) -> dict[str, object]:
-        """A copy of a model (EMA, interventions) starts without the original's listeners."""
-        return {**self.__dict__, "_listeners": []}
+        """A copy of a model (EMA, interventions) starts without those who listen to the original, or change it."""
+        return {**self.__dict__, "_listeners": [], "_changes": []}
+
+
+class Readout(Tap):
+    """A tap of something the model does not go on with: it can be read, not changed."""
 
 
 def tap_names(model: nn.Module) -> list[str]:
     """Names of all taps of ``model``, in order of definition."""
-    return [name for name, module in model.named_modules() if isinstance(module, Tap)]
+    return list(_taps(model))
 
 
 @contextmanager
@@ -87,14 +105,7 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
     Raises:
         ModelError: a pattern matches no tap.
     """
-    taps = {name: module for name, module in model.named_modules() if isinstance(module, Tap)}
-    chosen: dict[str, Tap] = {}
-    for pattern in patterns:
-        matching = {name: tap for name, tap in taps.items() if fnmatchcase(name, pattern)}
-        if not matching:
-            raise ModelError(f"No activation is named {pattern!r}; this model has: {', '.join(taps) or 'none'}.")
-        chosen.update(matching)
-
+    chosen = {name: tap for pattern in patterns for name, tap in _matching(model, pattern).items()}
     activations: dict[str, Tensor] = {}
     added: list[tuple[Tap, Callable[[Tensor], None]]] = []
     try:
@@ -106,3 +117,69 @@ def record(model: nn.Module, *patterns: str) -> Iterator[dict[str, Tensor]]:
     finally:
         for tap, keep in added:
             tap._listeners.remove(keep)
+
+
+@contextmanager
+def replace(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
+    """Change activations during the ``with`` block: the model goes on with what a function makes of each.
+
+    Gradients flow through the functions. `record` within it reads what was changed. `whitebox.models.changes` has some
+    functions ready.
+
+    >>> with replace(model, {"decoder.layers.1.update": zero()}):      # doctest: +SKIP
+    ...     model(images)
+
+    Args:
+        changes: names of taps (shell wildcards) -> value (B, ...) to value of the same shape; where several match one
+            tap they act in order.
+
+    Raises:
+        ModelError: a name matches no tap, or one that can only be read; in the block: a function gave another shape.
+    """
+    added: list[tuple[Tap, Change]] = []
+    for pattern, change in changes.items():
+        for name, tap in _matching(model, pattern).items():
+            if isinstance(tap, Readout):
+                raise ModelError(
+                    f"{name} can be read, not changed: the model does not go on with it. It has, to change: "
+                    f"{', '.join(changeable(model))}."
+                )
+            added.append((tap, partial(_changed, name, change)))
+    try:
+        for tap, each in added:
+            tap._changes.append(each)
+        yield
+    finally:
+        for tap, each in added:
+            tap._changes.remove(each)
+
+
+def changeable(model: nn.Module) -> list[str]:
+    """Names of the taps that `replace` takes."""
+    return [name for name, tap in _taps(model).items() if not isinstance(tap, Readout)]
+
+
+def _changed(name: str, change: Change, value: Tensor) -> Tensor:
+    made = change(value)
+    if made.shape != value.shape:
+        raise ModelError(
+            f"What replaces {name} has shape {tuple(made.shape)}, it takes {tuple(value.shape)}: give the same."
+        )
+    return made
+
+
+def _taps(model: nn.Module) -> dict[str, Tap]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Tap)}
+
+
+def _matching(model: nn.Module, pattern: str) -> dict[str, Tap]:
+    """The taps whose names match a pattern.
+
+    Raises:
+        ModelError: there is none.
+    """
+    taps = _taps(model)
+    matching = {name: tap for name, tap in taps.items() if fnmatchcase(name, pattern)}
+    if not matching:
+        raise ModelError(f"No activation is named {pattern!r}; this model has: {', '.join(taps) or 'none'}.")
+    return matching

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from whitebox.errors import require
 from whitebox.models.attention import UntiedSubspaces, attention_weights
 from whitebox.models.decoders.base import JoinedDecoder
-from whitebox.models.taps import Tap
+from whitebox.models.taps import Readout, Tap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class CrateLayer(UntiedSubspaces):
         self.dictionary = nn.Parameter(torch.empty(width, width))
         nn.init.kaiming_uniform_(self.dictionary)
         self.projected = Tap()
-        self.attention = Tap()
+        self.attention = Readout()
         self.compressed = Tap()
         self.sparse = Tap()
         self.update = Tap()
@@ -87,9 +87,7 @@ class CrateLayer(UntiedSubspaces):
         out_BHNP = F.scaled_dot_product_attention(w_BHNP, w_BHNP, w_BHNP, scale=scale)
         y_BND = self.compressed(z_BND + self.lift(out_BHNP))
         out_BND = self.sparse(ista(self.sparse_norm(y_BND), self.dictionary, self.ista_step, self.sparsity))
-        if self.update.listening:
-            self.update(out_BND - z_BND)
-        return cast(Tensor, self.tokens(out_BND))
+        return cast(Tensor, self.tokens(self.update.between(z_BND, out_BND)))
 
 
 class CrateDecoder(JoinedDecoder):

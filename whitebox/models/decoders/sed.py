@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from whitebox.errors import ModelError, require
 from whitebox.models.decoders.base import Decoder, Prediction
-from whitebox.models.taps import Tap
+from whitebox.models.taps import Readout, Tap
 
 STAGES = 3
 
@@ -224,7 +224,7 @@ class ClassAttention(nn.Module):
         self.q, self.k = (nn.Linear(channels + guidance, channels) for _ in range(2))
         self.v = nn.Linear(channels, channels)
         self.mlp = Mlp(channels, 4 * channels, act_layer=nn.ReLU)
-        self.weights = Tap()
+        self.weights = Readout()
 
     def forward(self, x_BTChw: Tensor, pool: int, guidance_TG: Tensor | None = None) -> Tensor:
         B, T, C, h, w = x_BTChw.shape
@@ -318,9 +318,9 @@ class Layer(nn.Module):
         self.fusion = Fusion(channels, out, guidance)
         self.spatial_maps = Tap()
         self.class_maps = Tap()
-        self.maps = Tap()
-        self.masks = Tap()
-        self.kept = Tap()
+        self.maps = Readout()
+        self.masks = Readout()
+        self.kept = Readout()
 
     def forward(
         self, x_nChw: Tensor, image_BGhw: Tensor, cost_nGhw: Tensor, pool: int, guidance_TG: Tensor | None
@@ -378,8 +378,8 @@ class SED(Decoder):
             self.text_guidance = nn.ModuleList(nn.Linear(embed, width) for width in inputs)
         self.heads = nn.ModuleList(nn.Conv2d(width, 1, 3, padding=1) for width in [config.hidden, *config.widths])
         self.cost = Tap()
-        self.embedded = Tap()
-        self.masks = Tap()
+        self.embedded = Readout()
+        self.masks = Readout()
         if config.train == "heads":
             self.requires_grad_(False)
             self.heads[:-1].requires_grad_(True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from whitebox.errors import ModelError, require
 from whitebox.models.attention import MHSA, mhsa_weights
 from whitebox.models.decoders.base import QueryDecoder, init_weights
-from whitebox.models.taps import Tap
+from whitebox.models.taps import Readout, Tap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, 4 * width, drop=dropout)
         self.drop_path = DropPath(drop_path)
-        self.attention = Tap()
+        self.attention = Readout()
         self.update = Tap()
         self.tokens = Tap()
 
@@ -77,9 +77,7 @@ class TransformerBlock(nn.Module):
             self.attention(mhsa_weights(self.attn, y_BND))
         out_BND = z_BND + self.drop_path(self.attn(y_BND))
         out_BND = out_BND + self.drop_path(self.mlp(self.norm2(out_BND)))
-        if self.update.listening:
-            self.update(out_BND - z_BND)
-        return cast(Tensor, self.tokens(out_BND))
+        return cast(Tensor, self.tokens(self.update.between(z_BND, out_BND)))
 
 
 class SegmenterMask(QueryDecoder):

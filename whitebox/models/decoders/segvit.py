@@ -42,7 +42,7 @@ from whitebox.errors import ModelError, require
 from whitebox.models.attention import MHSA, attention_weights, mhsa_weights
 from whitebox.models.decoders.base import Decoder, Prediction, init_weights
 from whitebox.models.encoder import Encoder, Grid, resample
-from whitebox.models.taps import Tap
+from whitebox.models.taps import Readout, Tap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,8 @@ class QueryLayer(nn.Module):
         self.mlp = Mlp(width, 4 * width, act_layer=nn.ReLU, drop=dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
-        self.self_attention_weights = Tap()
-        self.attention = Tap()
+        self.self_attention_weights = Readout()
+        self.attention = Readout()
         self.masks = Tap()
         self.update = Tap()
         self.tokens = Tap()
@@ -114,9 +114,7 @@ class QueryLayer(nn.Module):
         read_BMD, masks_BMN = self.read(out_BMD, z_BND, with_masks)
         out_BMD = self.norm2(out_BMD + self.dropout(read_BMD))
         out_BMD = self.norm3(out_BMD + self.mlp(out_BMD))
-        if self.update.listening:
-            self.update(out_BMD - q_BMD)
-        return self.tokens(out_BMD), masks_BMN
+        return self.tokens(self.update.between(q_BMD, out_BMD)), masks_BMN
 
     def read(self, q_BMD: Tensor, z_BND: Tensor, with_masks: bool) -> tuple[Tensor, Tensor | None]:
         """Attention-to-mask: what the queries read of the tokens, and the mean over heads of the logits behind it."""
