@@ -96,6 +96,30 @@ def test_a_pattern_that_does_not_fit(unit: str, kind: type[Exception], message: 
         units_of(folder(Path("x"), unit=unit), ["a_1", "b_1", "b_2"])
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "(a+)+b", "((?:a|a)*)b", "((?:a*)*)b", "(a{1,90}){1,90}b", ".*.*.*.*.*(x)", "(a?" + "a?" * 40 + ")b",
+        "(?=(a+)+)b", "(" + "(?:a|aa)" * 40 + ")b", "(" * 300 + "a" + ")" * 300, "x" * 501, "(a)(?(1)(?:a+)+|b)",
+    ],
+)  # fmt: skip
+def test_a_pattern_that_would_be_tried_for_ever(unit: str) -> None:
+    """It may come with a foreign configuration."""
+    with pytest.raises(ConfigError, match=r"too many ways|at most 500|groups|is no pattern"):
+        units_of(folder(Path("x"), unit=unit), ["a" * 60])
+
+
+def test_a_pattern_that_takes_long_for_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whitebox.data.units._SECONDS", -1)
+    with pytest.raises(ConfigError, match="took more than -1 s for 1 of 2 names"):
+        units_of(folder(Path("x"), unit="(.*)"), ["a", "b"])
+
+
+@pytest.mark.parametrize("unit", ["([^_]+)_.*", "(.*)_[0-9]+_[0-9]+", "(?:left|right)/([a-z]{1,8})-?.*", "(.{6}).*"])
+def test_usual_patterns_are_taken(unit: str) -> None:
+    assert len(units_of(folder(Path("x"), unit=unit), ["left/aa_bb_1_2", "left/aa_bb_3_4"]))
+
+
 def test_a_block_cannot_be_negative() -> None:
     with pytest.raises(ConfigError, match=r"data\.block=-1"):
         DataConfig(block=-1)

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
     from whitebox.config import DataConfig
 
 UNITS_FILE = "units.csv"
+_parser = import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
+_LONGEST = 500  # characters of a pattern
+_MOST = 2e7  # ways to fit one name, which take a second at most
+_SECONDS = 20  # for all names
 
 
 @dataclass(frozen=True)
@@ -127,16 +135,31 @@ _OWN: Mapping[str, tuple[str, Callable[[str], str], int]] = {
 
 def _matched(pattern: str, names: Sequence[str]) -> list[str]:
     """The unit of each image: the one group of a pattern in its name."""
+    if len(pattern) > _LONGEST:
+        raise ConfigError(f"data.unit has {len(pattern)} characters: a pattern has at most {_LONGEST}.")
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f"data.unit {short(pattern)} is no pattern: {error}.") from None
     if compiled.groups != 1:
         raise ConfigError(
             f"data.unit {short(pattern)} has {compiled.groups} groups: put the part of the file name that tells units "
             "apart in one pair of brackets, as ([^_]+)_.*, or choose image or folder."
         )
-    found = [compiled.match(name) for name in names]
+    longest = max(map(len, names), default=0)
+    if _ways(_parser.parse(pattern), longest) > math.log(_MOST):
+        raise ConfigError(
+            f"data.unit {short(pattern)} can fit a name of {longest} characters in too many ways to try them all: use "
+            "fewer of * + ? |, and none inside another, as ([^_]+)_.*"
+        )
+    found, until = [], time.monotonic() + _SECONDS
+    for name in names:
+        found.append(compiled.match(name))
+        if time.monotonic() > until:
+            raise ConfigError(
+                f"data.unit {short(pattern)} took more than {_SECONDS} s for {len(found)} of {len(names)} names: use "
+                "fewer of * + ? |, or list the units in units.csv."
+            )
     missing = [name for name, match in zip(names, found, strict=True) if match is None or not match[1]]
     if missing:
         raise DataError(
@@ -144,6 +167,30 @@ def _matched(pattern: str, names: Sequence[str]) -> list[str]:
             "all of them."
         )
     return [match[1] for match in found if match is not None]
+
+
+def _ways(parsed: Any, longest: int) -> float:
+    """In how many ways a parsed pattern can fit names of so many characters, at most; their logarithm.
+
+    A match may have to try them all. Patterns come with configurations that others wrote, and one like ``(a+)+b`` would
+    be tried for ever.
+    """
+    ways = 0.0
+    for operation, details in parsed:
+        kind = str(operation)
+        if kind in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+            least, most, inner = details
+            most = min(int(most), max(longest, int(least)))
+            ways += math.log(most - int(least) + 1) + most * _ways(inner, longest)
+        elif kind in ("BRANCH", "GROUPREF_EXISTS"):
+            each_of = details[1] if kind == "BRANCH" else details[1:]
+            branches = [_ways(each, longest) for each in each_of if each is not None]
+            ways += math.log(len(branches) or 1) + max(branches, default=0.0)
+        elif kind in ("SUBPATTERN", "ASSERT", "ASSERT_NOT"):
+            ways += _ways(details[-1], longest)
+        elif kind == "ATOMIC_GROUP":
+            ways += _ways(details, longest)
+    return ways
 
 
 def _listed(path: Path, names: Sequence[str]) -> list[str]:
