@@ -107,12 +107,6 @@ class Interval:
     unit_M: Float
     residual_M: Float
 
-    @property
-    def unsure_M(self) -> NDArray[np.bool_]:
-        """Whether an end lies within its Monte Carlo error of 0: another seed of the draws might turn its sign."""
-        ends_M2 = np.stack([self.low_M, self.high_M], -1)
-        return np.asarray((np.abs(ends_M2) < self.error_M2).any(-1))
-
 
 def sampled(
     counts_SNC: ArrayLike,

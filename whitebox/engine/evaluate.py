@@ -22,7 +22,7 @@ from whitebox.data.loading import ErrorsAsValues, default_workers, each, serve
 from whitebox.engine.boundaries import boundary_counts
 from whitebox.engine.confidence import ConfidenceCounts
 from whitebox.engine.inference import device_of, evaluating, seen_photos
-from whitebox.engine.metrics import Intervals, Scores, bootstrap, confusion, counts_of, scores
+from whitebox.engine.metrics import Scores, confusion, counts_of, scores
 from whitebox.errors import ConfigError, DataError, ModelError, WhiteboxError
 from whitebox.models import OpenSegmentor
 from whitebox.models.segmentor import unnamed_classes
@@ -102,10 +102,6 @@ class Evaluation:
     def scores(self) -> Scores:
         """mIoU, mAcc, aAcc and per-class scores over all images."""
         return scores(self.counts_N3K, self.mean_over)
-
-    def bootstrap(self, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Intervals:
-        """Percentile intervals over images, see :func:`whitebox.engine.metrics.bootstrap`."""
-        return bootstrap(self.counts_N3K, resamples, seed, level, self.mean_over)
 
 
 def evaluate(

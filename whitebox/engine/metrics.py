@@ -7,7 +7,7 @@ last. With ``mean_over="labelled"`` they are detectron2's ``SemSegEvaluator`` (s
 labelled pixel has IoU nan, too, and what is predicted of it only lowers the IoU of classes it stands for. Totals are
 exact integers here; mmsegmentation's float32 histograms are rounded above 2^24 pixels of a class.
 
-Shapes: N images, K classes, R resamples, S scores (3 + K), H W pixels.
+Shapes: N images, K classes, H W pixels.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whitebox.errors import ConfigError, DataError
+from whitebox.errors import DataError
 
 Float = NDArray[np.float64]
 Counts = NDArray[np.int64] | Tensor
 
 MEANS = ("occurring", "labelled")  # classes that a mean IoU may be over
-_BLOCK = 2**22  # elements of one block of bootstrap weights: 32 MB
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,6 @@ class Scores:
     aacc: float
     iou_K: Float
     acc_K: Float
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """Percentile bootstrap intervals over images, as (low, high) fractions; nan where the score is nan."""
-
-    level: float
-    resamples: int
-    miou: tuple[float, float]
-    macc: tuple[float, float]
-    aacc: tuple[float, float]
-    iou_K2: Float
 
 
 def image_counts(prediction: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -150,87 +137,6 @@ def score_vectors(total_3K: Float, mean_over: str = "occurring") -> Float:
     """Scores of many sums, (..., 3 K) -> (..., 3 + 2 K): miou, macc, aacc, iou_K, acc_K, see :func:`scores`."""
     miou, macc, aacc, iou_K, acc_K = _ratios(total_3K.reshape(*total_3K.shape[:-1], 3, -1), mean_over)
     return np.concatenate([np.stack([miou, macc, aacc], -1), iou_K, acc_K], -1)
-
-
-def bootstrap(
-    counts_N3K: Counts, resamples: int = 1000, seed: int = 0, level: float = 0.95, mean_over: str = "occurring"
-) -> Intervals:
-    """Percentile bootstrap intervals: images are drawn with replacement, scores taken of each draw.
-
-    A class that is absent from a draw is left out of that draw's means, as in :func:`scores`.
-
-    Args:
-        counts_N3K: per-image counts of :func:`image_counts`.
-        resamples: number of draws.
-        level: probability mass between the two ends.
-        mean_over: see :func:`scores`.
-
-    Raises:
-        DataError: there are no images.
-        ConfigError: ``resamples`` below 1, or ``level`` outside (0, 1).
-    """
-    return _intervals(resampled_scores(counts_N3K, resamples, seed, mean_over), level)
-
-
-def paired_bootstrap(
-    counts_N3K: Counts,
-    reference_N3K: Counts,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    mean_over: str = "occurring",
-) -> Intervals:
-    """Percentile bootstrap intervals of the differences ``counts - reference`` between two models on the same images.
-
-    Each draw takes the same images for both, so what makes an image hard for both cancels.
-
-    Args:
-        counts_N3K, reference_N3K: per-image counts, of the same images in the same order.
-
-    Raises:
-        DataError: there are no images, or different numbers of images or classes.
-        ConfigError: see :func:`bootstrap`.
-    """
-    if np.shape(counts_N3K) != np.shape(reference_N3K):
-        raise DataError(f"Counts of shape {np.shape(counts_N3K)} cannot be paired with {np.shape(reference_N3K)}.")
-    pair = [resampled_scores(counts, resamples, seed, mean_over) for counts in (counts_N3K, reference_N3K)]
-    return _intervals(pair[0] - pair[1], level)
-
-
-def resampled_scores(counts_N3K: Counts, resamples: int, seed: int, mean_over: str = "occurring") -> Float:
-    """(R, 3 + K): miou, macc, aacc and iou_K of each draw; the same images for the same N and seed."""
-    if resamples < 1:
-        raise ConfigError(f"resamples={resamples} is impossible: it must be at least 1.")
-    array = _array(counts_N3K)
-    images, _, classes = array.shape
-    if images == 0:
-        raise DataError("There are no images to resample.")
-    flat = array.reshape(images, 3 * classes).astype(np.float64)  # sums stay exact integers up to 2^53
-
-    generator = np.random.default_rng(seed)
-    totals = np.empty((resamples, 3 * classes))
-    step = max(1, _BLOCK // images)
-    for start in range(0, resamples, step):
-        draws = min(step, resamples - start)
-        chosen = generator.integers(images, size=(draws, images)) + images * np.arange(draws)[:, None]
-        weights = np.bincount(chosen.ravel(), minlength=draws * images).reshape(draws, images)
-        totals[start : start + draws] = weights.astype(np.float64) @ flat
-    miou_R, macc_R, aacc_R, iou_RK, _ = _ratios(totals.reshape(resamples, 3, classes), mean_over)
-    return np.column_stack((miou_R, macc_R, aacc_R, iou_RK))
-
-
-def _intervals(scores_RS: Float, level: float) -> Intervals:
-    """Quantiles of each column over its draws that are not nan."""
-    if not 0 < level < 1:
-        raise ConfigError(f"level={level} is impossible: it lies strictly between 0 and 1.")
-    ends = np.array([(1 - level) / 2, (1 + level) / 2])
-    limits = np.full((scores_RS.shape[1], 2), np.nan)
-    for index, column in enumerate(scores_RS.T):
-        known = column[~np.isnan(column)]
-        if len(known):
-            limits[index] = np.quantile(known, ends)
-    miou, macc, aacc = ((float(low), float(high)) for low, high in limits[:3])
-    return Intervals(level, len(scores_RS), miou, macc, aacc, limits[3:])
 
 
 def _array(counts: Counts) -> NDArray[np.int64]:
