@@ -133,7 +133,7 @@ def _begin(lock: Lock, encoded: EncodedViews, config: RunConfig) -> None:
 
 def question(model: Segmentor, config: RunConfig, fingerprint: str) -> dict[str, Any]:
     """All that the views and their tokens depend on."""
-    apart = ("root", "path", "name", "views", "view_seed", "val_split")
+    apart = ("root", "path", "name", "views", "view_seed", "val_split", "val_length", "mean_over", "unit", "block")
     data = {key: value for key, value in asdict(config.data).items() if key not in apart}
     return {
         "what": f"{config.data.views} views of {config.data.name} {config.data.train_split}",
