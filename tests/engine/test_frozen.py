@@ -215,8 +215,8 @@ class TestStore:
         assert quiet.encoded == 0
         quiet = started(encoder, tmp_path / "seed", data__views=1, data__view_seed=0, train__seed=5)
         assert quiet.encoded == 0
-        counted = {"data__unit": "image", "data__mean_over": "labelled", "data__val_length": 3}  # how scores are counted
-        quiet = started(encoder, tmp_path / "counted", data__views=1, **counted)
+        scored = {"data__unit": "image", "data__mean_over": "labelled", "data__val_length": 3}
+        quiet = started(encoder, tmp_path / "scored", data__views=1, **scored)
         assert quiet.encoded == 0
 
     def test_images_as_they_are_are_encoded_once(
