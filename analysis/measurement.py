@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
     "calibration": Kind("analysis.show.calibration"),
     "confusion": Kind("analysis.show.confusion"),
     "images": Kind("analysis.show.images"),
+    "variance": Kind("analysis.show.variance"),
     "compare": Kind("analysis.show.compare"),
     "tradeoff": Kind("analysis.show.tradeoff"),
 }

@@ -155,6 +155,9 @@ COMMANDS: dict[tuple[str, ...], Callable[[Desk], list[object]]] = {
         *(desk.run, desk.other, "--noise", "0.1,0.2", "--draws", 2, "--limit", 1, "--no-sigma-50"),
     ],
     ("compare",): lambda desk: [desk.run, desk.other],
+    ("power",): lambda desk: [
+        *(desk.run, desk.other, "--sd-seed", 1, "--sd-unit", 2, "--sd-residual", 1, "--units", 5),
+    ],
     ("render",): lambda desk: [*(desk.run / "records").glob("eval-*.json"), "-o", f"rendered {TOGETHER}"],
     ("summary",): lambda desk: [desk.root / "results"],
     ("intervene",): lambda desk: [desk.run, "--ortho", "head_ortho", "--limit", 1, "-o", f"{TOGETHER} 2"],

@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("record.json -o drawn", "drawn/tables/*.md"),
     "robustness": ("sa --noise 0.1 --draws 1 --limit 1 --no-sigma-50 -o noise", "noise/records/*noise-*.json"),
     "compare": ("sa linear --limit 2 -o compared", "compared/records/compare-*.json"),
+    "power": ("--sd-seed 1 --sd-unit 3 --sd-residual 1 --units 10 -o study", "study/tables/power.md"),
     "summary": ("sa -o all", "all/tables/summary*.md"),
     "intervene": ("sa --ortho head_ortho --limit 1", "sa-head_ortho/model.safetensors"),
     "reproduce": ("--list", "depict"),

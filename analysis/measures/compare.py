@@ -74,19 +74,9 @@ def compare(
     Raises:
         RecordError: they have different classes, images or labels.
     """
+    require_same_images(reference, model)
     classes = _classes(model.record)
     settings, others = model.record.settings, reference.record.settings
-    for what, ours, theirs in (
-        ("classes", classes, _classes(reference.record)),
-        ("images", model.record.n, reference.record.n),
-        ("images or labels", model.record.data.fingerprint, reference.record.data.fingerprint),
-        ("units", settings.get("unit"), others.get("unit")),
-    ):
-        if ours != theirs:
-            raise RecordError(
-                f"{model.name} and {reference.name} were evaluated on different {what}; only the same images with the "
-                "same classes can be compared (--dataset, --split, --limit)."
-            )
     weights = reference.record.weights
     question = Question(
         kind=KIND,
@@ -116,6 +106,22 @@ def compare(
         return Answer(measured={**measured, "notes": [*notes, *unlike]}, n=model.record.n)
 
     return ask(question, answer, folder / "records", again=again)
+
+
+def require_same_images(reference: Evaluated, model: Evaluated) -> None:
+    """Raise a RecordError unless two evaluations can be paired."""
+    settings, others = model.record.settings, reference.record.settings
+    for what, ours, theirs in (
+        ("classes", _classes(model.record), _classes(reference.record)),
+        ("images", model.record.n, reference.record.n),
+        ("images or labels", model.record.data.fingerprint, reference.record.data.fingerprint),
+        ("units", settings.get("unit"), others.get("unit")),
+    ):
+        if ours != theirs:
+            raise RecordError(
+                f"{model.name} and {reference.name} were evaluated on different {what}; only the same images with the "
+                "same classes can be compared (--dataset, --split, --limit)."
+            )
 
 
 def differences(reference: Evaluated, model: Evaluated, classes: Sequence[str], seed: int) -> dict[str, Any]:

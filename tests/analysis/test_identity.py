@@ -33,6 +33,7 @@ from analysis.measures.noise import Noise
 from analysis.measures.orthogonality import Orthogonality
 from analysis.measures.pca import PCA
 from analysis.measures.rank_analysis import RankAnalysis
+from analysis.measures.variance import Variance
 from analysis.record import Answer, Question, Record, new_record
 from whitebox.runs import SavedRun, find_run
 
@@ -108,6 +109,9 @@ class Asked:
     def images(self, run: SavedRun, **options: Any) -> Question:
         return self._extra(ImageScores(), run, **options)
 
+    def variance(self, run: SavedRun, **options: Any) -> Question:
+        return self._extra(Variance(), run, **options)
+
     def _evaluated(self, run: SavedRun, **options: Any) -> Evaluated:
         miou = {"value": 0.5, "low": 0.4, "high": 0.6}
         answer = Answer(measured={"miou": miou, "per_class": []}, n=options.get("limit", 3))
@@ -160,6 +164,7 @@ CONSUMED = {
     "pca": PHOTOS,
     "profile": NOTHING,
     "rank-analysis": WINDOWS,
+    "variance": EVALUATION,
     "tradeoff": EVALUATION - {"inference.window=null"},  # which it refuses
 }
 

@@ -88,6 +88,108 @@ def compare_command(
         render(records, output or common_folder([family.folder for family in grouped]))
 
 
+@app.command(name="power")
+def power_command(
+    runs: RunsAndOverrides = None,
+    sd_seed: Annotated[
+        float | None, typer.Option(min=0, help="Of the difference, in points: between trainings.")
+    ] = None,
+    sd_unit: Annotated[float | None, typer.Option(min=0, help="Between units. Default: that of the runs.")] = None,
+    sd_residual: Annotated[
+        float | None, typer.Option(min=0, help="Of a training on a unit. Default: the runs'.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="How many trainings of each model, as 3,5,10.")] = "3,5,10",
+    units: Annotated[
+        str | None, typer.Option(help="How many units, as 10,20. Default: as the runs have; that twice and four times.")
+    ] = None,
+    comparisons: Annotated[int, typer.Option(min=1, help="Corrected for, as models against one reference.")] = 1,
+    power: Annotated[float, typer.Option(help="How often the difference is to be found.")] = 0.8,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    limit: Limit = None,
+    unit: Unit = None,
+    device: Device = None,
+    output: Output = None,
+) -> None:
+    """The smallest difference of mIoU that a study could show, before it is made: by seeds and units.
+
+    From what a reference and other models, each trained several times, have measured; or from standard deviations.
+
+    \b
+    whitebox power results/depict-sa-tiny-camvid results/cbsa-tiny-camvid --comparisons 7
+    whitebox power --sd-seed 0.4 --sd-unit 2 --sd-residual 0.8 --units 10,23 --seeds 3,5
+    """
+    from analysis.consumed import Chosen
+    from analysis.measures.compare import require_same_images
+    from analysis.measures.families import family_evaluation
+    from analysis.measures.variance import parts_of_miou, smallest_differences
+    from analysis.show.variance import power_table
+    from whitebox.runs import families, find_run
+    from whitebox.terminal import table_console
+
+    given = {"--sd-seed": sd_seed, "--sd-unit": sd_unit, "--sd-residual": sd_residual}
+    if not runs:
+        if lacking := [name for name, sd in given.items() if sd is None]:
+            raise ConfigError(f"power needs runs, or standard deviations: give {', '.join(lacking)} as well.")
+        if units is None:
+            raise ConfigError("power without runs does not know how many units there are: give --units, as 10,20.")
+        sources = {"given": (sd_seed or 0.0, sd_unit or 0.0, sd_residual or 0.0)}
+        wanted, about, folder = _numbers("units", units), "Standard deviations as given", output
+    else:
+        paths, overrides = runs_and_overrides(runs)
+        chosen = Chosen(split, limit, unit=unit)
+        with together(device):
+            found_runs = [find_run(path, dataset, data_root, overrides, device) for path in paths]
+            grouped = families(found_runs)
+            if len(grouped) < 2:
+                raise ConfigError(
+                    "power takes a reference and at least one other model: their difference is what varies."
+                )
+            single = [_evaluated(run, run.name, chosen, output, again=False) for run in found_runs]
+            found = [
+                family_evaluation(family, [single[index] for index in family.indices], output)
+                if len(family.indices) > 1
+                else single[family.indices[0]]
+                for family in grouped
+            ]
+        sources = {}
+        for other in found[1:]:
+            require_same_images(found[0], other)
+            own = [100 * sd for sd in parts_of_miou(found[0], other)]
+            sds = [sd if fixed is None else fixed for sd, fixed in zip(own, given.values(), strict=True)]
+            if unknown := [name for name, sd in zip(given, sds, strict=True) if sd != sd]:
+                raise ConfigError(
+                    f"{found[0].name} or {other.name} was trained once, or has one unit, so {unknown[0][5:]} is "
+                    f"unknown: train with --seeds, or give {', '.join(unknown)}."
+                )
+            sources[f"{other.name} - {found[0].name}"] = (sds[0], sds[1], sds[2])
+        count = len(set(found[0].unit_N))
+        wanted = [count, 2 * count, 4 * count] if units is None else _numbers("units", units)
+        data = found[0].record.data
+        about = f"{data.name} {data.split}; standard deviations of these runs, which have {count} units"
+        folder = output or common_folder([family.folder for family in grouped])
+    smallest = {
+        name: smallest_differences(sds, _numbers("seeds", seeds), wanted, power=power, comparisons=comparisons)
+        for name, sds in sources.items()
+    }
+    table = power_table(sources, smallest, wanted, power=power, comparisons=comparisons, about=about)
+    if not main_process():
+        return
+    table_console().print(table.to_rich())
+    if folder is not None:
+        table.write(folder / "tables" / "power")
+        say(f"Table: {folder}/tables/power*")
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """``3,5`` -> [3, 5]."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) < 8 for part in parts):
+        raise ConfigError(f"--{option} {text} is impossible: give whole numbers with commas, as 3,5,10.")
+    return [int(part) for part in parts]
+
+
 @app.command(name="summary")
 def summary_command(
     folders: Annotated[

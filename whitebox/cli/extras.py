@@ -25,9 +25,12 @@ Confusion = Annotated[bool, typer.Option("--confusion", help="Also the confusion
 Images = Annotated[
     bool, typer.Option("--images", help="Also IoU image by image, the worst images, and frequency-weighted IoU.")
 ]
+Variance = Annotated[bool, typer.Option("--variance", help="Also how much of the variance is of seed, unit, residual.")]
 
 
-def chosen_extras(boundary: bool, ratio: float | None, calibration: bool, confusion: bool, images: bool) -> list[Extra]:
+def chosen_extras(
+    boundary: bool, ratio: float | None, calibration: bool, confusion: bool, images: bool, variance: bool
+) -> list[Extra]:
     """What was asked for.
 
     Raises:
@@ -37,11 +40,12 @@ def chosen_extras(boundary: bool, ratio: float | None, calibration: bool, confus
     from analysis.measures.calibration import Calibration as Confidence
     from analysis.measures.confusion import Confusion as Matrix
     from analysis.measures.images import Images as Singly
+    from analysis.measures.variance import Variance as Sources
 
     if ratio is not None and not boundary:
         raise ConfigError("--boundary-ratio says how near to a boundary pixels count: add --boundary.")
     found: list[Extra] = []
     if boundary:
         found.append(BoundaryIoU() if ratio is None else BoundaryIoU(ratio))
-    asked = ((calibration, Confidence), (confusion, Matrix), (images, Singly))
+    asked = ((calibration, Confidence), (confusion, Matrix), (images, Singly), (variance, Sources))
     return [*found, *(extra() for wanted, extra in asked if wanted)]

@@ -26,7 +26,7 @@ from whitebox.cli.app import (
     say,
     together,
 )
-from whitebox.cli.extras import Boundary, BoundaryRatio, Calibration, Confusion, Images, chosen_extras
+from whitebox.cli.extras import Boundary, BoundaryRatio, Calibration, Confusion, Images, Variance, chosen_extras
 from whitebox.cli.names import Classes, Fast, TopK, Vocabulary, chosen_names, encode_names, require_fast
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
@@ -226,6 +226,7 @@ def evaluate_command(
     calibration: Calibration = False,
     confusion: Confusion = False,
     images: Images = False,
+    variance: Variance = False,
     vocabulary: Vocabulary = None,
     fast: Fast = False,
     topk: TopK = None,
@@ -253,7 +254,7 @@ def evaluate_command(
     paths, overrides = runs_and_overrides(runs)
     names = chosen_names(None, vocabulary)
     require_fast(fast, topk)
-    extras = chosen_extras(boundary, boundary_ratio, calibration, confusion, images)
+    extras = chosen_extras(boundary, boundary_ratio, calibration, confusion, images, variance)
     found, runs_found = [], []
     with together(device):
         for path in paths:

@@ -14,16 +14,16 @@ import torch
 from child_runs import TINY
 
 from analysis.consumed import Chosen
-from analysis.maths.resampling import estimated
+from analysis.maths.resampling import estimated, sampled
 from analysis.measures.boundary import Boundary
 from analysis.measures.calibration import Calibration
 from analysis.measures.confusion import Confusion
-from analysis.measures.evaluation import evaluated
+from analysis.measures.evaluation import evaluated, read_counts
 from analysis.measures.extras import with_counts
 from analysis.measures.families import family_evaluation, family_extras, joined, merged
 from analysis.measures.images import Images
 from analysis.measures.renewal import renew
-from analysis.record import RecordError, read_records
+from analysis.record import RecordError, read_record, read_records
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.metrics import score_vectors
@@ -133,6 +133,50 @@ def test_eval_and_compare_and_summary_take_a_family_as_one_model(call: Call, run
     assert code == 0, err
     rows = (runs / "tables" / "summary.md").read_text("utf-8")
     assert "| sa |" in rows and "seed-0" not in rows
+
+
+def test_variance_by_its_source_and_power(call: Call, runs: Path) -> None:
+    code, out, err = call("eval", runs / "sa", "--variance", "--device", "cpu")
+    assert code == 0, err
+    (record,) = read_records(runs / "sa" / "records", "variance")
+    assert (record.measured["seeds"], record.measured["units"]) == (3, 4)
+    counts = np.stack([read_counts(path, read_record(path.with_suffix(".json"))).counts_N3K for path in npz(runs)])
+    cells_SU = sampled(counts.reshape(3, 4, -1), score_vectors, resamples=1).cells_SUM[..., 0]
+    rest_SU = cells_SU - cells_SU.mean(0) - cells_SU.mean(1)[:, None] + cells_SU.mean()
+    assert record.measured["miou"]["residual"] ** 2 == pytest.approx((rest_SU**2).sum() / 6)
+    (table,) = (runs / "sa" / "tables").glob("variance-*.md")
+    assert "4 images, 3 trainings" in table.read_text("utf-8")
+    assert call("eval", runs / "sa" / "seed-0", "--variance", "--device", "cpu")[0] == 0
+    (single,) = read_records(runs / "sa" / "seed-0" / "records", "variance")
+    assert single.measured["miou"]["seed"] is None and single.measured["miou"]["unit"] > 0
+    code, out, err = call("power", runs / "sa", runs / "other", "--device", "cpu", "-o", "out", "--comparisons", 2)
+    assert code == 0 and Path("out/tables/power.md").is_file(), err
+    assert "other - sa" in out and "4 units" in out and "16 units" in out
+    rows = Path("out/tables/power.csv").read_text("utf-8").splitlines()
+    by_units = [[float(each) for each in row.split(",")[-3:]] for row in rows[1:]]
+    assert len(rows) == 4 and all(row == sorted(row, reverse=True) for row in by_units)
+
+
+def npz(runs: Path) -> list[Path]:
+    """The counts of the trainings of one family."""
+    return [next((runs / "sa" / f"seed-{seed}" / "records").glob("eval-*.npz")) for seed in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs/sa"], "power takes a reference and at least one other model"),
+        (["runs/sa", "runs/other/seed-0"], "so seed is unknown: train with --seeds, or give --sd-seed"),
+        ([], "power needs runs, or standard deviations: give --sd-seed, --sd-unit, --sd-residual as well"),
+        (["--sd-seed", "1", "--sd-unit", "1", "--sd-residual", "1"], "does not know how many units there are"),
+        (["runs/sa", "runs/other", "--seeds", "2"], "seeds=2 is impossible: of fewer than 3"),
+        (["runs/sa", "runs/other", "--units", "x"], "--units x is impossible: give whole numbers with commas"),
+        (["runs/sa", "runs/other", "--power", "1"], "power=1.0 is impossible"),
+    ],
+)
+def test_power_that_cannot_be_told(call: Call, runs: Path, arguments: list[str], message: str) -> None:
+    code, _, err = call("power", *arguments, "--device", "cpu")
+    assert code == 2 and err.count("\n") == 1 and message in err, err
 
 
 def test_one_model_cannot_be_compared_with_itself(call: Call, runs: Path) -> None:
