@@ -98,7 +98,7 @@ def compare(
     unlike = [
         f"{key} is {value}, that of the reference {others.get(key)}"
         for key, value in settings.items()
-        if value != others.get(key) and key != "training_seeds"
+        if value != others.get(key) and key not in ("training_seeds", "training_weights")
     ]
 
     def answer() -> Answer:

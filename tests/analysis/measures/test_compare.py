@@ -126,7 +126,9 @@ class TestCompare:
 
     def test_other_settings_are_noted(self) -> None:
         reference, model = example("first", 1), example("second", 2)
-        record = dataclasses.replace(model.record, settings={**model.record.settings, "window": 64})
+        record = dataclasses.replace(
+            model.record, settings={**model.record.settings, "window": 64, "training_weights": ["ab"]}
+        )
         changed = dataclasses.replace(model, record=record)
         vars(changed)["evaluation"] = model.evaluation
         notes = compare(reference, changed, notes=["hello"]).measured["notes"]
