@@ -55,9 +55,19 @@ def _timed(record: Record) -> Hashable:
 
 ACCURACY = Source("eval", "whitebox eval", lambda record: not record.variant, lambda record: record.data)
 COST = Source("profile", "whitebox profile", lambda record: True, _timed)
+BOUNDARY = Source(
+    "boundary",
+    "whitebox eval --boundary",
+    lambda record: not record.variant,
+    lambda record: (record.data, str(record.settings.get("boundary_ratio"))),
+)
+CALIBRATION = Source(
+    "calibration", "whitebox eval --calibration", lambda record: not record.variant, lambda record: record.data
+)
 ABSOLUTE, RELATIVE = _noise(False), _noise(True)
 NOISE = (ABSOLUTE, RELATIVE)
 SOURCES = (ACCURACY, COST, *NOISE)
+OPTIONAL = (BOUNDARY, CALIBRATION)  # shown where they are there, and never missed
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ def summarise(records: Sequence[Record], split: str | None = None) -> Summary:
             for record in records
             if record.kind == source.kind and record.weights is not None and source.fits(record)
         ]
-        for source in SOURCES
+        for source in (*SOURCES, *OPTIONAL)
     }
     measured = [record for source in (ACCURACY, *NOISE) for record in usable[source]]
     images = _most_measured([record for record in measured if split in (None, record.data.split)])
@@ -198,8 +208,13 @@ def _quantities(summary: Summary) -> list[_Quantity]:
     def sigma_50(record: Record) -> Estimate:
         return estimate(record.measured.get("sigma_50") or {})
 
+    optional = {
+        BOUNDARY: [column("Boundary IoU (%)", 1, BOUNDARY, lambda record: percent(record.measured["miou"]))],
+        CALIBRATION: [column("ECE (%)", 1, CALIBRATION, lambda record: percent(record.measured["ece"]))],
+    }
     return [
         column("mIoU (%)", 1, ACCURACY, lambda record: percent(record.measured["miou"])),
+        *(each for source, shown in optional.items() if summary.chosen[source] for each in shown),
         column("Parameters (M)", 2, COST, lambda record: Estimate(1e-6 * stored_cost(record, "model").parameters)),
         column("Decoder (M)", 3, COST, lambda record: Estimate(1e-6 * stored_cost(record, "decoder").parameters), True),
         column("Decoder (GFLOPs)", 3, COST, lambda record: Estimate(stored_cost(record, "decoder").gflops), True),
@@ -216,6 +231,9 @@ def _caption(summary: Summary) -> str:
         f"{accuracy.data.name} {accuracy.data.split}, n = {accuracy.n} images. mIoU: "
         f"{together_words(list(summary.chosen[ACCURACY].values()))}."
     )
+    optional = [name for source, name in ((BOUNDARY, "Boundary IoU"), (CALIBRATION, "ECE")) if source in first]
+    if optional:
+        text += f" {' and '.join(optional)}: intervals alike."
     if COST in first:
         settings, record = first[COST].settings, first[COST]
         text += (

@@ -62,6 +62,25 @@ def test_a_row_is_what_the_records_of_one_model_say(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "summary.png").size[0] > 1000 and (tmp_path / "summary.pdf").is_file()
 
 
+def test_outlines_and_calibration_where_they_are_there(tmp_path: Path) -> None:
+    """The same ratio for all; who lacks them is shown without, and nothing is missed."""
+
+    def also(kind: str, key: str, model: str, value: float, **changes) -> Record:
+        return record(kind, model, {key: {"value": value, "low": value - 0.05, "high": value + 0.05}}, **changes)
+
+    records = [evaluation("a", 0.5), evaluation("b", 0.4), evaluation("c", 0.3), also("calibration", "ece", "a", 0.1)]
+    for model, value, ratio in (("a", 0.2, 0.02), ("b", 0.3, 0.02), ("c", 0.9, 0.005)):
+        records.append(also("boundary", "miou", model, value, settings={"boundary_ratio": ratio}))
+    summary = summarise(records)
+    assert not any("boundary" in line or "calibration" in line for line in summary.missing)
+    made = shown(summary, tmp_path / "summary")
+    assert [column.name for column in made.columns][1:4] == ["mIoU (%)", "Boundary IoU (%)", "ECE (%)"]
+    assert [row[2] for row in made.shown()] == ["20.0 [15.0, 25.0]", "30.0 [25.0, 35.0]", "–"]
+    assert [row[3] for row in made.shown()] == ["10.0 [5.0, 15.0]", "–", "–"]
+    assert "Boundary IoU and ECE: intervals alike." in made.caption
+    assert len(table(summarise(records[:3])).columns) == 8  # not there, not shown
+
+
 def test_only_comparable_records_stand_side_by_side(tmp_path: Path) -> None:
     two_threads = [profile("a", threads=2, speed=9), profile("a", threads=1), profile("b", threads=1)]
     records = [evaluation("a", 0.3), evaluation("b", 0.2), *two_threads]
