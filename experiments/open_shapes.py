@@ -253,6 +253,7 @@ def _rejecting(model: OpenSegmentor, names: tuple[str, ...], images: int, size: 
 TITLES = {
     "sed-tiny": "SED",
     "sed-random": "SED, random vectors for names",
+    "sed-joint": "SED, text tower trained, too",
     "cost-alone": "cosine of the towers alone",
     "segmenter-linear": "Segmenter linear (seen classes alone)",
     "depict-sa-open": "DEPICT-SA, classes made of names",

@@ -1,14 +1,19 @@
 """DEPICT-SA and CBSA with classes made of names, and training steps with some of the names."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from exporting import OfScales, check_export
 from torch import Tensor
 
 from whitebox.config import resolve
+from whitebox.engine.contrast import ContrastConfig, kept_at
 from whitebox.engine.optimisation import build_loss
 from whitebox.errors import ConfigError, ModelError
 from whitebox.models import EncoderConfig, OpenSegmentor, build, record
+from whitebox.models.clip import CLIPConfig
 from whitebox.models.decoders.depict_sa import DepictSAConfig
 from whitebox.models.decoders.open_queries import OpenCBSAConfig, OpenDepictSAConfig
 from whitebox.models.open_vocabulary import few_classes
@@ -147,3 +152,28 @@ def test_random_embeddings_know_nothing_of_words() -> None:
     assert cosines.abs().max() < 0.6
     model.set_vocabulary(NAMES[2:3])
     torch.testing.assert_close(model.prepare()[0], features[2])
+
+
+def test_a_trained_text_tower_learns_and_its_embeddings_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path))
+    config = resolve("sed-tiny", "open-shapes", {"encoder.train_text": True})
+    torch.manual_seed(0)
+    model = build(config.encoder, config.decoder, len(NAMES), NAMES)
+    assert isinstance(model, OpenSegmentor)
+    model.loss = build_loss(replace(config.loss, names=3), len(NAMES))
+    before = model.prepare().clone()
+    labels = torch.randint(0, 5, (2, 64, 64))
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.loss.mean(model(images(), labels), model.loss.counts(labels, 5)).backward()
+    missing = [name for name, each in model.encoder.text.named_parameters() if each.grad is None]
+    assert not missing and model.encoder.text.projection.grad is not None
+    assert model.encoder.text.projection.grad.abs().max() > 0
+    optimizer.step()
+    model.eval()
+    assert not torch.equal(model.prepare(), before)
+    same = [resolve("sed-tiny", "open-shapes", {"encoder.train_text": trained}).encoder for trained in (False, True)]
+    first, second = (kept_at(each, ContrastConfig()) for each in same if isinstance(each, CLIPConfig))
+    assert first == second  # of the contrastive stage
+    with pytest.raises(ConfigError, match=r"encoder\.train_text=True .*random embeddings read no text"):
+        resolve("sed-tiny", "open-shapes", {"encoder.train_text": True, "encoder.embeddings": "random"})

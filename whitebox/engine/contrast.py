@@ -38,7 +38,7 @@ from whitebox.models.text import templates
 VERSION = 1  # of this file: another one trains other towers
 TINY = "clip_convnext_tiny"
 # Of an encoder, what its contrastive stage does not depend on.
-_NO_MATTER = ("pretrained", "weights", "image_size", "squash", "finetune", "embeddings")
+_NO_MATTER = ("pretrained", "weights", "image_size", "squash", "finetune", "embeddings", "train_text")
 _LARGEST_SCALE = math.log(100)  # CLIP's bound of the temperature
 
 OnStep = Callable[[int, int], None]  # steps done, of how many

@@ -100,7 +100,8 @@ class CLIPConfig:
     weights: str | None = None  # or read them from this file (.safetensors, or .pth holding tensors only)
     image_size: int | None = None  # px, of the square that images are squashed to; None: the dataset's crop, else 768
     squash: bool = True  # False: images keep their own size and aspect ratio
-    finetune: str = "full"  # of the image tower: full | conv | mlp | res5 | none; the text tower is frozen
+    finetune: str = "full"  # of the image tower: full | conv | mlp | res5 | none
+    train_text: bool = False  # whether the text tower is trained, too (a control: SED never does)
     embeddings: str = "text"  # of names: text | random (a control: unit vectors that know nothing of their words)
     templates: str = "imagenet"  # prompts of a name: imagenet (80) | imagenet-select (8) | single | plain (4)
     drop_path: float | None = None
@@ -124,6 +125,8 @@ class CLIPConfig:
         require(self.finetune in FINETUNE, "encoder.finetune", self.finetune, f"choose {', '.join(FINETUNE)}")
         known = self.embeddings in ("text", "random")
         require(known, "encoder.embeddings", self.embeddings, "choose text or random")
+        read = self.embeddings == "text"
+        require(read or not self.train_text, "encoder.train_text", self.train_text, "random embeddings read no text")
         sets = ", ".join(TEMPLATE_COUNTS)
         require(self.templates in TEMPLATE_COUNTS, "encoder.templates", self.templates, f"choose {sets}")
         for key in ("drop_path", "dropout"):
@@ -223,8 +226,9 @@ class CLIPEncoder(nn.Module):
         self.freeze()
 
     def freeze(self) -> None:
-        """Leave trainable what ``finetune`` says; the text tower and the logit scale never are."""
+        """Leave trainable what ``finetune`` and ``train_text`` say; the logit scale never is."""
         self.requires_grad_(False)
+        self.text.requires_grad_(self.config.train_text)
         head = "head.mlp" if isinstance(self.projection, Mlp) else "head.proj"  # open_clip's names, as SED's rules read
         for name, parameter in (*self.trunk.named_parameters(), *self.projection.named_parameters(head)):
             parameter.requires_grad_(any(part in name for part in FINETUNE[self.config.finetune]))

@@ -17,7 +17,7 @@ from whitebox.models.clip import CLIPEncoder
 from whitebox.models.cross_entropy import IGNORED
 from whitebox.models.decoders.base import Decoder, Prediction
 from whitebox.models.segmentor import Encoded, Segmentor
-from whitebox.models.text import Progress, cached_text_features, random_features
+from whitebox.models.text import Progress, cached_text_features, random_features, templates, text_features
 from whitebox.names import check_vocabulary
 from whitebox.palette import distinct_palette
 
@@ -105,8 +105,10 @@ class OpenSegmentor(Segmentor):
     def forward(self, images: Tensor | Encoded, labels: Tensor | None = None) -> Tensor:
         """RGB images (B, 3, H, W) -> probabilities (B, T, H, W); with labels the sums of ``loss``."""
         few = getattr(self.loss, "names", None)
-        if labels is not None and self.training and few is not None and few < self.num_classes:
-            return self._loss_of_few(images, labels, few)
+        if labels is not None and self.training:
+            few = self.num_classes if few is None else few
+            if few < self.num_classes or self.encoder.config.train_text:
+                return self._loss_of_few(images, labels, few)
         prediction = self.predict(images)
         if labels is not None:
             return self.loss(prediction, labels, self.label_stride(prediction, labels))
@@ -115,10 +117,17 @@ class OpenSegmentor(Segmentor):
 
     def _loss_of_few(self, images: Tensor | Encoded, labels: Tensor, few: int) -> Tensor:
         """The loss with some of the names alone, as much as that of all of them would be on average."""
-        features_TPD, T = self.prepare(), self.num_classes
+        encoder, T = self.encoder, self.num_classes
+        features_TPD = None if encoder.config.train_text else self.prepare()  # of a tower that changes none is kept
         chosen_S, labels = few_classes(labels, T, few)
         try:
-            self._features, self.decoder.num_classes = features_TPD[chosen_S], len(chosen_S)
+            if features_TPD is None:
+                names = [self.classes[index] for index in chosen_S.tolist()]
+                of = templates(encoder.config.templates)
+                self._features = text_features(encoder.text, encoder.tokenizer, names, of)
+            else:
+                self._features = features_TPD[chosen_S]
+            self.decoder.num_classes = len(chosen_S)
             prediction = self.predict(images)
         finally:
             self._features, self.decoder.num_classes = features_TPD, T

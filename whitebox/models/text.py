@@ -177,7 +177,6 @@ class TextTower(nn.Module):
         return cast(Tensor, z_ND @ self.projection)
 
 
-@torch.no_grad()
 def text_features(
     tower: TextTower,
     tokenizer: Tokenizer,
@@ -185,7 +184,7 @@ def text_features(
     of: Sequence[str],
     progress: Progress | None = None,
 ) -> Tensor:
-    """Unit vectors of each class under each template, (T, P, D) float32 on the tower's device.
+    """Unit vectors of each class under each template, (T, P, D) float32 on the tower's device, with their gradients.
 
     Args:
         names: classes, synonyms separated by ", ". of: templates.
@@ -253,7 +252,8 @@ def cached_text_features(
         except (SafetensorError, OSError, ValueError, KeyError):
             pass
         log.warning("%s is damaged; its names are encoded again.", path)
-    features = text_features(tower, tokenizer, names, templates(template_name), progress)
+    with torch.no_grad():
+        features = text_features(tower, tokenizer, names, templates(template_name), progress)
     try:
         write_atomically(path, lambda target: save_file({"features": features.cpu().contiguous()}, target))
     except OutputError as error:
