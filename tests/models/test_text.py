@@ -61,7 +61,7 @@ def test_token_ids_of_a_whole_class_list_are_the_official_ones(shared: Path) -> 
     assert torch.equal(tokenizer(case.facts["text_prompts"]), case["text.ids"].long())
 
 
-@pytest.mark.parametrize("name", ["coco", "ade150", "pc59", "voc20", "voc20b"])  # the two long ones take half a minute
+@pytest.mark.parametrize("name", ["coco", "ade150", "ade847", "pc59", "pc459", "voc20", "voc20b"])
 def test_token_ids_of_every_prompt_of_a_list_are_the_official_ones(shared: Path, name: str) -> None:
     facts = json.loads((shared / "golden" / "sed_steps" / "sed_eval_data.json").read_text(encoding="utf-8"))
     tokenizer, of = make_tokenizer((), 77), text.templates("imagenet")
