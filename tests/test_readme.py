@@ -112,7 +112,7 @@ def test_commands_and_python(reader: Path, monkeypatch: pytest.MonkeyPatch) -> N
         missing = [extra for extra in asked if find_spec(EXTRAS[extra].module) is None]
         assert (stopped.value.code or 0) == (ConfigError.exit_code if missing else 0), command
 
-    (python,) = blocks("python")
+    python = "\n".join(blocks("python"))  # one program: later blocks go on with the model of the first
     names: dict[str, object] = {}
     exec(python, names)
     for line in python.splitlines():
