@@ -45,8 +45,8 @@ class Extra:
         return kept
 
     def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
-        """What lies beside the record; None: the evaluation has not kept it."""
-        raise NotImplementedError
+        """What lies beside the record, if anything does; None: the evaluation has not kept what this needs."""
+        return {}
 
     def restored(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Fields of an `Evaluation` from what lies beside the record: the way back from `arrays`."""

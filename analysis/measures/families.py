@@ -44,6 +44,25 @@ def family_evaluation(family: Family, trained: Sequence[Evaluated], output: Path
     return Evaluated(family.name, record, trained[0].counts, members=tuple(trained))
 
 
+def model_evaluations(
+    grouped: Sequence[Family], single: Sequence[Evaluated], output: Path | None = None
+) -> list[Evaluated]:
+    """An evaluation a model: those of trainings that belong together as one, others as they are.
+
+    Args:
+        single: the evaluation of each run, in the order that families count them in.
+
+    Raises:
+        RecordError: see `family_evaluation`.
+    """
+    return [
+        family_evaluation(family, [single[index] for index in family.indices], output)
+        if len(family.indices) > 1
+        else single[family.indices[0]]
+        for family in grouped
+    ]
+
+
 def family_extras(
     family: Family, trained: Sequence[Evaluated], extras: Sequence[Extra], output: Path | None = None
 ) -> list[Record]:

@@ -41,10 +41,6 @@ class Images(Extra):
     kind = "images"
     counted = False
 
-    def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
-        """Nothing of its own."""
-        return {}
-
     def measured(
         self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
     ) -> dict[str, Any]:

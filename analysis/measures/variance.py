@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.measures.extras import SEED, Extra
 
@@ -30,10 +29,6 @@ class Variance(Extra):
 
     kind = "variance"
     counted = False
-
-    def arrays(self, evaluation: Evaluation) -> dict[str, NDArray[Any]] | None:
-        """Nothing of its own: it is made of what every evaluation counts."""
-        return {}
 
     def measured(
         self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None

@@ -56,7 +56,7 @@ def compare_command(
     """
     from analysis.consumed import Chosen
     from analysis.measures.compare import compare, distinct_names
-    from analysis.measures.families import family_evaluation
+    from analysis.measures.families import model_evaluations
     from analysis.show.render import render
     from whitebox.engine.header import weights_file
     from whitebox.runs import families, find_run
@@ -76,12 +76,7 @@ def compare_command(
         names = distinct_names([weights_file(path) for path in paths])
         for run, name in zip(runs_found, names, strict=True):
             single.append(_evaluated(run, name, chosen, output, again))
-        found = [
-            family_evaluation(family, [single[index] for index in family.indices], output)
-            if len(family.indices) > 1
-            else single[family.indices[0]]
-            for family in grouped
-        ]
+        found = model_evaluations(grouped, single, output)
         pairs = zip(found[1:], grouped[1:], strict=True)
         records = [compare(found[0], other, output or family.folder, seed, again=again) for other, family in pairs]
     if main_process():
@@ -122,7 +117,7 @@ def power_command(
     """
     from analysis.consumed import Chosen
     from analysis.measures.compare import require_same_images
-    from analysis.measures.families import family_evaluation
+    from analysis.measures.families import model_evaluations
     from analysis.measures.variance import parts_of_miou, smallest_differences
     from analysis.show.variance import power_table
     from whitebox.runs import families, find_run
@@ -147,12 +142,7 @@ def power_command(
                     "power takes a reference and at least one other model: their difference is what varies."
                 )
             single = [_evaluated(run, run.name, chosen, output, again=False) for run in found_runs]
-            found = [
-                family_evaluation(family, [single[index] for index in family.indices], output)
-                if len(family.indices) > 1
-                else single[family.indices[0]]
-                for family in grouped
-            ]
+            found = model_evaluations(grouped, single, output)
         sources = {}
         for other in found[1:]:
             require_same_images(found[0], other)
