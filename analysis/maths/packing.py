@@ -28,6 +28,9 @@ def unpack(lines: Sequence[str]) -> Array:
     return np.array([[float(value) for value in line.split()] for line in lines], dtype=np.float64)
 
 
+PICTURE = {"side", "peak", "values"}  # keys of what `packed` gives
+
+
 def packed(symmetric_MM: Array) -> dict[str, Any]:
     """A symmetric matrix for a heat map: its upper triangle, row by row, as bytes in base64, in steps of peak / 127.
 
@@ -45,6 +48,3 @@ def unpacked(stored: Mapping[str, Any]) -> Array:
     matrix = np.zeros((stored["side"], stored["side"]))
     matrix[np.triu_indices(stored["side"])] = levels * (stored["peak"] / _LEVELS)
     return np.triu(matrix) + np.triu(matrix, 1).T
-
-
-# ---- rendering -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from analysis.ask import keep
 from analysis.maths.conventions import LEVEL
+from analysis.maths.packing import PICTURE
 from analysis.maths.resampling import LEAST
 from analysis.measures.evaluation import Evaluated, measured_scores
 from analysis.measures.extras import SEED, Extra, with_counts
@@ -104,8 +105,22 @@ def family_records(
         seeds = [runs[index].seed for index in family.indices]
         question = _question(family, own, seeds, own[0].seeds.get("bootstrap"))
         measured = merged([record.measured for record in own])
+        if said := _notes(own, seeds):
+            measured["notes"] = said
         found.append(keep(question, Answer(measured=measured, n=own[0].n), (output or family.folder) / "records"))
     return found
+
+
+def _notes(records: Sequence[Record], seeds: Sequence[int]) -> list[str]:
+    """What was noted of all trainings, and with its seeds what was of some."""
+    by_note: dict[str, list[int]] = {}
+    for record, seed in zip(records, seeds, strict=True):
+        for note in record.measured.get("notes", ()):
+            by_note.setdefault(note, []).append(seed)
+    return [
+        note if len(own) == len(records) else f"seed {', '.join(map(str, own))}: {note}"
+        for note, own in by_note.items()
+    ]
 
 
 def _question(family: Family, records: Sequence[Record], seeds: Sequence[int], draws: int | None) -> Question:
@@ -137,17 +152,23 @@ def _question(family: Family, records: Sequence[Record], seeds: Sequence[int], d
 def merged(stored: Sequence[Any]) -> Any:
     """What several trainings have measured, as one: numbers averaged, estimates with their spread, the rest as it was.
 
-    What they do not have in common (a note, a list of another length) is that of the first; a number that one of them
-    lacks is unknown.
+    Parts of lists that have words (a layer, a map) are matched by these. What does not add up (a matrix, a text) is
+    that of the first; a number that one of them lacks is unknown. Under the key ``numbers`` are estimates, also where
+    one training has no interval for them; ``sigma_50`` is joined by its logarithm, as over draws.
     """
     first = stored[0]
     if all(isinstance(each, Mapping) for each in stored):
+        if first.keys() == PICTURE:
+            return first
         if "value" in first and {"low", "high"} & first.keys() and all("value" in each for each in stored):
             beside = [key for key in first if key not in ("value", "low", "high")]  # as the draws behind a value
-            return {**{key: merged([each[key] for each in stored if key in each]) for key in beside}, **joined(stored)}
-        return {key: merged([each[key] for each in stored if key in each]) for key in first}
-    if all(isinstance(each, list) and len(each) == len(first) for each in stored):
-        return [merged(parts) for parts in zip(*stored, strict=True)]
+            together = joined_lists(stored) if isinstance(first["value"], list) else joined(stored)
+            return {**{key: merged([each[key] for each in stored if key in each]) for key in beside}, **together}
+        return {key: _JOINED.get(key, merged)([each[key] for each in stored if key in each]) for key in first}
+    if all(isinstance(each, list) for each in stored):
+        common = _alike(stored)
+        if all(len(each) == len(common[0]) for each in common):
+            return [merged(parts) for parts in zip(*common, strict=True)]
     known = [each for each in stored if each is not None]
     numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in known)
     if numbers and len(known) < len(stored):
@@ -155,6 +176,59 @@ def merged(stored: Sequence[Any]) -> Any:
     if numbers and len(set(stored)) > 1:
         return float(np.mean(stored))
     return first
+
+
+def _alike(lists: Sequence[list[Any]]) -> Sequence[list[Any]]:
+    """Lists of parts that are told apart by their words (a layer, a query), without those that not all of them have."""
+    if not all(isinstance(part, Mapping) for each in lists for part in each):
+        return lists
+    words = [[tuple(word for word in part.values() if isinstance(word, str)) for part in each] for each in lists]
+    if any(len(set(each)) < len(each) for each in words):
+        return lists
+    common = [word for word in words[0] if all(word in each for each in words)]
+    return [[each[own.index(word)] for word in common] for each, own in zip(lists, words, strict=True)]
+
+
+def _spread(stored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `merged`; each number becomes an estimate."""
+    found = {}
+    for key in stored[0]:
+        values = [each.get(key) for each in stored]
+        single = all(value is None or isinstance(value, int | float) for value in values)
+        found[key] = joined([{"value": value} for value in values]) if single else merged(values)
+    return found
+
+
+def _geometric(stored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `merged`, of positive numbers: the geometric mean, with the interval of the logarithm; sd times the mean."""
+
+    def through(change: Callable[[float], float], values: Any) -> Any:
+        if isinstance(values, Mapping):
+            return {key: through(change, each) for key, each in values.items()}
+        if isinstance(values, list):
+            return [through(change, each) for each in values]
+        return None if values is None else change(values)
+
+    if any(each["value"] is None for each in stored):  # one bears whatever it was given: no mean of the others
+        stored = [{**each, "value": None} for each in stored]
+    together = merged(through(math.log, stored))
+    spread = together.pop("sd", None)
+    found: dict[str, Any] = through(math.exp, together)
+    return found if spread is None else {**found, "sd": spread * found["value"]}
+
+
+def joined_lists(stored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `joined`, of estimates that lie side by side, as those of a spectrum."""
+    ends = ("value", "low", "high")
+    columns = [[each[end] for end in ends] for each in stored]
+    found = [
+        joined([dict(zip(ends, each, strict=True)) for each in together])
+        for together in zip(*(zip(*own, strict=True) for own in columns), strict=True)
+    ]
+    return {key: [each[key] for each in found] for key in found[0]}
+
+
+_JOINED = {"numbers": _spread, "sigma_50": _geometric}
 
 
 def joined(estimates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ Where only the decoder is perturbed, the encoder runs once (``whitebox.engine.en
 by row (``analysis.measures.rows``), so a sweep goes on where it stopped.
 
 ``measured``: ``curve``, a list over levels, the clean model (sigma 0) first, of ``sigma``, ``miou`` (mean over draws,
-with its interval), ``smallest``, ``largest``, ``images`` (low and high of the interval over images) and ``draws`` (mIoU
+with its interval), ``smallest``, ``largest``, ``images`` (the same with the interval over images) and ``draws`` (mIoU
 of each row); ``sigma_50`` with its interval, and that of each draw. Fractions.
 """
 

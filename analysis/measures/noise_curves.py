@@ -65,7 +65,7 @@ def curve_point(sigma: float, draws: Sequence[Sequence[Key]], miou: MeanScores, 
         "miou": {"value": mean, "low": low, "high": high},
         "smallest": min(single),
         "largest": max(single),
-        "images": {"low": edges[0], "high": edges[1]},
+        "images": {"value": mean, "low": edges[0], "high": edges[1]},
         "draws": single,
     }
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.maths.conventions import MULTIPLES
 from analysis.record import Record, RecordError
-from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
-from analysis.show.spread import bootstrap_words, figure_words, interval_words
-from analysis.show.tables import Cell, Column, Table, number, stored_cell
+from analysis.show.figures import PAGE, curves_behind, figure_style, new_figure, save_figure, trainings_behind
+from analysis.show.spread import behind_words, bootstrap_words, figure_words, interval_words
+from analysis.show.tables import Cell, Column, Table, estimate, number, stored_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,16 +212,17 @@ def _draw_directions(records: Sequence[Record], stem: Path) -> None:
             known, names = axes.get_legend_handles_labels()
             handles |= dict(zip(names, known, strict=True))
         figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=len(handles))
-        figure.supxlabel(_shown_on(records[0]), fontsize=6.5)
+        figure.supxlabel(f"{_shown_on(records[0])}{behind_words(records, 'ticks')}", fontsize=6.5)
         save_figure(figure, stem)
 
 
 def _dot(axes: Axes, row: int, stored: Any, sense: int, marker: str, colour: Any, label: str) -> None:
     if stored is None or stored["value"] is None:
         return
-    if stored["low"] is not None:
-        axes.plot([sense * stored["low"], sense * stored["high"]], [row, row], color=colour, linewidth=1)
-    axes.plot(sense * stored["value"], row, marker, color=colour, markersize=5 if marker != "|" else 8, label=label)
+    shown = estimate(stored, sense)
+    axes.plot([shown.low, shown.high], [row, row], color=colour, linewidth=1)
+    axes.plot(shown.value, row, marker, color=colour, markersize=5 if marker != "|" else 8, label=label)
+    trainings_behind(axes, shown, row, colour)
 
 
 def _draw_steps(records: Sequence[Record], stem: Path) -> None:
@@ -237,21 +238,22 @@ def _draw_steps(records: Sequence[Record], stem: Path) -> None:
             axes.set_axis_off()
         for axes, each in zip(panels.flat, records, strict=False):
             for layer in each.measured["layers"]:
-                value, low, high = (
-                    [_sense(layer) * number(estimate[key]) for estimate in layer["curve"]]
-                    for key in ("value", "low", "high")
-                )
+                curve = [estimate(each, _sense(layer)) for each in layer["curve"]]
                 name = _short(layer)
                 colour, dashes = colours[names.index(name) % len(colours)], "-" if _sense(layer) < 0 else "--"
+                low, high = [each.low for each in curve], [each.high for each in curve]
                 axes.fill_between(MULTIPLES, low, high, color=colour, alpha=0.2, linewidth=0)
+                value = [each.value for each in curve]
                 (handles[name],) = axes.plot(MULTIPLES, value, dashes, color=colour, linewidth=1.2)
+                curves_behind(axes, MULTIPLES, curve, colour, dashes)
             axes.axvline(1, color="0.3", linewidth=0.6)
             axes.axhline(0, color="0.3", linewidth=0.6)
             axes.set_title(each.model, fontsize=8)
             axes.set_xlabel("multiple of the update")
             axes.set_yscale("symlog", linthresh=1)
             axes.yaxis.set_major_formatter("{x:g}")
-        figure.supxlabel(f"1: the learned step. {_shown_on(records[0])}", fontsize=6.5)
+        caption = f"1: the learned step. {_shown_on(records[0])}{behind_words(records, 'lines')}"
+        figure.supxlabel(caption, fontsize=6.5)
         figure.supylabel("improvement: Rᶜ (%), inside (points)", fontsize=8)
         figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=6)
         save_figure(figure, stem)

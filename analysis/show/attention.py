@@ -15,7 +15,7 @@ from PIL import Image
 
 from analysis.maths.packing import unpack
 from analysis.record import Record, notes
-from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
+from analysis.show.figures import PAGE, dots_of_rows, figure_style, new_figure, save_figure
 from analysis.show.photos import (
     Pixels,
     at_pixels,
@@ -25,13 +25,15 @@ from analysis.show.photos import (
     conventions,
     figure_path,
     for_figure,
+    of_picture,
     photo_dpi,
     photo_name,
     photos_of,
     recorded_photo,
     show,
 )
-from analysis.show.tables import Cell, Column, Table, number
+from analysis.show.spread import behind_words, pictured, seeds_of
+from analysis.show.tables import Cell, Column, Table, estimate, number
 from whitebox.files import write_atomically
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
 
 
 def figures(records: Sequence[Record], stem: Path) -> None:
-    """One figure a photo, with the maps of all runs; none where there are no maps.
+    """One figure a photo, with the maps of all runs, none where there are no maps; of several trainings their numbers.
 
     Raises:
         RecordError: a photo is missing or has changed.
@@ -60,9 +62,30 @@ def figures(records: Sequence[Record], stem: Path) -> None:
     photos = [holders for holders in photos_of(records) if any(stored["maps"] for _, stored in holders)]
     for index, holders in enumerate(photos):
         _draw(holders, figure_path(stem, photos, index))
+    if any(len(seeds_of(held)) > 1 for held in records):
+        _draw_numbers(records, stem.with_name(f"{stem.name}-numbers"))
     for held in records:
         if held.settings["overlays"]:
             _overlays(held, stem.with_name(held.file_name.removesuffix(".json") + "-overlays"))
+
+
+def _draw_numbers(records: Sequence[Record], stem: Path) -> None:
+    """A row a map, with single trainings behind their mean."""
+    panels = {"entropy_share": "entropy (% of ln N)", "on_patches": "on patches (%)", "in_region": "in region (%)"}
+    maps = [(held, stored, each) for held in records for stored in held.measured["photos"] for each in stored["maps"]]
+    shown = {
+        label: [estimate(each["numbers"].get(key), 100) for *_, each in maps]
+        for key, label in panels.items()
+        if any(each["numbers"].get(key) is not None for *_, each in maps)
+    }
+    if shown:
+        names = [
+            f"{held.model}  {photo_name(stored)}  {each['query']}  {_place_of(each, held)}"
+            for held, stored, each in maps
+        ]
+        dots_of_rows(
+            names, shown, stem, f"Of single maps; definitions are in the table.{behind_words(records, 'ticks')}"
+        )
 
 
 def _table(records: Sequence[Record]) -> Table:
@@ -87,7 +110,7 @@ def _table(records: Sequence[Record]) -> Table:
             each["query"],
             each["layer"].partition(".")[2],
             each["head"],
-            *(factor * number(each["numbers"].get(key)) for key, _, factor, _ in columns),
+            *(_cell(each["numbers"].get(key), factor) for key, _, factor, _ in columns),
         )
         for held, stored, each in maps
     ]
@@ -97,8 +120,20 @@ def _table(records: Sequence[Record]) -> Table:
             *(column for _, column, *_ in columns),
         ),
         rows=tuple(rows),
-        caption=f"{_caption(having)} Each row is one map of one photo (n = 1, no interval). "
+        caption=f"{_caption(having)} Each row is one map of one photo (n = 1, no interval{_several(having)}). "
         f"{' '.join(words for *_, words in columns if words)}",
+    )
+
+
+def _cell(stored: Any, factor: float) -> Cell:
+    return estimate(stored, factor) if isinstance(stored, Mapping) else factor * number(stored)
+
+
+def _several(records: Sequence[Record]) -> str:
+    return (
+        "; of several trainings mean ± sd of the maps that all have"
+        if any(len(seeds_of(held)) > 1 for held in records)
+        else ""
     )
 
 
@@ -123,7 +158,7 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
     panel = min((PAGE - 0.2) / columns, 2.2)
     first = holders[0][0]
     shared = first.settings["colours"] == "shared"
-    brightest = max((each["numbers"]["maximum"] for *_, line in lines for each in line), default=0.0)
+    brightest = max((_maximum(each) for *_, line in lines for each in line), default=0.0)
     largest = brightest if shared else None
     with figure_style():
         figure = new_figure(1.2 + len(lines) * (min(panel * height / width, 2.6) + 0.4), PAGE)
@@ -134,14 +169,13 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
         for row, (held, stored, line) in zip(grid, lines, strict=True):
             if stored is not drawn:
                 labels_hw = unpack(stored["prediction"])
-                show(row[0], classes_over(image_HW3, labels_hw, stored, held), f"{held.model}\nprediction", panel)
+                show(row[0], classes_over(image_HW3, labels_hw, stored, held), f"{pictured(held)}\nprediction", panel)
                 drawn = stored
             if not line:
                 row[1].text(0.5, 0.5, f"no such {_shows(held)}", ha="center", va="center", fontsize=7, color="0.4")
             for axes, each in zip(row[1:], line, strict=False):
                 painted = _painted(image_HW3, each, stored, held, largest or _top(each, held, brightest))
-                maximum = each["numbers"]["maximum"]
-                show(axes, painted, f"{each['query']}\n{_place_of(each, held)}\nmax {maximum:.3g}", panel)
+                show(axes, painted, f"{each['query']}\n{_place_of(each, held)}\nmax {_maximum(each):.3g}", panel)
                 _mark(axes, image_HW3, each, stored)
         mixed_256x3 = OPACITY * _colours() + (1 - OPACITY) * 0.5
         bar = figure.colorbar(
@@ -182,7 +216,12 @@ def _lines(maps: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
 
 def _top(each: Mapping[str, Any], held: Record, brightest: float) -> float:
     """The value of the brightest colour, where maps do not share it: next to nothing does not look like much."""
-    return 1.0 if held.settings["colours"] == "unit" else max(each["numbers"]["maximum"], _FAINTEST * brightest)
+    return 1.0 if held.settings["colours"] == "unit" else max(_maximum(each), _FAINTEST * brightest)
+
+
+def _maximum(each: Mapping[str, Any]) -> float:
+    """Of a map as it is drawn."""
+    return float(of_picture(each["numbers"])["maximum"])
 
 
 def _place_of(each: Mapping[str, Any], held: Record) -> str:
@@ -229,9 +268,9 @@ def _overlays(held: Record, folder: Path) -> None:
     """Each map of a record over its photo at the photo's own resolution, one JPEG each."""
     for stored in held.measured["photos"]:
         image_HW3 = recorded_photo(stored)
-        brightest = max((each["numbers"]["maximum"] for each in stored["maps"]), default=0.0)
+        brightest = max(map(_maximum, stored["maps"]), default=0.0)
         for each in stored["maps"]:
             picture = Image.fromarray(_painted(image_HW3, each, stored, held, _top(each, held, brightest)))
-            words = (held.model, photo_name(stored), each["query"], each["layer"], each["head"])
+            words = (pictured(held), photo_name(stored), each["query"], each["layer"], each["head"])
             name = re.sub(r"[^\w.-]+", "_", "-".join(words)) + ".jpg"
             write_atomically(folder / name, partial(picture.save, format="jpeg", quality=92, subsampling=0))

@@ -231,7 +231,7 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
                 axes.plot(each.value, centre, "o", color=colours[index], markersize=3, label=label)
                 trainings_behind(axes, each, centre, colours[index])
         axes.set_xlabel(
-            f"IoU minus that of {reference}\n(percentage points, paired {figure_words(first)}),\n"
+            f"IoU minus that of {reference} (points),\npaired {figure_words(first)},\n"
             f"{first.data.name} {first.data.split} (n = {first.n} images)"
         )
         model_legend(figure, records, COLUMN)

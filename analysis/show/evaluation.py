@@ -47,23 +47,18 @@ def _side_by_side(records: Sequence[Record]) -> Table:
         (
             record.model,
             *(percent(record.measured[name]) for name in ("miou", "macc", "aacc")),
-            *((_sd(record), len(seeds_of(record)) or 1) if several else ()),
+            *((len(seeds_of(record)) or 1,) if several else ()),
         )
         for record in records
     ]
     first = records[0]
     what = f"{first.data.name} {first.data.split}, n = {first.n} images" if _same_data(records) else "different data"
-    spread = (Column("sd of mIoU", 2), Column("Trainings", 0)) if several else ()
+    spread = (Column("Trainings", 0),) if several else ()
     return Table(
         columns=(Column("Model"), Column("mIoU (%)"), Column("mAcc (%)"), Column("aAcc (%)"), *spread),
         rows=tuple(rows),
         caption=f"{what}. Brackets: {together_words(records)}; {bootstrap_words(first)}.",
     )
-
-
-def _sd(record: Record) -> float:
-    """Of the mIoU over trainings, in percentage points; NaN for one."""
-    return 100 * number(record.measured["miou"].get("sd"))
 
 
 def per_class_table(record: Record) -> Table:
@@ -89,7 +84,7 @@ def per_class_table(record: Record) -> Table:
     if seeds := seeds_of(record):
         each = ", ".join(f"{100 * number(value):.1f}" for value in measured["miou"]["seeds"])
         numbers = ", ".join(map(str, seeds))
-        caption += f" mIoU of the trainings with seed {numbers}: {each}; sd {_sd(record):.2f} points."
+        caption += f" mIoU of the trainings with seed {numbers}: {each}."
     if record.settings.get("mean_over") == "labelled":
         caption += " mIoU over the classes that are in the truth."
     columns = (Column("Class"), Column("IoU (%)"), Column("Acc (%)"), Column("Label pixels (%)"))

@@ -10,9 +10,10 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,17 +128,40 @@ def side_by_side(places: Sequence[float], index: int, count: int) -> tuple[list[
     return [place + (index + 0.5) * thickness - 0.4 for place in places], thickness
 
 
-def trainings_behind(axes: Axes, shown: Estimate, at: float, colour: Any, *, across: bool = True) -> None:
-    """The value of each training lightly behind their mean; nothing where there was one.
-
-    Args:
-        at: the place on the other axis.
-        across: values go to the right; False: upwards.
-    """
+def trainings_behind(axes: Axes, shown: Estimate, at: float, colour: Any) -> None:
+    """The value of each training lightly behind their mean, at a height; nothing where there was one."""
     if len(shown.seeds) > 1:
         places = [at] * len(shown.seeds)
-        x, y = (shown.seeds, places) if across else (places, shown.seeds)
-        axes.plot(x, y, "|" if across else "_", color=colour, alpha=0.45, markersize=5, markeredgewidth=0.9, zorder=1.5)
+        axes.plot(shown.seeds, places, "|", color=colour, alpha=0.45, markersize=5, markeredgewidth=0.9, zorder=1.5)
+
+
+def dots_of_rows(rows: Sequence[str], panels: Mapping[str, Sequence[Estimate]], stem: Path, caption: str) -> None:
+    """A figure of numbers: a panel each, rows from top to bottom, with intervals, and single trainings behind.
+
+    Args:
+        panels: by the label of an axis, an estimate a row.
+    """
+    with figure_style() as colours:
+        figure = new_figure(0.85 + 0.17 * len(rows), PAGE)
+        every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (label, shown) in zip(every, panels.items(), strict=True):
+            for row, each in enumerate(shown):
+                trainings_behind(axes, each, row, colours[0])
+                axes.plot([each.low, each.high], [row, row], color=colours[0], linewidth=1.2)
+                axes.plot(each.value, row, "o", color=colours[0], markersize=3.5)
+            axes.margins(x=0.15)
+            axes.set_xlabel(label)
+        every[0].set_yticks(range(len(rows)), rows)
+        every[0].set_ylim(len(rows) - 0.5, -0.5)
+        figure.supxlabel(caption, fontsize=6)
+        save_figure(figure, stem)
+
+
+def curves_behind(axes: Axes, x: Sequence[float], shown: Sequence[Estimate], colour: Any, line: str = "-") -> None:
+    """The curve of each training lightly behind that of their mean; nothing where there was one."""
+    if min((len(each.seeds) for each in shown), default=0) > 1:
+        for values in zip(*(each.seeds for each in shown), strict=True):
+            axes.plot(x, values, line, color=colour, alpha=0.4, linewidth=0.5, zorder=1.5)
 
 
 def error_bars(shown: Sequence[Estimate]) -> list[list[float]]:
@@ -148,6 +172,28 @@ def error_bars(shown: Sequence[Estimate]) -> list[list[float]]:
 
 def _drawn_tick(shown: Callable[..., str]) -> Callable[..., str]:
     return lambda *given: drawn_lines(shown(*given), 40)
+
+
+def _wrap_labels(figure: Figure) -> None:
+    """Break the lines of labels and titles along x that would be cut at an edge of the figure; they stay in place."""
+    from matplotlib.text import Text
+
+    own = {each for axes in figure.axes for each in (axes.get_xlabel(), axes.get_title(), axes.get_title("left"))}
+    labels = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text() in own - {""}]
+    for _ in range(4):  # breaking lines moves the axes a little
+        figure.draw_without_rendering()
+        width, beyond = figure.bbox.width, False
+        for text in labels:
+            extent = text.get_window_extent()
+            if extent.x0 >= 0 and extent.x1 <= width:
+                continue
+            beyond, centre = True, (extent.x0 + extent.x1) / 2
+            room = 2 * min(centre, width - centre) if text.get_ha() == "center" else width - extent.x0
+            lines = text.get_text().split("\n")
+            letters = int(0.97 * max(map(len, lines)) * room / extent.width)
+            text.set_text("\n".join(fill(line, max(10, letters), break_long_words=False) for line in lines))
+        if not beyond:
+            return
 
 
 def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) -> list[Path]:
@@ -166,6 +212,7 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text.get_text():
             text.set_text(drawn_lines(text.get_text()))
+    _wrap_labels(figure)
     stem = os.fspath(output)
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem
     options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}

@@ -12,6 +12,7 @@ from analysis.record import Record, RecordError
 from analysis.show.figures import (
     COLUMN,
     PAGE,
+    curves_behind,
     error_bars,
     figure_style,
     legend_height,
@@ -19,8 +20,8 @@ from analysis.show.figures import (
     new_figure,
     save_figure,
 )
-from analysis.show.spread import figure_words, seeds_of, together_words
-from analysis.show.tables import Cell, Column, Estimate, Table, percent
+from analysis.show.spread import LEAST, behind_words, figure_words, seeds_of, together_words
+from analysis.show.tables import Cell, Column, Estimate, Table, estimate, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,8 +128,8 @@ def curve_table(records: Group) -> Table:
     )
     caption = (
         f"{conditions(records[0])}. Brackets, draws: 95 % Student's t interval of the mean over draws (over pairs, if "
-        f"antithetic). Brackets, images: of it, {together_words(records)}; {records[0].settings['resamples']} "
-        "resamples. Min and max over rows."
+        f"antithetic){_and_trainings(records)}. Brackets, images: of it, {together_words(records)}; "
+        f"{records[0].settings['resamples']} resamples. Min and max over rows."
     )
     return Table(columns, tuple(rows), caption)
 
@@ -143,7 +144,7 @@ def sigma_50_table(records: Group) -> Table:
             (
                 record.model,
                 percent({"value": clean["miou"]["value"], **clean["images"]}),
-                Estimate(*(math.nan if half[key] is None else half[key] for key in ("value", "low", "high"))),
+                estimate(half),
             )
         )
     smallest = min((row[2].value for row in rows if isinstance(row[2], Estimate) and row[2].value > 0), default=1.0)
@@ -151,9 +152,15 @@ def sigma_50_table(records: Group) -> Table:
     columns = (Column("Model"), Column("Clean mIoU (%)"), Column("sigma_50", digits))
     caption = (
         f"{conditions(records[0])}. sigma_50: the noise that halves the clean mIoU, geometric mean over draws, 95 % "
-        f"Student's t interval of its logarithm. Clean mIoU: {together_words(records)}."
+        f"Student's t interval of its logarithm{_and_trainings(records)}. Clean mIoU: {together_words(records)}."
     )
     return Table(columns, tuple(sorted(rows, key=_by_sigma_50)), f"{caption}{_lowest(records)}{_unpaired(records)}")
+
+
+def _and_trainings(records: Group) -> str:
+    """What else an interval over draws is about."""
+    several = any(len(seeds_of(record)) >= LEAST for record in records)
+    return f", and over trainings where these are at least {LEAST}" if several else ""
 
 
 def _lowest(records: Group) -> str:
@@ -203,7 +210,7 @@ def ratio_table(records: Group) -> Table | None:
         f"{len(others)} models (Holm 1979). They hold the draws, not other images or trainings."
     )
     if any(len(seeds_of(record)) > 1 for record in compared):
-        caption += " Of several trainings the sigma_50 of a draw is their mean."
+        caption += " Of several trainings the sigma_50 of a draw is their geometric mean."
     return Table(columns, tuple(rows), caption)
 
 
@@ -252,9 +259,10 @@ def noise_curves(records: Group, stem: Path) -> None:
         half = "; ◆ σ50, halves the clean mIoU" if any("sigma_50" in record.measured for record in records) else ""
         spread = "band: 95 % t interval of the mean over draws; dotted: min, max\n" if several else ""
         draws = f"{'antithetic pairs' if settings['antithetic'] else 'draws'}: {settings['draws']}"
+        behind = behind_words(records, "lines").replace(" F", "\nf").rstrip(".")
         where = f"{records[0].data.name} {records[0].data.split}, n = {records[0].n} images"
         axes.set_title(
-            f"{where}, target: {settings['target']}, {draws}\n{spread}bars: {figure_words(records[0])}{half}",
+            f"{where}, target: {settings['target']}, {draws}\n{spread}bars: {figure_words(records[0])}{half}{behind}",
             fontsize=6,
             loc="left",
         )
@@ -273,6 +281,7 @@ def _curve(axes: Axes, record: Record, colour: tuple[float, float, float]) -> No
         ]
 
     axes.fill_between(sigma, edges("low"), edges("high"), color=colour, alpha=0.18, linewidth=0)
+    curves_behind(axes, sigma, [percent(point["miou"]) for point in curve], colour)
     for extreme in ("smallest", "largest"):
         axes.plot(sigma, [100 * point[extreme] for point in curve], color=colour, linewidth=0.5, linestyle=":")
     images = error_bars(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.maths.packing import unpacked
 from analysis.record import Record
-from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
-from analysis.show.spread import bootstrap_words, interval_words
-from analysis.show.tables import Cell, Column, Table, stored_cell
+from analysis.show.figures import PAGE, dots_of_rows, figure_style, new_figure, save_figure
+from analysis.show.spread import behind_words, bootstrap_words, interval_words, pictured, seeds_of
+from analysis.show.tables import Cell, Column, Table, estimate, stored_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,11 +46,13 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
 
 
 def figures(records: Sequence[Record], stem: Path) -> None:
-    """Heat maps ``STEM-subspaces`` and ``STEM-classes``."""
+    """Heat maps ``STEM-subspaces`` and ``STEM-classes``; of several trainings their numbers too, ``STEM-numbers``."""
     if layered := [each for each in records if each.measured["layers"]]:
         _draw_subspaces(layered, stem.with_name(f"{stem.name}-subspaces"))
     if classed := [each for each in records if each.measured["classes"]]:
         _draw_classes(classed, stem.with_name(f"{stem.name}-classes"))
+    if any(len(seeds_of(each)) > 1 for each in layered):
+        _draw_numbers(layered, stem.with_name(f"{stem.name}-numbers"))
 
 
 def _subspaces_table(records: Sequence[Record]) -> Table:
@@ -100,6 +102,17 @@ def _cells(columns: Mapping[str, Column], numbers: Mapping[str, Any]) -> list[Ce
     return [stored_cell(numbers[name]) for name in columns]
 
 
+def _draw_numbers(records: Sequence[Record], stem: Path) -> None:
+    """Of subspaces, a row a layer, with single trainings behind their mean: what the table says."""
+    layers = [(each, layer) for each in records for layer in each.measured["layers"]]
+    dots_of_rows(
+        [f"{each.model}  {layer['name'].removeprefix('decoder.')}" for each, layer in layers],
+        {column.name: [estimate(layer["numbers"][name]) for _, layer in layers] for name, column in _HEADS.items()},
+        stem,
+        f"Of subspaces; definitions are in the table.{behind_words(records, 'ticks')}",
+    )
+
+
 def _random_caption(first: Record) -> str:
     return (
         f"random: mean [2.5 %, 97.5 % percentile] of {first.settings['draws']} standard normal matrices of the same "
@@ -110,25 +123,29 @@ def _random_caption(first: Record) -> str:
 def _draw_subspaces(records: Sequence[Record], stem: Path) -> None:
     """A line of three layers after another, a model begins a new line."""
     lines = [
-        (each.model, each.measured["layers"][start : start + 3])
+        (each, each.measured["layers"][start : start + 3])
         for each in records
         for start in range(0, len(each.measured["layers"]), 3)
     ]
     with figure_style():
         figure = new_figure(0.3 + 1.72 * len(lines), 5.4)
         panels = figure.subplots(len(lines), 3, squeeze=False)
-        for row, (model, layers) in zip(panels, lines, strict=True):
+        for row, (held, layers) in zip(panels, lines, strict=True):
             for axes in row:
                 axes.set_axis_off()
             for axes, layer in zip(row, layers, strict=False):
                 image = _heat_map(axes, layer["gram"], limit=0.5)
-                axes.set_title(
-                    f"{model}\n{layer['name'].removeprefix('decoder.')}, unit {layer['unit']:.2g}", fontsize=6.5
-                )
+                axes.set_title(f"{pictured(held)}\n{_layer_words(held, layer)}", fontsize=6.5)
                 _heads(axes, layer["heads"], layer["dim"])
         bar = figure.colorbar(image, ax=panels, shrink=0.6, aspect=30, extend="both")
         bar.set_label("U Uᵀ of all heads, in units of the mean of its diagonal")
         save_figure(figure, stem, dpi=150)  # what looks like noise does not compress
+
+
+def _layer_words(held: Record, layer: Mapping[str, Any]) -> str:
+    """Its name and, of one training, whose picture it is, the unit."""
+    unit = "" if len(seeds_of(held)) > 1 else f", unit {layer['unit']:.2g}"
+    return f"{str(layer['name']).removeprefix('decoder.')}{unit}"
 
 
 def _heads(axes: Axes, heads: int, dim: int) -> None:
@@ -160,7 +177,9 @@ def _draw_classes(records: Sequence[Record], stem: Path) -> None:
                 if state in classes:
                     image = _heat_map(axes, classes[state]["cosines"], limit=1)
                     images = f", {each.data.images} images" if state == "after" else ""
-                    axes.set_title(f"{each.model}\n{_STATES[state]}{images}", fontsize=7 if columns < _ABREAST else 6)
+                    axes.set_title(
+                        f"{pictured(each)}\n{_STATES[state]}{images}", fontsize=7 if columns < _ABREAST else 6
+                    )
                     names = classes["names"] if len(classes["names"]) <= 30 else []
                     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
                     axes.set_yticks(range(len(names)), names, fontsize=5)

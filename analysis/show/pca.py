@@ -22,14 +22,15 @@ from analysis.show.photos import (
     classes_over,
     figure_path,
     for_figure,
+    of_picture,
     photo_dpi,
     photo_name,
     photos_of,
     recorded_photo,
     show,
 )
-from analysis.show.spread import bootstrap_words, trainings
-from analysis.show.tables import Column, Estimate, Table
+from analysis.show.spread import bootstrap_words, pictured, trainings
+from analysis.show.tables import Column, Estimate, Table, estimate
 from whitebox.palette import distinct_palette
 
 SHOWN = 3  # components as red, green, blue
@@ -115,8 +116,8 @@ def _directions(held: Record) -> int:
 def _cell(stored: Any, factor: float) -> float | Estimate | None:
     """A number of a record, or an estimate."""
     if isinstance(stored, Mapping):
-        value, low, high = (math.nan if stored[key] is None else stored[key] for key in ("value", "low", "high"))
-        return None if math.isnan(value) else Estimate(factor * value, factor * low, factor * high)
+        found = estimate(stored, factor)
+        return None if math.isnan(found.value) else found
     return None if stored is None else factor * stored
 
 
@@ -140,7 +141,7 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
         for line, (held, stored) in zip(grid[1:], holders, strict=True):
             for state in stored["states"]:
                 left = 0 if state["name"] == "Z_0" else 2
-                numbers = state["numbers"]
+                numbers = of_picture(state["numbers"])
                 share = sum(numbers[f"component_{index + 1}"] or 0.0 for index in range(SHOWN))
                 colours_3hw = np.stack([unpack(lines) for lines in state["colours"]])
                 colours_HW3 = at_pixels(colours_3hw, stored, (height, width), "nearest").transpose(1, 2, 0)
@@ -149,11 +150,11 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
                 segments_hw = unpack(state["segments"])
                 show(line[left + 1], _segments_over(image_HW3, segments_hw, stored), f"{title}, {_agreement(numbers)}")
             painted = classes_over(image_HW3, unpack(stored["prediction"]), stored, held)
-            show(line[4], painted, f"prediction\n{_agreement(stored['numbers'])}".strip())
+            show(line[4], painted, f"prediction\n{_agreement(of_picture(stored['numbers']))}".strip())
             line[0].text(
                 -0.06,
                 0.5,
-                "\n".join(textwrap.wrap(held.model, 20)),
+                "\n".join(textwrap.wrap(pictured(held), 20)),
                 rotation=90,
                 ha="right",
                 va="center",

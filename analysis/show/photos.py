@@ -135,6 +135,14 @@ def photo_name(stored: Mapping[str, Any]) -> str:
     return Path(stored["path"]).stem
 
 
+def of_picture(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of what a picture shows: where they are those of several trainings, the first one's."""
+    return {
+        key: each["seeds"][0] if isinstance(each, Mapping) and "seeds" in each else each
+        for key, each in numbers.items()
+    }
+
+
 def photo_dpi(lines: int) -> int:
     """Of a figure with so many lines of photos, so that it does not grow beyond what a page takes."""
     return DPI if lines <= 4 else 150

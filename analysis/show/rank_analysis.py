@@ -13,9 +13,9 @@ import numpy as np
 
 from analysis.maths.conventions import SHARES, Convention
 from analysis.record import Record
-from analysis.show.figures import COLUMN, PAGE, figure_style, legend_columns, new_figure, save_figure
-from analysis.show.spread import bootstrap_words, interval_words
-from analysis.show.tables import Cell, Column, Estimate, Table, estimate
+from analysis.show.figures import COLUMN, PAGE, curves_behind, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.spread import behind_words, bootstrap_words, interval_words
+from analysis.show.tables import Cell, Column, Estimate, Table, estimate, estimates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -226,19 +226,20 @@ def _passed(records: Sequence[Record]) -> str:
 
 
 def _line(axes: Axes, x: Sequence[float], values: Sequence[Estimate], **look: Any) -> None:
-    """A line with its interval as a band."""
+    """A line with its interval as a band, and those of single trainings behind it."""
     axes.plot(x, [value.value for value in values], linewidth=1.2, markersize=3, **look)
+    curves_behind(axes, x, values, look["color"])
     low, high = [value.low for value in values], [value.high for value in values]
     axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
 
 
-def _finish(figure: Figure, handles: Sequence[Line2D], caption: str, stem: Path) -> None:
+def _finish(figure: Figure, records: Sequence[Record], handles: Sequence[Line2D], caption: str, stem: Path) -> None:
     """Legend above, in as many columns as fit; caption below; both files."""
     width = figure.get_figwidth()
     if handles:
         columns = legend_columns([str(handle.get_label()) for handle in handles], width)
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
-    caption = caption.replace("Z^T Z", "ZᵀZ").replace("eps^2", "eps²")
+    caption = f"{caption}{behind_words(records, 'lines')}".replace("Z^T Z", "ZᵀZ").replace("eps^2", "eps²")
     figure.supxlabel(fill(caption, int(20 * width)), fontsize=5.5, color="0.3")
     save_figure(figure, stem)
 
@@ -300,7 +301,7 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
                 axes.axvline(-0.5, color="0.5", linewidth=0.8, linestyle=":")
         for axes, label in zip(panels[1], (_passed(records), _passed(records), _PASSED), strict=True):
             axes.set_xlabel(label)
-        _finish(figure, handles, _caption(records), stem)
+        _finish(figure, records, handles, _caption(records), stem)
 
 
 def _draw_projected(records: Sequence[Record], tokens: str, stem: Path) -> None:
@@ -346,7 +347,7 @@ def _draw_projected(records: Sequence[Record], tokens: str, stem: Path) -> None:
         handles.append(Line2D([], [], color="0.5", linewidth=0.8, linestyle="--", label="own layer"))
         rule = rule_of(records[0])
         tokens_are = _tokens(rule) if tokens == "Z" else "Class embeddings as they are"
-        _finish(figure, handles, _caption(records, _rates(rule, tokens_are)), stem)
+        _finish(figure, records, handles, _caption(records, _rates(rule, tokens_are)), stem)
 
 
 def _small(number: int) -> str:
@@ -367,9 +368,10 @@ def _draw_spectra(records: Sequence[Record], stem: Path) -> None:
             named = set(np.linspace(0, len(layers) - 1, min(5, len(layers))).round().astype(int))
             for index, layer in enumerate(layers):
                 spectrum, colour = layer["spectrum"], colours[index]
-                x = spectrum["component"]
+                x, values = spectrum["component"], estimates(spectrum)
                 label = layer["name"] if index in named else None
                 axes.plot(x, spectrum["value"], color=colour, linewidth=1.1, label=label)
+                curves_behind(axes, x, values, colour)
                 if None not in spectrum["low"]:  # a single image has no interval
                     axes.fill_between(x, spectrum["low"], spectrum["high"], color=colour, alpha=0.2, linewidth=0)
                 largest = max(largest, spectrum["value"][0])
@@ -387,7 +389,7 @@ def _draw_spectra(records: Sequence[Record], stem: Path) -> None:
             axes.set_ylabel("eigenvalue of ZᵀZ / N")
         rule = rule_of(records[0])
         scaled = "not scaled" if rule.normalise == "none" else "scaled to length 1"
-        _finish(figure, [], _caption(records, f"{_tokens(rule)}, {scaled}, not centred."), stem)
+        _finish(figure, records, [], _caption(records, f"{_tokens(rule)}, {scaled}, not centred."), stem)
 
 
 def _draw_angles(records: Sequence[Record], stem: Path) -> None:
@@ -417,7 +419,7 @@ def _draw_angles(records: Sequence[Record], stem: Path) -> None:
         axes.set_xlabel("principal angle, smallest first")
         axes.set_ylabel("span of Q to leading\ndirections of Z (°)")
         compared = "Class embeddings and patch tokens as the masks compare them, not centred."
-        _finish(figure, handles, _caption(drawn, compared), stem)
+        _finish(figure, drawn, handles, _caption(drawn, compared), stem)
 
 
 def _draw_zeros(records: Sequence[Record], stem: Path) -> None:
@@ -439,4 +441,4 @@ def _draw_zeros(records: Sequence[Record], stem: Path) -> None:
         axes.set_xlabel(_passed(records))
         axes.set_ylabel("zeros among the entries of Z (%)")
         as_they_are = replace(rule_of(records[0]), tokens="raw")
-        _finish(figure, handles, _caption(records, f"{_tokens(as_they_are)}."), stem)
+        _finish(figure, records, handles, _caption(records, f"{_tokens(as_they_are)}."), stem)

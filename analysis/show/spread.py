@@ -14,7 +14,7 @@ _ONE_EACH = "one training each, whose spread is unknown"
 
 def interval_words(record: Record, level: str = "95 %") -> str:
     """``95 % interval over 10 blocks of about 10 frames of one drive (...); one training, whose spread is unknown``."""
-    return f"{over_units(record, level)}; {trainings(record)}"
+    return f"{over_units(record, level)}; {trainings(record, 'mean (± sd)')}"
 
 
 def over_units(record: Record, level: str = "95 %") -> str:
@@ -45,14 +45,25 @@ def plural(name: str) -> str:
     return f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
 
 
-def trainings(record: Record) -> str:
+def trainings(record: Record, mean: str = "mean") -> str:
     """How many trainings there were, and what that means for the interval."""
     seeds = seeds_of(record)
     if len(seeds) < 2:
         return "one training, whose spread is unknown"
     if len(seeds) < LEAST:
-        return "mean of two trainings, whose spread the interval does not hold"
-    return f"mean of {len(seeds)} trainings, whose spread the interval holds"
+        return f"{mean} of two trainings, whose spread the interval does not hold"
+    return f"{mean} of {len(seeds)} trainings, whose spread the interval holds"
+
+
+def behind_words(records: Sequence[Record], what: str) -> str:
+    """Of a figure: what is lightly drawn behind means of several trainings (lines, dots); "" where there are none."""
+    return f" Faint {what}: single trainings." if any(len(seeds_of(record)) > 1 for record in records) else ""
+
+
+def pictured(record: Record) -> str:
+    """Whose pictures a record has: those of several trainings do not add up, so they are the first one's."""
+    seeds = seeds_of(record)
+    return f"{record.model}, seed {seeds[0]}" if len(seeds) > 1 else record.model
 
 
 def together_words(records: Sequence[Record], level: str = "95 %") -> str:
@@ -60,7 +71,8 @@ def together_words(records: Sequence[Record], level: str = "95 %") -> str:
     first = records[0]
     if len({len(seeds_of(record)) for record in records}) < 2:
         return interval_words(first, level) if seeds_of(first) else f"{over_units(first, level)}; {_ONE_EACH}"
-    return f"{over_units(first, level)}; rows of one or two trainings do not hold the spread between trainings"
+    several = "± sd over trainings; those of one or two do not hold the spread between trainings"
+    return f"{over_units(first, level)}; {several}"
 
 
 def seeds_of(record: Record) -> Sequence[int]:

@@ -1,8 +1,8 @@
 """Tables rendered from results records: CSV, Markdown, LaTeX (booktabs), and a rich table for the terminal.
 
 One model for all four: columns, rows of cells, and how many rows at the end are summaries. A cell is text, a number, an
-`Estimate` (shown as ``45.3 [43.1, 47.0]``; three columns in CSV), or None (empty). NaN is shown as a dash, and left
-empty in CSV.
+`Estimate` (shown as ``45.3 [43.1, 47.0]``, of several trainings as ``45.3 ± 0.4 [43.1, 47.0]``; three or four columns
+in CSV), or None (empty). NaN is shown as a dash, and left empty in CSV.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Estimate:
     """A value with its interval; NaN where there is none.
 
     Attributes:
+        sd: over trainings; NaN for one.
         seeds: the value of each training that it is the mean of; empty for one.
         mark: shown behind it.
     """
@@ -37,6 +38,7 @@ class Estimate:
     value: float
     low: float = math.nan
     high: float = math.nan
+    sd: float = field(default=math.nan, kw_only=True)
     seeds: tuple[float, ...] = field(default=(), kw_only=True)
     mark: str = field(default="", kw_only=True)
 
@@ -82,23 +84,29 @@ class Table:
         return [all(not isinstance(row[index], str) for row in self.rows) for index in range(len(self.columns))]
 
     def to_csv(self) -> str:
-        """Full precision; an estimate takes the columns NAME, NAME low and NAME high; no caption."""
-        wide = [any(isinstance(row[index], Estimate) for row in self.rows) for index in range(len(self.columns))]
-        heading: list[str] = []
-        for column, is_wide in zip(self.columns, wide, strict=True):
-            name = csv_text(column.name)
-            heading += [name, f"{name} low", f"{name} high"] if is_wide else [name]
+        """Full precision; an estimate takes the columns NAME, NAME low, NAME high, and NAME sd; no caption.
+
+        The last is there where some estimate is of several trainings.
+        """
+        by_column = [[row[index] for row in self.rows] for index in range(len(self.columns))]
+        estimates = [[cell for cell in cells if isinstance(cell, Estimate)] for cells in by_column]
+        parts = [
+            [""] if not each else ["", " low", " high", *([" sd"] if any(one.sd == one.sd for one in each) else [])]
+            for each in estimates
+        ]
+        heading = [
+            f"{csv_text(column.name)}{part}" for column, own in zip(self.columns, parts, strict=True) for part in own
+        ]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(heading)
         for row in self.rows:
             values: list[str | int | float | None] = []
-            for cell, is_wide in zip(row, wide, strict=True):
+            for cell, own in zip(row, parts, strict=True):
                 if isinstance(cell, Estimate):
-                    values += [cell.value, cell.low, cell.high]
+                    values += [cell.value, cell.low, cell.high, cell.sd][: len(own)]
                 else:
-                    value = csv_text(cell) if isinstance(cell, str) else cell
-                    values += [value, None, None] if is_wide else [value]
+                    values += [csv_text(cell) if isinstance(cell, str) else cell, *[None] * (len(own) - 1)]
             writer.writerow(["" if value is None or value != value else value for value in values])
         return text.getvalue()
 
@@ -114,7 +122,7 @@ class Table:
     def to_latex(self) -> str:
         r"""A ``table`` environment for the package booktabs, text escaped; ``\input`` takes it as it is."""
         alignment = "".join("r" if numeric else "l" for numeric in self.numeric())
-        body = [" & ".join(row).replace(DASH, "--") + r" \\" for row in self._escaped(latex)]
+        body = [" & ".join(row).replace(DASH, "--").replace("±", r"$\pm$") + r" \\" for row in self._escaped(latex)]
         if 0 < self.summary_rows < len(body):
             body.insert(len(body) - self.summary_rows, r"\midrule")
         lines = [
@@ -166,10 +174,19 @@ def percent(stored: Mapping[str, Any]) -> Estimate:
     return estimate(stored, 100)
 
 
-def estimate(stored: Mapping[str, Any], factor: float = 1) -> Estimate:
-    """``{"value", "low", "high"}`` of a record, times ``factor``; what is null or not there is NaN."""
+def estimate(stored: Mapping[str, Any] | float | None, factor: float = 1) -> Estimate:
+    """``{"value", "low", "high"}`` or a number of a record, times ``factor``; what is null or not there is NaN."""
+    if not isinstance(stored, Mapping):
+        return Estimate(factor * number(stored))
     seeds = tuple(factor * number(each) for each in stored.get("seeds") or ())
-    return Estimate(*(factor * number(stored.get(key)) for key in ("value", "low", "high")), seeds=seeds)
+    value, low, high = (factor * number(stored.get(key)) for key in ("value", "low", "high"))
+    return Estimate(value, low, high, sd=abs(factor) * number(stored.get("sd")), seeds=seeds)
+
+
+def estimates(stored: Mapping[str, Any]) -> list[Estimate]:
+    """A record's estimates that lie side by side, ``{"value": [...], "low": [...], "high": [...]}``."""
+    keys = [key for key in ("value", "low", "high", "sd", "seeds") if key in stored]
+    return [estimate(dict(zip(keys, each, strict=True))) for each in zip(*(stored[key] for key in keys), strict=True)]
 
 
 def stored_cell(stored: Mapping[str, float | None] | float | int | None) -> Estimate | float | int:
@@ -190,7 +207,7 @@ def _shown(cell: Cell, column: Column) -> str:
     if isinstance(cell, str):
         return cell
     if isinstance(cell, Estimate):
-        value = _shown(cell.value, column)
+        value = _shown(cell.value, column) + ("" if math.isnan(cell.sd) else f" ± {_shown(cell.sd, column)}")
         if math.isnan(cell.low) or math.isnan(cell.high):
             return f"{value}{cell.mark}"
         return f"{value} [{_shown(cell.low, column)}, {_shown(cell.high, column)}]{cell.mark}"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from child_runs import TINY
+from PIL import Image
 
 from analysis.consumed import Chosen
 from analysis.maths.resampling import estimated, sampled
@@ -20,7 +21,7 @@ from analysis.measures.calibration import Calibration
 from analysis.measures.confusion import Confusion
 from analysis.measures.evaluation import evaluated, read_counts
 from analysis.measures.extras import with_counts
-from analysis.measures.families import family_evaluation, family_extras, joined, merged
+from analysis.measures.families import family_evaluation, family_extras, family_records, joined, merged
 from analysis.measures.images import Images
 from analysis.measures.renewal import renew
 from analysis.record import RecordError, read_record, read_records
@@ -122,7 +123,7 @@ def test_eval_and_compare_and_summary_take_a_family_as_one_model(call: Call, run
     assert code == 0, err
     (table,) = Path("out/tables").glob("eval-shapes-val-2_models-*.md")
     text = table.read_text("utf-8")
-    assert text.count("\n| sa |") == text.count("\n| other |") == 1 and "sd of mIoU" in text
+    assert text.count("\n| sa |") == text.count("\n| other |") == 1 and " ± " in text
     code, _, err = call("compare", runs / "sa", runs / "other", "--device", "cpu", "-o", "out")
     assert code == 0, err
     (record,) = read_records("out/records", "compare")
@@ -258,6 +259,73 @@ def test_numbers_of_other_records_are_means_with_their_spread() -> None:
         merged([[1, 2], [1]]) == [1, 2]
         and joined([stored[0], {"value": None, "low": None, "high": None}])["low"] is None
     )
+
+
+def test_parts_are_matched_by_their_words_and_pictures_are_of_the_first() -> None:
+    """Attention maps of other classes in each training, matrices that have no common basis, spectra, sigma_50."""
+    maps = [[{"query": name, "numbers": {"entropy": number}} for name, number in each] for each in (
+        [("car", 1.0), ("tree", 9.0)], [("sky", 7.0), ("car", 3.0)]
+    )]  # fmt: skip
+    (car,) = merged(maps)
+    assert car["query"] == "car" and car["numbers"]["entropy"]["seeds"] == [1.0, 3.0]
+    matrices = [{"gram": {"side": 1, "peak": peak, "values": text}} for peak, text in ((1.0, "fw=="), (3.0, "AA=="))]
+    assert merged(matrices) == matrices[0]
+    spectra = [{"component": [1, 4], "value": [n, 2 * n], "low": [0.0, n], "high": [9.0, 9.0]} for n in (1.0, 3.0)]
+    spectrum = merged(spectra)
+    assert spectrum["component"] == [1, 4] and spectrum["value"] == [2.0, 4.0]
+    assert spectrum["seeds"] == [[1.0, 3.0], [2.0, 6.0]]
+    halves = [{"value": value, "low": value / 2, "high": 2 * value, "draws": [value]} for value in (0.1, 0.2, 0.4)]
+    half = merged([{"sigma_50": each} for each in halves])["sigma_50"]
+    assert half["value"] == pytest.approx(0.2) == half["draws"][0]
+    assert half["low"] < 0.1 and half["low"] * half["high"] == pytest.approx(0.04)
+    halves[0] = {"value": None, "low": None, "high": None, "draws": [None]}  # it bears all noise that was tried
+    assert merged([{"sigma_50": each} for each in halves])["sigma_50"]["value"] is None
+
+
+def test_notes_are_those_of_all_trainings(runs: Path, tmp_path: Path) -> None:
+    found = [find_run(path, device="cpu") for path in expanded([runs / "sa"])]
+    notes = (["has none.", "one."], ["has none."], ["has none.", "one."])
+    records = [
+        replace(evaluated(run, run.name).record, measured={"notes": note})
+        for run, note in zip(found, notes, strict=True)
+    ]
+    (together,) = family_records(found, records, families(found), tmp_path)
+    assert together.measured["notes"] == ["has none.", "seed 0, 2: one."]
+
+
+FAINT = {
+    "rank-analysis": ("--limit 1", "layers", "± ", 0.4),
+    "alignment": ("--limit 1 --draws 1", "", "± ", 0.4),
+    "orthogonality": ("--draws 2", "-numbers", "± ", 0.45),
+    "attention": ("photo.png", "-numbers", "± ", 0.45),
+    "robustness": ("--noise 0.1,0.2 --draws 2 --limit 1 --no-sigma-50", "", "", 0.4),
+}
+
+
+@pytest.mark.parametrize("command", FAINT)
+def test_seeds_lie_lightly_behind_the_mean(
+    call: Call, runs: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each training once for each of what is drawn of the mean; and the table says mean ± sd."""
+    import matplotlib.axes
+
+    arguments, suffix, spread, faint = FAINT[command]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save("photo.png")
+    drawn: list[object] = []
+    plot = matplotlib.axes.Axes.plot
+
+    def noted(axes: matplotlib.axes.Axes, *given: object, **look: object) -> object:
+        if look.get("alpha") == faint:
+            drawn.append(given)
+        return plot(axes, *given, **look)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "plot", noted)
+    code, out, err = call(command, runs / "sa", *arguments.split(), "--device", "cpu", "-o", "out")
+    assert code == 0, err
+    assert drawn and list(Path("out/figures").glob(f"*{suffix}.png"))
+    assert spread in out and "seed-0" not in out
+    (record,) = (each for each in read_records("out/records") if each.model == "sa")
+    assert record.settings["training_seeds"] == [0, 1, 2]
 
 
 def test_what_lies_behind_an_estimate_is_of_all_trainings() -> None:
