@@ -188,7 +188,7 @@ def _wrap_labels(figure: Figure) -> None:
             if extent.x0 >= 0 and extent.x1 <= width:
                 continue
             beyond, centre = True, (extent.x0 + extent.x1) / 2
-            room = 2 * min(centre, width - centre) if text.get_ha() == "center" else width - extent.x0
+            room = 2 * min(centre, width - centre) if text.get_horizontalalignment() == "center" else width - extent.x0
             lines = text.get_text().split("\n")
             letters = int(0.97 * max(map(len, lines)) * room / extent.width)
             text.set_text("\n".join(fill(line, max(10, letters), break_long_words=False) for line in lines))

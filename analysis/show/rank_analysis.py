@@ -294,7 +294,7 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
                 values = [estimate(stage[key], 100 if key == "overlap" else 1) for stage in known]
                 look = {"color": handle.get_color(), "marker": handle.get_marker()}
                 _line(axes, [stage["position"] for stage in known], values, **look)
-                top = max([top, *(value.value for value in values)])
+                top = max([top, *(each for value in values for each in (value.value, *value.seeds))])
             axes.set_ylim(0, 1.08 * top or 1.0)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
             if part == "layers" and _with_encoder(records):

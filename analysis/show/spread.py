@@ -50,6 +50,9 @@ def trainings(record: Record, mean: str = "mean") -> str:
     seeds = seeds_of(record)
     if len(seeds) < 2:
         return "one training, whose spread is unknown"
+    unit = record.settings.get("unit")
+    if unit is not None and unit["count"] < LEAST:
+        return f"{mean} of {len(seeds)} trainings"
     if len(seeds) < LEAST:
         return f"{mean} of two trainings, whose spread the interval does not hold"
     return f"{mean} of {len(seeds)} trainings, whose spread the interval holds"

@@ -180,7 +180,8 @@ def estimate(stored: Mapping[str, Any] | float | None, factor: float = 1) -> Est
         return Estimate(factor * number(stored))
     seeds = tuple(factor * number(each) for each in stored.get("seeds") or ())
     value, low, high = (factor * number(stored.get(key)) for key in ("value", "low", "high"))
-    return Estimate(value, low, high, sd=abs(factor) * number(stored.get("sd")), seeds=seeds)
+    sd = abs(factor) * number(stored["sd"]) if "sd" in stored else math.nan
+    return Estimate(value, low, high, sd=sd, seeds=seeds)
 
 
 def estimates(stored: Mapping[str, Any]) -> list[Estimate]:
