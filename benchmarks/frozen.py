@@ -6,10 +6,15 @@ One update of a model, batch in memory, as ``whitebox train`` makes it, in three
     frozen   the encoder only encodes
     stored   its tokens come from a store (fp16), reading and unpacking included
 
-Beside them: the same by crop, an epoch of every decoder on stored tokens, reading against the update it feeds, building
-the store against plain forward passes of the same images, and the peak memory of a fresh process that does one update.
+Four parts, each a table (CSV, Markdown, LaTeX), hardware and versions in their names:
+
+    steps     an update by crop, in the three ways; also a figure
+    epochs    an epoch of every decoder on stored tokens, and what of an update is reading
+    store     building it against plain forward passes of the same images
+    memory    by how much a fresh process grows in one update beyond what it held with all libraries imported
+
 The encoder is a ViT-S/14 (dinov2-small) with random weights, and images are the built-in shapes: time depends on
-neither. Writes tables (CSV, Markdown, LaTeX) and a figure, hardware and versions in their names.
+neither.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -169,18 +174,33 @@ def stores(crop: int, batch: int, turns: int) -> Iterator[tuple[Cell, ...]]:
     yield "time of building / plain", ratio(passed["built"], passed["plain"])
     packing, dtype = bench.learner.built.packing((crop, crop)), PRECISIONS[bench.config.store.precision]
     yield "bytes a token", packing.length * dtype.itemsize // math.prod(packing.grids[0])
-    memory = {way: peak_memory(way, crop, batch) for way in WAYS}
-    for way, used in memory.items():
-        yield f"peak memory of a process, {way}, GB", used
-    for way in WAYS[1:]:
-        yield f"memory of {way} / whole", memory[way] / memory["whole"]
 
 
-def peak_memory(way: str, crop: int, batch: int) -> float:
-    """In GB, of a fresh process that makes one update."""
+def memory(crop: int, batch: int) -> Iterator[tuple[Cell, ...]]:
+    """What a process of each way held before, and at most, in one update."""
+    grown: dict[str, float] = {}
+    peaks: dict[str, float] = {}
+    for way in WAYS:
+        before, peak = peak_memory(way, crop, batch)
+        grown[way] = peak - before
+        peaks[way] = peak
+        yield way, before, peak, grown[way], grown[way] / grown[WAYS[0]], peak / peaks[WAYS[0]]
+
+
+def peak_memory(way: str, crop: int, batch: int) -> tuple[float, float]:
+    """In GB, of a fresh process: with all libraries imported, and at most during one update."""
     command = [sys.executable, str(Path(__file__).resolve()), "peak", way, str(crop), str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    before, peak = done.stdout.split()[-2:]
+    return float(before), float(peak)
+
+
+def held(field: str) -> float:
+    """GB of this process: VmRSS now, VmHWM at most so far."""
+    status = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    if status is None:
+        raise RuntimeError("The memory of a process is read from /proc/self/status, which is not here.")
+    return int(status[1]) * 1024 / 1e9
 
 
 @contextmanager
@@ -190,7 +210,7 @@ def own_stores() -> Iterator[None]:
         yield
 
 
-def figure(rows: list[tuple[Cell, ...]], stem: Path) -> None:
+def figure(rows: Sequence[Sequence[Cell]], stem: Path) -> None:
     """Seconds of an update against tokens, in three ways."""
     with figure_style():
         made = new_figure(PAGE / 2, 2.6)
@@ -211,6 +231,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def run(
     turns: Annotated[int, typer.Option(min=1)] = 5,
     crop: Annotated[list[int], typer.Option(help="px; all but the update is measured at the first.")] = list(CROPS),  # noqa: B006
+    part: Annotated[list[str], typer.Option(help="steps, epochs, store, memory; repeat for several.")] = [],  # noqa: B006
     batch: int = 8,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     output: Path = Path("results/benchmarks"),
@@ -224,57 +245,66 @@ def run(
         f"turns that alternate; batches of {batch}, ViT-S/14."
     )
     first, console = crop[0], table_console()
-    with own_stores():
-        by_crop = list(steps(crop, batch, turns))
-        by_decoder = list(epochs(first, batch, turns))
-        store = list(stores(first, batch, turns))
     tables = {
-        "steps": Table(
-            tuple(
-                Column(name, decimals)
-                for name, decimals in (
-                    ("crop, px", 0),
-                    ("tokens", 0),
-                    *((f"{way}, s", 3) for way in WAYS),
-                    *((f"{way} / stored", 1) for way in WAYS[:2]),
-                )
-            ),
-            tuple(by_crop),
-            f"An update of {DECODERS[FIRST][0]}. {told}",
-        ),
-        "epochs": Table(
+        "steps": lambda: steps_table(list(steps(crop, batch, turns)), told),
+        "epochs": lambda: Table(
             (
                 Column("decoder"),
                 Column("trained, M", 2),
                 Column("update, s", 3),
                 Column(f"epoch of {EPOCH} images, s"),
-                Column("reading / update", 3),
+                Column("reading, % of the update", 2),
             ),
-            tuple(by_decoder),
+            tuple(epochs(first, batch, turns)),
             f"Training on stored tokens at {first} px; reading is part of the update. {told}",
         ),
-        "store": Table(
+        "store": lambda: Table(
             (Column("quantity"), Column("value", 2)),
-            tuple(store),
-            f"At {first} px; building reads and augments too. Memory: libraries included, one update. {told}",
+            tuple(stores(first, batch, turns)),
+            f"At {first} px; building reads and augments too. {told}",
+        ),
+        "memory": lambda: Table(
+            (
+                Column("way"),
+                Column("before, GB", 2),
+                Column("peak, GB", 2),
+                Column("growth, GB", 2),
+                Column(f"growth / {WAYS[0]}", 2),
+                Column(f"peak / {WAYS[0]}", 2),
+            ),
+            tuple(memory(first, batch)),
+            f"One update of {DECODERS[FIRST][0]} at {first} px, batch of {batch}, one thread, one process each. "
+            f"Before: libraries, after an update of a linear decoder at 28 px. {cpu}, torch {version}.",
         ),
     }
-    for part, each in tables.items():
-        console.print(each.to_rich())
-        each.write(output / f"frozen-{part}-{name}")
-    figure(by_crop, output / f"frozen-steps-{name}")
+    unknown = sorted(set(part) - set(tables))
+    if unknown:
+        raise typer.BadParameter(f"no part {', '.join(unknown)}; there are {', '.join(tables)}.")
+    with own_stores():
+        for chosen in part or tables:
+            table = tables[chosen]()
+            console.print(table.to_rich())
+            table.write(output / f"frozen-{chosen}-{name}")
+            if chosen == "steps":
+                figure(table.rows, output / f"frozen-{chosen}-{name}")
+
+
+def steps_table(rows: list[tuple[Cell, ...]], told: str) -> Table:
+    """Of updates by crop."""
+    ways = [Column(f"{way}, s", 3) for way in WAYS]
+    ratios = [Column(f"{way} / {WAYS[-1]}", 1) for way in WAYS[:-1]]
+    columns = (Column("crop, px", 0), Column("tokens", 0), *ways, *ratios)
+    return Table(columns, tuple(rows), f"An update of {DECODERS[FIRST][0]}. {told}")
 
 
 @app.command(hidden=True)
 def peak(way: str, crop: int, batch: int) -> None:
-    """Print the peak memory of this process in GB after one update."""
+    """Print what this process held in GB before one update, libraries included, and at most."""
     torch.set_num_threads(1)
-    bench = Bench(FIRST, way, crop, batch)
-    bench.update()
-    status = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    if status is None:
-        raise RuntimeError("The peak memory of a process is read from /proc/self/status, which is not here.")
-    typer.echo(int(status[1]) * 1024 / 1e9)
+    Bench("Segmenter, linear", "frozen", 28, 1).update()  # so that what is imported on the way is imported
+    before = held("VmRSS")
+    Bench(FIRST, way, crop, batch).update()
+    typer.echo(f"{before} {held('VmHWM')}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ import importlib.util
 import os
 from pathlib import Path
 
+import pytest
 import torch
+import typer
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "frozen.py"
 spec = importlib.util.spec_from_file_location("frozen_benchmark", FILE)
@@ -18,7 +20,7 @@ def test_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "ENCODER", "vit-tiny")
     threads, stores = torch.get_num_threads(), os.environ.get("WHITEBOX_CACHE")
     try:
-        benchmark.run(turns=2, crop=[32, 48], batch=2, threads=1, output=tmp_path)
+        benchmark.run(turns=2, crop=[32, 48], part=[], batch=2, threads=1, output=tmp_path)
     finally:
         torch.set_num_threads(threads)
     assert os.environ.get("WHITEBOX_CACHE") == stores
@@ -34,4 +36,13 @@ def test_tables(tmp_path, capsys, monkeypatch):
             assert 0 < float(row[f"{way}, s low"]) <= float(row[f"{way}, s"]) <= float(row[f"{way}, s high"])
     assert [row["decoder"] for row in rows("epochs")] == ["DEPICT-SA", "SegViT"]
     assert {row["quantity"]: row["value"] for row in rows("store")}["bytes a token"] == "384"  # 192 numbers of 2 bytes
+    for row in rows("memory"):
+        assert float(row["before, GB"]) < float(row["peak, GB"])
+    assert [row["way"] for row in rows("memory")] == list(benchmark.WAYS)
     assert len(list(tmp_path.glob("frozen-steps-*.png"))) == 1
+
+
+def test_unknown_part(tmp_path):
+    with pytest.raises(typer.BadParameter, match=r"no part speed; there are steps, epochs, store, memory\."):
+        benchmark.run(part=["speed"], output=tmp_path)
+    assert not list(tmp_path.iterdir())
