@@ -43,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "attention": Kind("analysis.show.attention", "analysis.measures.attention:Attention"),
     "pca": Kind("analysis.show.pca", "analysis.measures.pca:PCA"),
     "alignment": Kind("analysis.show.alignment", "analysis.measures.alignment:Alignment"),
+    "ablate": Kind("analysis.show.ablate", "analysis.measures.ablate:Ablate"),
     "profile": Kind("analysis.show.profile"),
     "parameter-noise": Kind("analysis.show.noise"),
     "input-noise": Kind("analysis.show.noise"),

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attention": ("sa photo.png -o maps", "maps/records/attention-*.json"),
     "pca": ("sa photo.png -o components", "components/records/pca-*.json"),
     "alignment": ("sa --limit 1 --draws 1 -o aligned", "aligned/records/alignment-*.json"),
+    "ablate": ("sa --limit 2 --draws 1 -o causes", "causes/records/ablate-*.json"),
     "profile": ("sa --size 32 --repeats 1 -o cost", "cost/records/profile-*.json"),
     "render": ("record.json -o drawn", "drawn/tables/*.md"),
     "robustness": ("sa --noise 0.1 --draws 1 --limit 1 --no-sigma-50 -o noise", "noise/records/*noise-*.json"),

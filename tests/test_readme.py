@@ -31,6 +31,7 @@ SMALL_SHAPES = "data.train_length=4 data.val_length=4"
 LESS = {
     "rank-analysis": "--limit 2",
     "alignment": "--limit 1 --draws 1",
+    "ablate": "--limit 1 --draws 1",
     "orthogonality": "--draws 5",
     "profile": "--repeats 1 --size 64",
     "robustness": "--limit 1 --draws 1",

@@ -135,6 +135,26 @@ def compression_rate(z_ND: Tensor, bases_HPD: Tensor, eps: float, dimension: int
     return projected_rates(z_ND, bases_HPD, eps, dimension).sum(-1)
 
 
+def compression_gradient(z_ND: Tensor, bases_HPD: Tensor, eps: float) -> Tensor:
+    """The gradient of R^c(Z | U) by Z, in closed form, (..., N, D) -> (..., N, D), float64.
+
+    With w_h = Z U_h^T and a = P / (N eps^2) it is sum_h a w_h (I + a w_h^T w_h)^-1 U_h (arXiv 2306.01129, eq. 10).
+
+    Raises:
+        ModelError: the tokens hold NaN or infinity.
+    """
+    P, bases_HPD = bases_HPD.shape[1], float64(bases_HPD).to(z_ND.device)
+    w_HNP = float64(z_ND).unsqueeze(-3) @ bases_HPD.mT
+    share = P / (z_ND.shape[-2] * eps**2)
+    moment_HPP = share * (w_HNP.mT @ w_HNP)
+    _finite_trace(moment_HPP)
+    identity_PP = torch.eye(P, dtype=moment_HPP.dtype, device=moment_HPP.device)
+    with _one_thread():
+        factor_HPP = torch.linalg.cholesky(identity_PP + moment_HPP)
+        step_HPN = torch.cholesky_solve(share * w_HNP.mT, factor_HPP)
+    return (step_HPN.mT @ bases_HPD).sum(-3)
+
+
 def rate_reduction(z_ND: Tensor, classes_N: Tensor, eps: float) -> Tensor:
     """Delta R, (..., N, D) -> (...), float64, in nats; at least 0, and 0 for tokens of a single class.
 

@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 
 EPS = 0.1  # as in rank-analysis
 DRAWS = 4  # random updates of each window and layer
+TRIED = (0.0, *(0.5**halved for halved in range(13)))  # of the longest gradient step, as in backtracking
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ def best_multiple(move: Move, values_L: Sequence[float]) -> tuple[float, float]:
 def gradient_step(move: Move, ascent_MD: Tensor) -> Tensor:
     """The best objective along the steepest direction at no more than the update's length, a scalar.
 
-    Tried are the whole length and twelve halvings of it, as in backtracking, and no step.
+    Tried are the whole length and twelve halvings of it, and no step.
     """
     length = ascent_MD.norm()
     if length == 0:
         return move.value(move.x_MD)
     step_MD = ascent_MD * (move.update_MD.norm() / length)
-    tried = [move.value(move.x_MD + scale * step_MD) for scale in (0.0, *(0.5**half for half in range(13)))]
+    tried = [move.value(move.x_MD + scale * step_MD) for scale in TRIED]
     return move.sense * (move.sense * torch.stack(tried)).max()
 
 

@@ -20,6 +20,7 @@ from analysis.measurement import KINDS, Measurement
 from analysis.measures import compare as comparison
 from analysis.measures import profile as profiling
 from analysis.measures import tradeoff as accuracy_and_cost
+from analysis.measures.ablate import Ablate
 from analysis.measures.alignment import Alignment
 from analysis.measures.attention import Attention
 from analysis.measures.boundary import Boundary
@@ -62,6 +63,9 @@ class Asked:
         chosen = Chosen(options.pop("split", None), options.pop("limit", None), photos)
         made = measurement(**options)
         return made.question(run, made.consumes(run, chosen))
+
+    def ablate(self, run: SavedRun, **options: Any) -> Question:
+        return self._put(Ablate, run, **options)
 
     def alignment(self, run: SavedRun, **options: Any) -> Question:
         return self._put(Alignment, run, **options)
@@ -149,6 +153,7 @@ EVALUATION |= {"data.mean_over=labelled"}
 UNSEEN = ["inference.batch=1", "data.crop=16 inference.window=32 inference.stride=32", "data.flip=0.1"]
 OVERRIDES = [*sorted(EVALUATION), *UNSEEN]
 CONSUMED = {
+    "ablate": EVALUATION,
     "alignment": WINDOWS,
     "attention": PHOTOS,
     "boundary": EVALUATION,
@@ -197,6 +202,8 @@ def test_orthogonality_after_the_decoder_is_of_images(asked: Asked) -> None:
 
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    *(("ablate", each) for each in ({"eps": 1.0}, {"draws": 2}, {"seed": 1}, {"limit": 2})),
+    ("ablate", {"layers": "decoder.layers.0"}),
     *(("alignment", each) for each in ({"eps": 1.0}, {"at": "normed"}, {"draws": 2}, {"seed": 1}, {"limit": 2})),
     *(("orthogonality", each) for each in ({"after": True}, {"draws": 3}, {"seed": 1})),
     *(("rank-analysis", each) for each in ({"preset": "crate"}, {"eps": 1.0}, {"encoder": True}, {"limit": 2})),

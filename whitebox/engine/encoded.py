@@ -90,15 +90,22 @@ class EncodedImages:
             self._photos = list(seen)
 
     @torch.inference_mode()
-    def evaluate(self) -> Evaluation:
-        """Counts with the decoder as it is now."""
+    def evaluate(self, on_batch: Callable[[list[int]], None] | None = None) -> Evaluation:
+        """Counts with the decoder as it is now.
+
+        Args:
+            on_batch: called when the decoder has seen a batch of windows, with the number of the image of each.
+        """
         counts: list[Tensor] = []
+        number = {id(photo): index for index, photo in enumerate(self._photos)}
         waiting = deque(self._photos)
         for photo in self._photos:
             photo.forget()
         with evaluating(self.model), rejecting(self.model, self.topk):
             for places, tokens, grid in self._batches:
                 deliver(self.model.decoder.predict(tokens(), grid), places, self.model.mask_stride)
+                if on_batch is not None:
+                    on_batch([number[id(photo)] for photo, _, _ in places])
                 while waiting and waiting[0].waiting == 0:
                     photo = waiting.popleft()
                     rows_HW, K = self._labels[len(counts)](), self.model.num_classes
