@@ -55,6 +55,11 @@ def second_moment(z_ND: Tensor) -> Tensor:
     return z_ND.mT @ z_ND
 
 
+def in_heads(z_ND: Tensor, bases_HPD: Tensor) -> Tensor:
+    """Coordinates in each subspace, in the tokens' own precision, (..., N, D) -> (..., H, N, P)."""
+    return (z_ND @ bases_HPD.flatten(0, 1).mT).unflatten(-1, bases_HPD.shape[:2]).transpose(-3, -2)
+
+
 def project_moment(m_DD: Tensor, bases_HPD: Tensor) -> Tensor:
     """The second moment of the tokens' coordinates in each subspace, (..., D, D) -> (..., H, P, P)."""
     H, P, _ = bases_HPD.shape
@@ -144,7 +149,7 @@ def compression_gradient(z_ND: Tensor, bases_HPD: Tensor, eps: float) -> Tensor:
         ModelError: the tokens hold NaN or infinity.
     """
     P, bases_HPD = bases_HPD.shape[1], float64(bases_HPD).to(z_ND.device)
-    w_HNP = float64(z_ND).unsqueeze(-3) @ bases_HPD.mT
+    w_HNP = in_heads(float64(z_ND), bases_HPD)
     share = P / (z_ND.shape[-2] * eps**2)
     moment_HPP = share * (w_HNP.mT @ w_HNP)
     _finite_trace(moment_HPP)
@@ -152,7 +157,7 @@ def compression_gradient(z_ND: Tensor, bases_HPD: Tensor, eps: float) -> Tensor:
     with _one_thread():
         factor_HPP = torch.linalg.cholesky(identity_PP + moment_HPP)
         step_HPN = torch.cholesky_solve(share * w_HNP.mT, factor_HPP)
-    return (step_HPN.mT @ bases_HPD).sum(-3)
+    return step_HPN.flatten(-3, -2).mT @ bases_HPD.flatten(0, 1)
 
 
 def rate_reduction(z_ND: Tensor, classes_N: Tensor, eps: float) -> Tensor:

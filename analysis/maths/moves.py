@@ -16,13 +16,22 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from analysis.maths.coding_rate import float64, numerical_rank, projected_rates, second_moment
+from analysis.maths.coding_rate import float64, in_heads, numerical_rank, second_moment
 from analysis.maths.conventions import MULTIPLES
-from whitebox.models.attention import SubspaceAttention, SubspaceLayer, attention_weights
+from analysis.maths.objectives import rates, sparse_rate, variational_rates
+from whitebox.models.attention import (
+    CBSA,
+    TSSA,
+    SubspaceAttention,
+    SubspaceLayer,
+    UntiedSubspaces,
+    attention_weights,
+)
 
 Array = NDArray[np.float64]
 
 EPS = 0.1  # as in rank-analysis
+STEPS = 16  # of a path along the gradient
 DRAWS = 4  # random updates of each window and layer
 TRIED = (0.0, *(0.5**halved for halved in range(13)))  # of the longest gradient step, as in backtracking
 
@@ -35,6 +44,7 @@ class Move:
         x_MD: vectors before. update_MD: what the layer added.
         terms: vectors (M, D) -> the objective's terms (T,); their sum is the objective.
         sense: -1 where the objective is to fall, 1 where it is to rise.
+        unit: of a change; None: percent of the objective before.
         heads_HMD: what each head added, summing up to the update; None where that is not defined.
         derived_MD: the direction of the derivation, see above; None where it is not defined.
     """
@@ -45,6 +55,7 @@ class Move:
     sense: int
     heads_HMD: Tensor | None = None
     derived_MD: Tensor | None = None
+    unit: float | None = None
 
     def after(self, multiple: float = 1.0) -> Tensor:
         """The objective when the update is added ``multiple`` times, a scalar."""
@@ -80,31 +91,67 @@ def best_multiple(move: Move, values_L: Sequence[float]) -> tuple[float, float]:
 
     The best of MULTIPLES (whose objectives are ``values_L``), refined between its neighbours to 0.01.
     """
-    best = int(np.argmax(move.sense * np.asarray(values_L)))
-    bounds = MULTIPLES[max(best - 1, 0)], MULTIPLES[min(best + 1, len(MULTIPLES) - 1)]
+    return _best(MULTIPLES, values_L, lambda multiple: float(move.after(multiple)), move.sense)
+
+
+def _best(
+    places: Sequence[float], values: Sequence[float], value_at: Callable[[float], float], sense: int
+) -> tuple[float, float]:
+    """Where along a line an objective is best, and what it is there: the best of ``places``, refined to 1 %."""
+    best = int(np.argmax(sense * np.asarray(values)))
+    low, high = places[max(best - 1, 0)], places[min(best + 1, len(places) - 1)]
     refined = minimize_scalar(
-        lambda multiple: -move.sense * float(move.after(multiple)),
-        bounds=bounds,
+        lambda place: -sense * value_at(place),
+        bounds=(low, high),
         method="bounded",  # never reaches the bounds themselves
-        options={"xatol": 0.01},
+        options={"xatol": min(0.01, 0.01 * (high - low))},
     )
-    value = -move.sense * float(refined.fun)
-    if move.sense * (value - values_L[best]) > 0:
+    value = -sense * float(refined.fun)
+    if sense * (value - values[best]) > 0:
         return float(refined.x), value
-    return MULTIPLES[best], values_L[best]
+    return places[best], values[best]
 
 
 def gradient_step(move: Move, ascent_MD: Tensor) -> Tensor:
     """The best objective along the steepest direction at no more than the update's length, a scalar.
 
-    Tried are the whole length and twelve halvings of it, and no step.
+    Tried are the whole length, twelve halvings of it, and no step; between the neighbours of the best it is minimised.
     """
     length = ascent_MD.norm()
     if length == 0:
         return move.value(move.x_MD)
     step_MD = ascent_MD * (move.update_MD.norm() / length)
-    tried = [move.value(move.x_MD + scale * step_MD) for scale in TRIED]
-    return move.sense * (move.sense * torch.stack(tried)).max()
+    places = sorted(TRIED)
+
+    def value_at(factor: float) -> float:
+        return float(move.value(move.x_MD + factor * step_MD))
+
+    _, value = _best(places, [value_at(place) for place in places], value_at, move.sense)
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def path(move: Move, steps: int) -> Tensor:
+    """The best objective on a way of ``steps`` gradient steps of one length, together as long as the update, a scalar.
+
+    Each goes along the gradient where it is: what a layer could reach that took many small steps.
+    """
+    x_MD, length = move.x_MD, move.update_MD.norm() / steps
+    values = [move.value(x_MD)]
+    for _ in range(steps):
+        ascent_MD = steepest(move, x_MD)
+        norm = ascent_MD.norm()
+        if norm == 0:
+            break
+        x_MD = x_MD + ascent_MD * (length / norm)
+        values.append(move.value(x_MD))
+    return move.sense * (move.sense * torch.stack(values)).max()
+
+
+def steepest(move: Move, x_MD: Tensor) -> Tensor:
+    """The direction that improves the objective most, its gradient times ``sense``, (M, D)."""
+    with torch.enable_grad():
+        x_MD = x_MD.detach().clone().requires_grad_()
+        return move.sense * torch.autograd.grad(move.value(x_MD), x_MD)[0]
 
 
 def principal_subspace(z_ND: Tensor, dimension: int) -> Tensor:
@@ -133,6 +180,29 @@ def attended(layer: SubspaceAttention, q_HMP: Tensor, w_HNP: Tensor) -> Tensor:
     return attention_weights(q_HMP, w_HNP, layer.head_dim**-0.5) @ w_HNP @ constant(layer.bases, w_HNP)
 
 
+Coordinates = Callable[[Tensor], Tensor]  # tokens (N, D) -> what the layer projects them on, (H, N, P)
+
+
+def seen_by(layer: SubspaceLayer, tokens_ND: Tensor, update_ND: Tensor, at: str) -> tuple[Tensor, Coordinates]:
+    """The tokens before a layer, as an objective takes them, and their coordinates in the layer's subspaces.
+
+    Args:
+        tokens_ND: what left the layer. update_ND: what it added to get there.
+        at: ``tokens``: as they are, seen through the layer's LayerNorm; ``normed``: what it has made of them.
+    """
+    bases_HPD, weight_D, bias_D = (
+        constant(each, tokens_ND) for each in (layer.bases, layer.norm.weight, layer.norm.bias)
+    )
+
+    def normed(x_ND: Tensor) -> Tensor:
+        return F.layer_norm(x_ND, weight_D.shape, weight_D, bias_D, layer.norm.eps)
+
+    z_ND = tokens_ND - update_ND
+    if at == "tokens":
+        return z_ND, lambda x_ND: in_heads(normed(x_ND), bases_HPD)
+    return normed(z_ND), lambda x_ND: in_heads(x_ND, bases_HPD)
+
+
 def compression(
     layer: SubspaceLayer,
     tokens_ND: Tensor,
@@ -148,23 +218,86 @@ def compression(
         projected_HNP: U_h^T LayerNorm(z), where the layer is a `SubspaceAttention`; else None.
         eps, at: see above.
     """
-    bases_HPD, weight_D, bias_D = (
-        constant(each, tokens_ND) for each in (layer.bases, layer.norm.weight, layer.norm.bias)
-    )
-
-    def normed(x_ND: Tensor) -> Tensor:
-        return F.layer_norm(x_ND, weight_D.shape, weight_D, bias_D, layer.norm.eps)
-
-    def rates(x_ND: Tensor) -> Tensor:
-        return projected_rates(normed(x_ND) if at == "tokens" else x_ND, bases_HPD, eps)
-
-    z_ND = tokens_ND - update_ND
+    x_ND, coordinates = seen_by(layer, tokens_ND, update_ND, at)
     heads_HND = derived_ND = None
     if isinstance(layer, SubspaceAttention) and projected_HNP is not None:
         attended_HND = attended(layer, projected_HNP, projected_HNP)
-        heads_HND = constant(layer.step_size, z_ND) * attended_HND
-        derived_ND = (attended_HND - projected_HNP @ bases_HPD).sum(0)
-    return Move(z_ND if at == "tokens" else normed(z_ND), update_ND, rates, -1, heads_HND, derived_ND)
+        heads_HND = constant(layer.step_size, x_ND) * attended_HND
+        derived_ND = (attended_HND - projected_HNP @ constant(layer.bases, x_ND)).sum(0)
+    return Move(x_ND, update_ND, lambda z_ND: rates(coordinates(z_ND), eps), -1, heads_HND, derived_ND)
+
+
+def variational(
+    layer: TSSA,
+    tokens_ND: Tensor,
+    update_ND: Tensor,
+    projected_HNP: Tensor,
+    membership_HN: Tensor,
+    eps: float = EPS,
+    at: str = "tokens",
+) -> Move:
+    """The move of a ToST layer, that should have lowered the variational bound of R^c; its memberships stay.
+
+    ``derived`` is the layer's own direction with U in the place of the output map.
+    """
+    x_ND, coordinates = seen_by(layer, tokens_ND, update_ND, at)
+    weights_HN1 = membership_HN.unsqueeze(-1)
+    moments_H1P = (weights_HN1 * projected_HNP.square()).sum(-2, keepdim=True) / weights_HN1.sum(-2, keepdim=True)
+    shrunk_HNP = -weights_HN1 * projected_HNP / (1 + moments_H1P)
+
+    def terms(z_ND: Tensor) -> Tensor:
+        return variational_rates(coordinates(z_ND), membership_HN, eps)
+
+    derived_ND = (shrunk_HNP @ constant(layer.bases, x_ND)).sum(0)
+    return Move(x_ND, update_ND, terms, -1, _of_heads(layer, shrunk_HNP), derived_ND)
+
+
+def contraction(
+    layer: CBSA,
+    tokens_ND: Tensor,
+    update_ND: Tensor,
+    projected_HNP: Tensor,
+    weights_HRN: Tensor,
+    grid: tuple[int, int],
+    eps: float = EPS,
+    at: str = "tokens",
+) -> Move:
+    """The move of a CBSA layer, that should have lowered the rate of its representatives; who looks where stays.
+
+    ``derived`` is what the derivation hands back to the tokens before the identity is dropped, with U in the place of
+    the output map: sum_h U_h A_h^T (softmax - 1) r_h.
+
+    Args:
+        weights_HRN: A, of representatives over tokens.
+        grid: h x w of the patches, which come first among the tokens.
+    """
+    x_ND, coordinates = seen_by(layer, tokens_ND, update_ND, at)
+    step_H11 = constant(layer.representative_step, x_ND)
+
+    def representatives(w_HNP: Tensor) -> Tensor:
+        return layer.pooled(w_HNP[None], grid)[0] + step_H11 * (weights_HRN @ w_HNP)
+
+    r_HRP = representatives(projected_HNP)
+    contracted_HRP = attention_weights(r_HRP, r_HRP, layer.head_dim**-0.5) @ r_HRP
+    back_HNP = weights_HRN.mT @ (contracted_HRP - r_HRP)
+    heads_HND = _of_heads(layer, constant(layer.step_size, x_ND) * (weights_HRN.mT @ contracted_HRP))
+    derived_ND = (back_HNP @ constant(layer.bases, x_ND)).sum(0)
+    return Move(x_ND, update_ND, lambda z_ND: rates(representatives(coordinates(z_ND)), eps), -1, heads_HND, derived_ND)
+
+
+def sparsification(x_ND: Tensor, sparse_ND: Tensor, sparsity: float, eps: float = EPS) -> Move:
+    """The move of ISTA in a CRATE layer, that should have raised R(Z) - lambda |Z|_1.
+
+    Args:
+        x_ND: what it started from, normalised. sparse_ND: what it made of that.
+    """
+    return Move(x_ND, sparse_ND - x_ND, lambda z_ND: sparse_rate(z_ND, sparsity, eps), 1, unit=1.0)
+
+
+def _of_heads(layer: UntiedSubspaces, w_HNP: Tensor) -> Tensor:
+    """What each head adds through an output map of its own, without the bias, (H, N, D)."""
+    map_HPD = constant(layer.output.weight, w_HNP).mT.unflatten(0, (layer.heads, layer.head_dim))
+    return w_HNP @ map_HPD
 
 
 def refinement(
@@ -181,11 +314,15 @@ def refinement(
     v_DK = principal_subspace(patches_ND, len(q_KD))
     attended_HKD = attended(layer, q_KD @ constant(layer.bases, q_KD).mT, projected_HNP)
     heads_HKD = constant(layer.step_size, q_KD) * attended_HKD
-    return Move(q_KD, update_KD, lambda x_KD: inside(x_KD, v_DK)[None], 1, heads_HKD)
+    return Move(q_KD, update_KD, lambda x_KD: inside(x_KD, v_DK)[None], 1, heads_HKD, unit=100.0)
 
 
-def judge(move: Move, generator: torch.Generator, draws: int = DRAWS) -> dict[str, Array]:
-    """All numbers of one move, see above; of random updates (S,), of heads (H,) or (T,), along the update (L,)."""
+def judge(move: Move, generator: torch.Generator, draws: int = DRAWS, steps: int = STEPS) -> dict[str, Array]:
+    """All numbers of one move, see above; of random updates (S,), of heads (H,) or (T,), along the update (L,).
+
+    Args:
+        steps: of `path`.
+    """
     ascent_TMD = ascent(move)
     ascent_MD = ascent_TMD.sum(0)
     before_T, after_T = move.terms(move.x_MD), move.terms(move.x_MD + move.update_MD)
@@ -195,14 +332,14 @@ def judge(move: Move, generator: torch.Generator, draws: int = DRAWS) -> dict[st
     random = [random_update(move.update_MD, generator) for _ in range(draws)]
 
     def change(after: Tensor, before: Tensor = before) -> Tensor:
-        """In percent of a rate before; in percentage points of a share."""
-        return 100 * (after - before) / (before if move.sense < 0 else 1)
+        return changed(move, after, before)
 
     found = {
-        "before": before if move.sense < 0 else 100 * before,
+        "before": before * (move.unit or 1),
         "cosine": cosine(move.update_MD, ascent_MD),
         "change": change(after_T.sum()),
         "gradient": change(gradient_step(move, ascent_MD)),
+        "path": change(path(move, steps)),
         "curve": change(curve_L),
         "multiple": torch.tensor(multiple),
         "best": change(torch.tensor(best, dtype=torch.float64)),
@@ -215,6 +352,28 @@ def judge(move: Move, generator: torch.Generator, draws: int = DRAWS) -> dict[st
     if move.heads_HMD is not None:
         found["head_cosine"] = cosine(move.heads_HMD, ascent_TMD)
     return {name: value.cpu().numpy() for name, value in found.items()}
+
+
+def over_distortions(moves: Sequence[Move]) -> dict[str, Array]:
+    """Cosine and change of one update, held against its objective at one eps after another, (E,) each."""
+    directions = [steepest(move, move.x_MD) for move in moves]
+    found = {
+        "range_cosine": [cosine(move.update_MD, each_MD) for move, each_MD in zip(moves, directions, strict=True)],
+        "range_change": [changed(move, move.after(), move.value(move.x_MD)) for move in moves],
+    }
+    derived = [
+        cosine(move.derived_MD, each_MD)
+        for move, each_MD in zip(moves, directions, strict=True)
+        if move.derived_MD is not None
+    ]
+    if derived:
+        found["range_derived"] = derived
+    return {name: torch.stack(values).cpu().numpy() for name, values in found.items()}
+
+
+def changed(move: Move, after: Tensor, before: Tensor) -> Tensor:
+    """A change of an objective, in percent of what it was before, or in its own unit."""
+    return 100 * (after - before) / before if move.unit is None else move.unit * (after - before)
 
 
 def constant(parameter: Tensor, like: Tensor) -> Tensor:

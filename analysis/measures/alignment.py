@@ -27,9 +27,16 @@ a lower rank) and q_k the class embeddings
 
 ``inside`` is the objective; it cannot see embeddings that all point the same way. ``captured`` depends on their span.
 
+**A layer's own objective.** Where an operator is derived from something else, it is judged by that as well (formulas:
+`analysis.maths.objectives`): ToST by its variational bound of R^c, memberships as the layer has them; CBSA by the rate
+of its representatives, weights as the layer has them; of CRATE the attention by R^c, and ISTA by R(Z) - lambda |Z|_1 of
+the tokens it takes and gives, with R, R^c and lambda |Z|_1 before the layer, after MSSA and after ISTA beside it.
+
 **Signs.** A cosine is that of the update with the direction of steepest improvement: 1 a perfect gradient step, 0 no
 better than a random one, negative a step the wrong way. Changes are those of the objective itself, in percent of its
-value before (R^c; to fall) or in percentage points (inside; to rise). ``multiple`` says how many times the update would
+value before (rates; to fall), in percentage points (inside; to rise) or in nats (sparse rate; to rise). ``gradient`` is
+the best step along the gradient at most as long as the update, ``path`` the best place on a way of so many small ones.
+``multiple`` says how many times the update would
 have been best along its own line; 1: the learned step is optimal, negative: the other sign would have been better.
 
 Layout of ``measured``, ESTIMATE as in `analysis.maths.intervals.estimates`, RANDOM one with ``single``, the 2.5 %
@@ -40,7 +47,10 @@ and 97.5 % percentiles of single draws (a mean over images is compared with the 
                  "best": ..., "at_end": 0.25, "curve": [ESTIMATE of MULTIPLES, ...],
                  "random": {"cosine": RANDOM, "change": RANDOM},
                  "heads": [{"cosine": ESTIMATE or null, "change": ESTIMATE}, ...],
-                 "captured": {"before": ESTIMATE, "after": ESTIMATE} or absent}, ...],
+                 "range": {"cosine": [ESTIMATE at each of DISTORTIONS, ...], "derived": [...] or null, "change": [...]},
+                 "captured": {"before": ESTIMATE, "after": ESTIMATE}, of principal directions, which have no eps;
+                 "given": ESTIMATE, of a contraction: change of the rate of tokens given their representatives;
+                 "parts": {"total" | "rate" | "compression" | "sparsity": {"before", "by_mssa", "by_ista"}}}, ...],
      "notes": [...]}
 
 Shapes: M vectors that are moved (tokens, or class embeddings), N tokens, D width, H heads, P subspace dimension,
@@ -55,7 +65,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from analysis.maths.conventions import MULTIPLES, RESAMPLES
+from analysis.maths.conventions import DISTORTIONS, MULTIPLES, RESAMPLES
 from analysis.measurement import Measurement, Progress, Seed
 from analysis.record import Answer
 from whitebox.errors import require
@@ -84,12 +94,14 @@ class Alignment(Measurement):
         str, Option(help="tokens: R^c through a layer's LayerNorm; normed: of the tokens it has normalised.")
     ] = "tokens"
     draws: Annotated[int, Option(min=1, help="Random updates of each window and layer.")] = 4
+    path: Annotated[int, Option(min=1, help="Small gradient steps that are together as long as an update.")] = 16
     seed: Seed = 0
 
     def __post_init__(self) -> None:
         require(0 < self.eps < math.inf, "--eps", self.eps, "it must be above 0 and finite")
         require(self.at in _AT, "--at", self.at, f"choose {' or '.join(_AT)}")
         require(self.draws >= 1, "--draws", self.draws, "it must be at least 1")
+        require(self.path >= 1, "--path", self.path, "it must be at least 1")
 
     @property
     def variant(self) -> str:
@@ -103,8 +115,9 @@ class Alignment(Measurement):
         return {"random": self.seed, "bootstrap": self.seed}
 
     def settings(self, run: SavedRun | Run) -> Mapping[str, Any]:
-        """The options, and where along an update the objective is measured."""
-        return {**super().settings(run), "multiples": MULTIPLES, "resamples": RESAMPLES}
+        """The options, where along an update the objective is measured, and at which other distortions."""
+        along = {"multiples": MULTIPLES, "distortions": DISTORTIONS}
+        return {**super().settings(run), **along, "resamples": RESAMPLES}
 
     def measure(self, run: Run, consumed: Images, advance: Progress) -> Answer:
         """Every layer with subspaces in the decoder, on the windows of evaluation.
@@ -118,35 +131,30 @@ class Alignment(Measurement):
 
         from analysis.maths.coding_rate import float64
         from analysis.measures.finite import finite
-        from analysis.measures.layer_moves import judge_window, summary, taps
+        from analysis.measures.layer_moves import Way, judge_window, judged, summary, taps
         from whitebox.models import record
         from whitebox.models.attention import subspace_layers
 
         layers = {name: layer for name, layer in subspace_layers(run.model).items() if name.startswith("decoder.")}
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in layers}
+        asked = judged(layers)
+        rows: list[list[dict[str, Any]]] = [[] for _ in asked]
         generator = torch.Generator().manual_seed(self.seed)
         for sample in consumed.each(run, advance) if layers else ():
             with torch.inference_mode(), record(run.model, *taps(layers)) as activations:
-                run.model.masks(sample.pixels_B3HW)
+                masks_BKhw = run.model.masks(sample.pixels_B3HW)
+            grid = (masks_BKhw.shape[-2], masks_BKhw.shape[-1])
+            way = Way(self.eps, self.at, self.draws, self.path, grid, generator)
             with torch.no_grad():  # only where a gradient is asked for
                 known = {tap: finite(float64(value).clone(), tap, run) for tap, value in activations.items()}
-                for name, layer in layers.items():
+                for each, found in zip(asked, rows, strict=True):
                     windows = [
-                        judge_window(
-                            name,
-                            layer,
-                            {tap: value[window] for tap, value in known.items()},
-                            self.eps,
-                            self.at,
-                            self.draws,
-                            generator,
-                        )
+                        judge_window(each, {tap: value[window] for tap, value in known.items()}, way)
                         for window in range(len(sample.pixels_B3HW))
                     ]
-                    rows[name].append({key: np.stack([window[key] for window in windows]) for key in windows[0]})
+                    found.append({key: np.stack([window[key] for window in windows]) for key in windows[0]})
         measured = {
             "layers": [
-                summary(name, layer, rows[name], self.seed, consumed.units.of_N) for name, layer in layers.items()
+                summary(each, found, self.seed, consumed.units.of_N) for each, found in zip(asked, rows, strict=True)
             ],
             "notes": [] if layers else ["has no subspaces: there is no objective its layers could follow."],
         }

@@ -212,6 +212,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *(("attention", each) for each in ({"layer": "0"}, {"head": "all"}, {"rollout": True}, {"part": False})),
     *(("attention", each) for each in ({"classes": "egg"}, {"patch": ["0,0"]}, {"masks": True})),
     ("pca", {"directions": 2}),
+    ("alignment", {"path": 3}),
     *(("profile", each) for each in ({"size": 16}, {"batch": 2}, {"precision": "bf16"}, {"repeats": 2})),
     *(("eval", each) for each in ({"limit": 2}, {"split": "test"}, {"unit": "block:2"})),
     ("boundary", {"ratio": 0.05}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from child_runs import TINY
 from torch import Tensor
 
 from analysis.maths.coding_rate import coding_rate, compression_rate
-from analysis.maths.conventions import MULTIPLES
+from analysis.maths.conventions import DISTORTIONS, MULTIPLES
 from analysis.maths.moves import (
     Move,
     ascent,
@@ -58,7 +59,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def bowl(x: Tensor, update: Tensor, sense: int = -1) -> Move:
     """|x|^2 to fall, or -|x|^2 to rise; one term for each vector."""
-    return Move(x, update, lambda x_MD: -sense * x_MD.square().sum(-1), sense)
+    return Move(x, update, lambda x_MD: -sense * x_MD.square().sum(-1), sense, unit=None if sense < 0 else 100.0)
 
 
 @pytest.fixture
@@ -314,11 +315,6 @@ class TestMeasure:
             assert layer["step"] is None and layer["derived"] is None
             assert all(head["cosine"] is None and head["change"]["value"] for head in layer["heads"])
 
-    @pytest.mark.parametrize("name", ["cbsa-tiny", "crate-tiny", "tost-tiny"])
-    def test_other_white_boxes(self, opened: Callable[[str], Run], name: str) -> None:
-        layers = measure(opened(name), limit=1).measured["layers"]
-        assert len(layers) == 3 and all(abs(layer["cosine"]["value"]) <= 1 for layer in layers)
-
     def test_of_crate_the_part_before_ista_is_judged(self, opened: Callable[[str], Run]) -> None:
         run = opened("crate-tiny")
         found = measure(run, limit=1).measured["layers"][0]
@@ -357,6 +353,40 @@ class TestMeasure:
         assert literal.variant == "normed-eps_1" and literal.settings["eps"] == 1.0
         assert literal.identity != first.identity
 
+    @pytest.mark.parametrize(
+        ("name", "own"),
+        [("tost-tiny", "variational bound"), ("cbsa-tiny", "contraction"), ("crate-tiny", "sparse rate")],
+    )
+    def test_an_operator_is_judged_by_its_own_objective_too(
+        self, opened: Callable[[str], Run], name: str, own: str
+    ) -> None:
+        found = measure(opened(name), limit=1, draws=1, path=2).measured["layers"]
+        assert [layer["objective"] for layer in found] == ["compression", own] * 3
+        for layer in found:
+            at = DISTORTIONS.index(0.1)  # the range goes through the numbers at --eps
+            assert layer["range"]["cosine"][at]["value"] == pytest.approx(layer["cosine"]["value"])
+            assert layer["range"]["change"][at]["value"] == pytest.approx(layer["change"]["value"])
+            assert len(layer["range"]["change"]) == len(DISTORTIONS) and abs(layer["cosine"]["value"]) <= 1
+        for layer in found[1::2]:
+            assert ("given" in layer) == (own == "contraction") and ("parts" in layer) == (own == "sparse rate")
+            if own == "sparse rate":
+                parts = layer["parts"]
+                for when in ("before", "by_mssa", "by_ista"):
+                    rate, compressed, sparsity = (
+                        parts[key][when]["value"] for key in ("rate", "compression", "sparsity")
+                    )
+                    assert parts["total"][when]["value"] == pytest.approx(rate - compressed - sparsity)
+                ista = parts["rate"]["by_ista"]["value"] - parts["sparsity"]["by_ista"]["value"]
+                assert layer["change"]["value"] == pytest.approx(ista) and layer["heads"] == []
+            else:
+                assert layer["gradient"]["value"] <= 0 and layer["path"]["value"] <= 0
+
+    def test_many_small_steps(self, opened: Callable[[str], Run]) -> None:
+        run = opened("depict-sa-tiny")
+        few, many = (measure(run, limit=1, path=steps).measured["layers"][0] for steps in (1, 32))
+        assert many["path"]["value"] < few["path"]["value"] <= 0
+        assert few["gradient"] == many["gradient"]
+
     def test_what_it_refuses(self, opened: Callable[[str], Run]) -> None:
         run = opened("depict-ca-tiny")
         for wrong, message in (
@@ -364,6 +394,7 @@ class TestMeasure:
             ({"eps": math.nan}, "--eps=nan is impossible"),
             ({"at": "raw"}, "--at='raw' is impossible: choose tokens or normed"),
             ({"draws": 0}, "--draws=0 is impossible"),
+            ({"path": 0}, "--path=0 is impossible"),
             ({"limit": 0}, "--limit 0 is impossible"),
             ({"eps": 1e-9, "limit": 1}, "too small for double precision"),
         ):
@@ -379,16 +410,38 @@ def test_tables_and_figures_come_from_records_alone(opened: Callable[[str], Run]
     records = [measure(opened(name), limit=1) for name in MODELS]
     read = [read_record(write_record(each, tmp_path / "records")) for each in records]
     tables = shown(read, tmp_path / "figure")
-    assert list(tables) == ["", "-change", "-heads", "-classes"]
-    assert [len(table.rows) for table in tables.values()] == [3 + 6 + 2, 3 + 3 + 2, 9 + 18 + 2, 3]
+    assert list(tables) == ["", "-change", "-heads", "-classes", "-range"]
+    assert [len(table.rows) for table in tables.values()] == [3 + 6 + 2, 3 + 3 + 2, 9 + 18 + 2, 3, 6 * (3 + 3 + 2)]
     assert all("eps = 0.1" in table.caption and "n = 1 images" in table.caption for table in tables.values())
     assert {path.name for path in tmp_path.glob("figure*")} == {
-        f"figure{part}.{suffix}" for part in ("", "-steps") for suffix in ("png", "pdf")
+        f"figure{part}.{suffix}" for part in ("", "-directions", "-steps") for suffix in ("png", "pdf")
     }
     with pytest.raises(RecordError, match="different eps; render them apart"):
         shown([read[0], replace(read[1], settings={**read[1].settings, "eps": 1.0})], tmp_path / "x")
     with pytest.raises(RecordError, match="on different images"):
         shown([read[0], replace(read[1], data=replace(read[1].data, split="train"))], tmp_path / "x")
+
+
+def test_own_objectives_are_shown_beside_the_rate(opened: Callable[[str], Run], tmp_path: Path) -> None:
+    names = ("tost-tiny", "cbsa-tiny", "crate-tiny")
+    read = [
+        read_record(write_record(measure(opened(name), limit=1, draws=1, path=2), tmp_path / "records"))
+        for name in names
+    ]
+    tables = shown(read, tmp_path / "figure")
+    assert [row[1] for row in tables[""].rows[:2]] == ["layers.0", "layers.0 bound"]
+    assert [len(table.rows) for table in tables.values()] == [18, 15, 45, 15, 6 * 18]
+    assert "Representatives: R of CBSA's representatives." in tables[""].caption
+    assert [column.name for column in tables["-change"].columns][-4:] == ["gradient", "path", "best", "Given (%)"]
+    assert [row[2] for row in tables["-sparse"].rows[:2]] == ["R - R^c - lambda |Z|_1", "R"]
+    (tmp_path / "before").mkdir()
+    older = json.loads(json.dumps([each.measured for each in read[:1]]))  # of before there was a range
+    for layer in older[0]["layers"]:
+        for key in ("range", "path"):
+            del layer[key]
+    tables = shown([replace(read[0], measured=older[0])], tmp_path / "before" / "figure")
+    assert "-range" not in tables and "path" not in [column.name for column in tables["-change"].columns]
+    assert not list((tmp_path / "before").glob("*directions*"))
 
 
 def test_the_command(folder: Path, tmp_path: Path, call: Callable[..., tuple[int, str, str]]) -> None:
