@@ -9,8 +9,8 @@ in percent, a mean over images. The encoder runs once; its tokens go through eac
 
 Variants. ``step``: what a layer adds, times 0 (the layer is dropped), 0.5, 2 and -1. ``head``: a head adds nothing; of
 ToST it still takes its share of the membership. ``gradient``: what a layer adds is replaced by what its softmax
-approximates, a step along the exact gradient of R^c(LayerNorm(Z) | U) (arXiv 2306.01129, eq. 10 to 13), the best of
-those at most as long as the layer's own update in each window (`moves.gradient_step`). ``principal``, ``random``,
+approximates, a step along the exact gradient of R^c(LayerNorm(Z) | U) (arXiv 2306.01129, eq. 10 to 13), the layer's own
+update's length halved until that is no better (`variants.descended`). ``principal``, ``random``,
 ``other training``: the bases of all layers replaced by the leading principal directions of the tokens, by normal
 matrices, by those of ``--other``; each head is as long as it was, and turned within its new subspace to lie next to the
 learned one, since output maps of their own (CBSA, ToST, CRATE) stay. ``pruning``: heads dropped one after another, the

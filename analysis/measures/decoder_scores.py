@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.consumed import EvaluatedImages
-from analysis.maths.coding_rate import compression_rate
+from analysis.maths.coding_rate import in_heads
 from analysis.maths.conventions import RESAMPLES
 from analysis.maths.intervals import estimates
+from analysis.maths.objectives import rates
 from analysis.maths.resampling import Sampled, interval
 from analysis.measures.evaluation import sampled_scores
 from analysis.measures.extras import stored_interval
@@ -78,8 +79,8 @@ class DecoderScores:
             def add(images: list[int]) -> None:
                 for name, (norm, bases_HPD) in self.bases.items():
                     tokens_BND = finite(heard[f"{name}.tokens"], f"{name}.tokens", self.run)
-                    rate_B = compression_rate(norm(tokens_BND), bases_HPD, self.eps)
-                    np.add.at(sums_N, images, rate_B.cpu().numpy())
+                    w_BHNP = in_heads(norm(tokens_BND), bases_HPD)  # as exact as the tokens are
+                    np.add.at(sums_N, images, rates(w_BHNP, self.eps).sum(-1).cpu().numpy())
                 np.add.at(windows_N, images, 1)
 
             evaluation = self.images.evaluate(add)

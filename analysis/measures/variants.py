@@ -12,17 +12,16 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from analysis.maths.coding_rate import (
     compression_gradient,
-    compression_rate,
     float64,
     principal_directions,
     second_moment,
 )
 from analysis.maths.moves import TRIED, constant
+from analysis.maths.objectives import projected, rates
 from whitebox.errors import ConfigError
 from whitebox.models import Segmentor, changeable, replace
 from whitebox.models.attention import MHSA, Subspaces
@@ -162,20 +161,32 @@ def gradient_steps(model: Segmentor, layers: Mapping[str, Subspaces], eps: float
 def descended(layer: Subspaces, z_BND: Tensor, update_BND: Tensor, eps: float) -> Tensor:
     """The gradient step of R^c(LayerNorm(Z) | U) that lowers it most in each window, as an update.
 
-    Tried are the length of ``update_BND``, twelve halvings of it, and no step, as `moves.gradient_step` does.
+    The length of ``update_BND`` is halved, up to twelve times, until the rate is below that of no step in all windows
+    and half as long is no better. Tokens and step are projected once: through a LayerNorm only the length differs.
     """
-    step_BND, z64_BND = descent(layer, z_BND, eps), float64(z_BND)
-    length_B11, own_B11 = (each.norm(dim=(-2, -1), keepdim=True) for each in (step_BND, float64(update_BND)))
+    step_BND, own_BND = descent(layer, z_BND, eps), float64(update_BND)
+    length_B11, own_B11 = (each.norm(dim=(-2, -1), keepdim=True) for each in (step_BND, own_BND))
     step_BND = step_BND * (own_B11 / torch.where(length_B11 > 0, length_B11, 1.0))
-    weight_D, bias_D = constant(layer.norm.weight, z64_BND), constant(layer.norm.bias, z64_BND)
+    weight_D, bias_D = constant(layer.norm.weight, step_BND), constant(layer.norm.bias, step_BND)
+    parts = [each - each.mean(-1, keepdim=True) for each in (float64(z_BND), step_BND)]
+    start_BHNP, along_BHNP = (projected(weight_D * each, layer.bases.detach()) for each in parts)
+    shift_H1P = projected(bias_D[None], layer.bases.detach())
+    own_BN, both_BN, step_BN = ((x * y).mean(-1) for x, y in ((parts[0],) * 2, parts, (parts[1],) * 2))
 
     def rate(factor: float) -> Tensor:
-        normed_BND = F.layer_norm(z64_BND + factor * step_BND, weight_D.shape, weight_D, bias_D, layer.norm.eps)
-        return compression_rate(normed_BND, layer.bases.detach(), eps)
+        spread_BN = (own_BN + 2 * factor * both_BN + factor**2 * step_BN + layer.norm.eps).sqrt()
+        w_BHNP = (start_BHNP + factor * along_BHNP) / spread_BN[:, None, :, None] + shift_H1P
+        return rates(w_BHNP, eps).sum(-1)
 
-    best_B = torch.stack([rate(factor) for factor in TRIED]).argmin(0)
-    factors = torch.tensor(TRIED, dtype=step_BND.dtype, device=step_BND.device)
-    return (factors[best_B][:, None, None] * step_BND).to(update_BND)
+    none_B = rate(0.0)
+    best_B, chosen_B = none_B, torch.zeros_like(none_B)
+    for factor in TRIED[1:]:
+        rate_B = rate(factor)
+        better_B = rate_B < best_B
+        if not better_B.any() and (best_B < none_B).all():
+            break
+        best_B, chosen_B = best_B.where(~better_B, rate_B), chosen_B.masked_fill(better_B, factor)
+    return (chosen_B[:, None, None] * step_BND).to(update_BND)
 
 
 def descent(layer: Subspaces, z_BND: Tensor, eps: float) -> Tensor:

@@ -118,17 +118,25 @@ def figures(records: Sequence[Record], stem: Path) -> None:
             axes.axvline(0, color="0.3", linewidth=0.6)
         first = records[0]
         accuracy.set_xlabel(f"change of mIoU (points)\n{figure_words(first)}")
-        rate.set_xlabel(f"change of R^c (%)\n{first.data.name} {first.data.split} (n = {first.n})")
-        rate.set_xscale("symlog", linthresh=10)
-        against.set_xscale("symlog", linthresh=10)
+        rate.set_xlabel(f"change of Rᶜ (%)\n{first.data.name} {first.data.split} (n = {first.n})")
+        for axes in (rate, against):
+            _from_small_to_large(axes)
         against.axhline(0, color="0.3", linewidth=0.6)
         against.axvline(0, color="0.3", linewidth=0.6)
-        against.set_xlabel("change of R^c (%)")
+        against.set_xlabel("change of Rᶜ (%)")
         against.set_ylabel("change of mIoU (points)")
         pruning.set_xlabel("heads pruned, cheapest first")
         pruning.set_ylabel("change of mIoU (points)")
         model_legend(figure, records, PAGE)
         save_figure(figure, stem)
+
+
+def _from_small_to_large(axes: Axes) -> None:
+    """Changes of a few percent and of thousands along one axis, the outermost not at its ends."""
+    low, high = axes.get_xlim()
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set_xlim(*(end * (1.5 if abs(end) > 10 else 1.2) for end in (min(low, -1), max(high, 1))))
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _rate(row: Mapping[str, Any]) -> Estimate:

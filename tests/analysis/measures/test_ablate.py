@@ -324,6 +324,6 @@ def test_trainings_of_one_model_are_shown_as_one(tmp_path: Path, call: Callable[
     assert code == 0, err
     rows = [line for line in out.splitlines() if "│" in line]
     assert sum("as trained" in line for line in rows) == 1 and sum("layers.2 dropped" in line for line in rows) == 1
-    assert "mean of 3 trainings" in " ".join(out.split())
+    assert "of 3 trainings" in " ".join(out.split())
     code, _, err = call("ablate", runs[0], "--layers", "decoder.layers.9", "--device", "cpu")
     assert code == 2 and err.startswith("error: There is no layer 'decoder.layers.9'") and err.count("\n") == 1
