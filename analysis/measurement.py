@@ -55,6 +55,7 @@ KINDS: dict[str, Kind] = {
     "images": Kind("analysis.show.images"),
     "variance": Kind("analysis.show.variance"),
     "compare": Kind("analysis.show.compare"),
+    "similarity": Kind("analysis.show.similarity"),
     "tradeoff": Kind("analysis.show.tradeoff"),
 }
 

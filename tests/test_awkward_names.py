@@ -156,6 +156,7 @@ COMMANDS: dict[tuple[str, ...], Callable[[Desk], list[object]]] = {
         *(desk.run, desk.other, "--noise", "0.1,0.2", "--draws", 2, "--limit", 1, "--no-sigma-50"),
     ],
     ("compare",): lambda desk: [desk.run, desk.other],
+    ("similarity",): lambda desk: [desk.run, desk.other, "--limit", 1, "--draws", 1],
     ("power",): lambda desk: [
         *(desk.run, desk.other, "--sd-seed", 1, "--sd-unit", 2, "--sd-residual", 1, "--units", 5),
     ],

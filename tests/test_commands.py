@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("sa --size 32 --repeats 1 -o cost", "cost/records/profile-*.json"),
     "render": ("record.json -o drawn", "drawn/tables/*.md"),
     "robustness": ("sa --noise 0.1 --draws 1 --limit 1 --no-sigma-50 -o noise", "noise/records/*noise-*.json"),
+    "similarity": ("sa --limit 1 --draws 1 -o alike", "alike/records/similarity-*.json"),
     "compare": ("sa linear --limit 2 -o compared", "compared/records/compare-*.json"),
     "power": ("--sd-seed 1 --sd-unit 3 --sd-residual 1 --units 10 -o study", "study/tables/power.md"),
     "summary": ("sa -o all", "all/tables/summary*.md"),

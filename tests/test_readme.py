@@ -36,6 +36,7 @@ LESS = {
     "profile": "--repeats 1 --size 64",
     "robustness": "--limit 1 --draws 1",
     "compare": "--limit 2",
+    "similarity": "--limit 1 --draws 1",
     "intervene": "--limit 2",
 }
 

@@ -31,6 +31,7 @@ from analysis.maths.tokens import (
 )
 from analysis.measures.finite import finite
 from whitebox.errors import ConfigError
+from whitebox.models import Segmentor
 from whitebox.models.attention import subspace_layers
 from whitebox.models.taps import record, tap_names
 from whitebox.runs import Run
@@ -131,7 +132,7 @@ class StageNumbers:
                     queries = Tokens(q_BKD, replace(self.rule, tokens="raw"))
                     rates["Q"].append(projections(queries, list(self.subspaces["Q"].values())))
                 continue
-            patches_BND, joined_BKD = self.split(activations[stage.tap], labels_Bn.shape[1])
+            patches_BND, joined_BKD = split(self.run.model, activations[stage.tap], labels_Bn.shape[1])
             patches = Tokens(patches_BND, self.rule)
             tokens = patches if self.rule.which == "patches" else Tokens(activations[stage.tap], self.rule)
             add(stage.name, {**token_numbers(tokens), "reduction": reductions(patches, labels_Bn)})
@@ -155,16 +156,15 @@ class StageNumbers:
         learned_1KD = cast(Tensor, self.run.model.decoder.class_embeddings)
         return learned_1KD.detach().expand(windows, -1, -1)
 
-    def split(self, z_BND: Tensor, patches: int) -> tuple[Tensor, Tensor | None]:
-        """Patch tokens, and the class embeddings that are compressed together with them."""
-        decoder, front = self.run.model.decoder, self.run.model.encoder.prefix_tokens
-        extra = z_BND.shape[1] - patches
-        of_classes = decoder.open_vocabulary or (
-            hasattr(decoder, "class_embeddings") and decoder.encoder_layers is None
-        )
-        if extra == decoder.num_classes and of_classes:
-            return z_BND[:, :patches], z_BND[:, patches:]
-        return (z_BND[:, front:] if extra == front else z_BND), None
+
+def split(model: Segmentor, z_BND: Tensor, patches: int) -> tuple[Tensor, Tensor | None]:
+    """Patch tokens, and the class embeddings that are compressed together with them."""
+    decoder, front = model.decoder, model.encoder.prefix_tokens
+    extra = z_BND.shape[1] - patches
+    of_classes = decoder.open_vocabulary or (hasattr(decoder, "class_embeddings") and decoder.encoder_layers is None)
+    if extra == decoder.num_classes and of_classes:
+        return z_BND[:, :patches], z_BND[:, patches:]
+    return (z_BND[:, front:] if extra == front else z_BND), None
 
 
 def measured_of(

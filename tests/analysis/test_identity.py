@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from asking import made_up
+from asking import made_up, nothing
 from PIL import Image
 from tiny_runs import tiny_run
 
@@ -19,6 +19,7 @@ from analysis.maths.corruption_names import parse_kinds
 from analysis.measurement import KINDS, Measurement
 from analysis.measures import compare as comparison
 from analysis.measures import profile as profiling
+from analysis.measures import similarity as resemblance
 from analysis.measures import tradeoff as accuracy_and_cost
 from analysis.measures.ablate import Ablate
 from analysis.measures.alignment import Alignment
@@ -34,6 +35,7 @@ from analysis.measures.noise import Noise
 from analysis.measures.orthogonality import Orthogonality
 from analysis.measures.pca import PCA
 from analysis.measures.rank_analysis import RankAnalysis
+from analysis.measures.similarity import Setting
 from analysis.measures.variance import Variance
 from analysis.record import Answer, Question, Record, new_record
 from whitebox.runs import SavedRun, find_run
@@ -128,6 +130,10 @@ class Asked:
         pair = (self._evaluated(each, **options) for each in (reference, run))
         return comparison.compare(*pair, self.folder, seed)
 
+    def similarity(self, run: SavedRun, limit: int | None = None, split: str | None = None, **options: Any) -> Question:
+        setting = Setting(**options)
+        return resemblance.similarity(run, run, ("a", "a"), Chosen(split, limit), setting, nothing, self.folder)
+
     def tradeoff(self, run: SavedRun, **options: Any) -> Question:
         return accuracy_and_cost.tradeoff(run, self._evaluated(run, **options), self.folder)
 
@@ -140,7 +146,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
 @pytest.fixture(autouse=True)
 def only_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
     """What compares and trades off gives its question instead of asking it."""
-    for module in (comparison, accuracy_and_cost):
+    for module in (comparison, accuracy_and_cost, resemblance):
         monkeypatch.setattr(module, "ask", lambda question, *_, **__: question)
 
 
@@ -169,6 +175,7 @@ CONSUMED = {
     "pca": PHOTOS,
     "profile": NOTHING,
     "rank-analysis": WINDOWS,
+    "similarity": WINDOWS,
     "variance": EVALUATION,
     "tradeoff": EVALUATION - {"inference.window=null"},  # which it refuses
 }
@@ -205,6 +212,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *(("ablate", each) for each in ({"eps": 1.0}, {"draws": 2}, {"seed": 1}, {"limit": 2})),
     ("ablate", {"layers": "decoder.layers.0"}),
     *(("alignment", each) for each in ({"eps": 1.0}, {"at": "normed"}, {"draws": 2}, {"seed": 1}, {"limit": 2})),
+    ("alignment", {"path": 3}),
     *(("orthogonality", each) for each in ({"after": True}, {"draws": 3}, {"seed": 1})),
     *(("rank-analysis", each) for each in ({"preset": "crate"}, {"eps": 1.0}, {"encoder": True}, {"limit": 2})),
     ("rank-analysis", {"layers": "decoder.input"}),
@@ -212,12 +220,12 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *(("attention", each) for each in ({"layer": "0"}, {"head": "all"}, {"rollout": True}, {"part": False})),
     *(("attention", each) for each in ({"classes": "egg"}, {"patch": ["0,0"]}, {"masks": True})),
     ("pca", {"directions": 2}),
-    ("alignment", {"path": 3}),
     *(("profile", each) for each in ({"size": 16}, {"batch": 2}, {"precision": "bf16"}, {"repeats": 2})),
     *(("eval", each) for each in ({"limit": 2}, {"split": "test"}, {"unit": "block:2"})),
     ("boundary", {"ratio": 0.05}),
     *(("compare", each) for each in ({"limit": 2}, {"seed": 1}, {"other": "three"})),
     ("tradeoff", {"limit": 2}),
+    *(("similarity", each) for each in ({"limit": 2}, {"seed": 1}, {"encoder": True}, {"draws": 3})),
     *(("parameter-noise", each) for each in ({"levels": (0.2,)}, {"draws": 2}, {"target": "all"}, {"relative": True})),
     *(("parameter-noise", each) for each in ({"antithetic": True}, {"seed": 1}, {"halving": False})),
     *(("input-noise", each) for each in ({"draws": 2}, {"seed": 1})),

@@ -83,6 +83,55 @@ def compare_command(
         render(records, output or common_folder([family.folder for family in grouped]))
 
 
+@app.command(name="similarity")
+def similarity_command(
+    runs: RunsAndOverrides = None,
+    encoder: Annotated[bool, typer.Option("--encoder", help="Also the encoder's layers.")] = False,
+    draws: Annotated[int, typer.Option(min=1, help="Random rotations to compare subspaces with.")] = 20,
+    dataset: Dataset = None,
+    data_root: DataRoot = None,
+    split: Split = None,
+    limit: Limit = None,
+    unit: Unit = None,
+    seed: Seed = 0,
+    device: Device = None,
+    output: Output = None,
+    again: Again = False,
+) -> None:
+    """Have runs learned the same? CKA of layers; angles between subspaces beside random ones; matched heads.
+
+    Of several runs each pair is compared; of one, its layers with each other.
+
+    \b
+    whitebox similarity results/depict-sa-tiny-camvid-0 results/depict-sa-tiny-camvid-1 --limit 50
+    whitebox similarity results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --encoder
+    """
+    from itertools import combinations
+
+    from analysis.consumed import Chosen
+    from analysis.measures.compare import distinct_names
+    from analysis.measures.similarity import Setting, similarity
+    from analysis.show.render import render
+    from whitebox.cli.progress import image_progress
+    from whitebox.engine.header import weights_file
+    from whitebox.runs import find_run
+
+    paths, overrides = runs_and_overrides(runs)
+    names = distinct_names([weights_file(path) for path in paths])
+    chosen, setting = Chosen(split, limit, unit=unit), Setting(encoder, draws, seed)
+    records = []
+    with together(device):
+        found = [find_run(path, dataset, data_root, overrides, device) for path in paths]
+        folder = output or common_folder([run.folder for run in found])
+        for one, other in combinations(range(len(found)), 2) if len(found) > 1 else [(0, 0)]:
+            both = names[one], names[other]
+            with image_progress(f"similarity: {' | '.join(dict.fromkeys(both))}", None) as advance:
+                pair = found[one], found[other]
+                records.append(similarity(*pair, both, chosen, setting, advance, folder, again=again))
+    if main_process():
+        render(records, folder)
+
+
 @app.command(name="power")
 def power_command(
     runs: RunsAndOverrides = None,
