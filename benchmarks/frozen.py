@@ -1,4 +1,4 @@
-"""What a frozen encoder and a store of its tokens save: ``python benchmarks/frozen.py``.
+"""What a frozen encoder and a store of its tokens save: ``python benchmarks/frozen.py run``.
 
 One update of a model, batch in memory, as ``whitebox train`` makes it, in three ways that take turns:
 

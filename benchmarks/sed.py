@@ -1,4 +1,4 @@
-"""What SED's decoder costs against the number of names: ``python benchmarks/sed.py --threads 1``.
+"""What SED's decoder costs against the number of names: ``python benchmarks/sed.py run --threads 1``.
 
 Three tables (CSV, Markdown, LaTeX), hardware and versions in their names:
 
@@ -14,8 +14,8 @@ Three tables (CSV, Markdown, LaTeX), hardware and versions in their names:
 Time is that of the processor (all threads), so what else the machine does counts little. Weights, maps and features are
 random: time does not depend on them.
 
-    python benchmarks/sed.py --threads 1 --repeats 3
-    python benchmarks/sed.py --size 128 --names 5 --names 9 --rejecting 9 --vocabulary 3      # a first look
+    python benchmarks/sed.py run --threads 1 --repeats 3
+    python benchmarks/sed.py run --size 128 --names 5 --names 9 --rejecting 9 --vocabulary 3      # a first look
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from torch import Tensor
 from analysis.record import hardware
 from analysis.show.tables import Cell, Column, Estimate, Table
 from whitebox.config import resolve
-from whitebox.models import OpenSegmentor, build
+from whitebox.models import OpenSegmentor, build, text
 from whitebox.models.clip import CLIPConfig
 from whitebox.models.decoders import sed
 from whitebox.models.text import cached_text_features
@@ -209,14 +209,16 @@ def text_table(model: str, names: int, repeats: int, on: str) -> Table:
     encoder = sized(model, 1).encoder
     assert isinstance(encoder.config, CLIPConfig)
     vocabulary = [f"name {index}" for index in range(names)]
-    features = torch.randn(names, encoder.prompts, encoder.embed)
 
     def read() -> Tensor:
         return cached_text_features(encoder.text, encoder.tokenizer, vocabulary, encoder.config.templates)
 
+    def random(tower: object, tokenizer: object, tokens: Sequence[object], prompts: int, progress: object) -> Tensor:
+        return torch.randn(len(tokens), prompts, encoder.embed)
+
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, WHITEBOX_CACHE=folder):
-        with mock.patch("whitebox.models.text.text_features", return_value=features):
-            read()  # in place of hours
+        with mock.patch.multiple(text, _tokens=lambda tokenizer, names, of: names, _encoded=random):
+            features = read()  # in place of an hour
         began, seconds = time.perf_counter(), turns({"read": read}, repeats)["read"]
         wall = (time.perf_counter() - began) / repeats
         assert torch.equal(read(), features)

@@ -175,6 +175,45 @@ def test_features_are_read_from_the_disk(
     assert "are not kept" in caplog.text
 
 
+def test_a_long_vocabulary_goes_on_where_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files of some names each: what was encoded is not encoded again, and the features are those of one go."""
+    monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path))
+    monkeypatch.setattr(text, "_AT_ONCE", 8)
+    model, tokenizer = tower(), Words(WORDS, 12)
+    names = ["red star", "blue, blue ring", "star", "ring", "ground"]  # 4, 8, 4, 4 and 4 prompts
+    whole = text_features(model, tokenizer, names, text.PLAIN)
+    monkeypatch.setattr(text, "_KEPT_AT_ONCE", 8)
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int) -> None:
+        assert total == 24
+        if done > 12:
+            raise Killed
+
+    with pytest.raises(Killed):
+        text.cached_text_features(model, tokenizer, names, "plain", kill)
+    (kept,) = (tmp_path / "text").iterdir()
+    seen: list[tuple[int, int]] = []
+    found = text.cached_text_features(model, tokenizer, names, "plain", lambda *done: seen.append(done))
+    assert seen == [(20, 24), (24, 24)]  # two names with 12 prompts were there; then two, then one
+    assert relative(found, whole) < FORWARD
+    files = sorted((tmp_path / "text").iterdir())
+    assert len(files) == 3 and kept in files
+    seen.clear()
+    assert torch.equal(text.cached_text_features(model, tokenizer, names, "plain"), found) and not seen
+    kept.write_bytes(b"")
+    text.cached_text_features(model, tokenizer, names, "plain", lambda *done: seen.append(done))
+    assert [done for done, _ in seen] == [20, 24] and "is damaged" in caplog.text
+    kept.unlink()
+    with pytest.raises(VocabularyError, match=r"'red red.* has 15 tokens in a prompt"):  # before anything is encoded
+        text.cached_text_features(model, tokenizer, [*names, "red " * 9], "plain", lambda *done: seen.append(done))
+    assert not kept.exists()
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -16,7 +16,8 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -47,6 +48,7 @@ TEMPLATE_COUNTS = {"imagenet": 80, "imagenet-select": len(SELECT), "single": 1, 
 Progress = Callable[[int, int], None]  # prompts encoded, of how many
 
 _AT_ONCE = 512  # prompts in one pass
+_KEPT_AT_ONCE = 4096  # prompts of one file of the cache: what is encoded again after a kill
 
 
 def templates(name: str) -> tuple[str, ...]:
@@ -97,11 +99,16 @@ class Tokenizer:
         Raises:
             VocabularyError: a text has more tokens than the context.
         """
-        ids_NL = torch.zeros(len(texts), self.context, dtype=torch.long)
-        for row, text in enumerate(texts):
-            ids = self.tokens(text)
+        found = [self.tokens(text) for text in texts]
+        for text, ids in zip(texts, found, strict=True):
             if len(ids) > self.context:
                 raise VocabularyError(f"{quoted(text)} has {len(ids)} tokens, but a prompt has at most {self.context}.")
+        return self.filled(found)
+
+    def filled(self, found: Sequence[Sequence[int]]) -> Tensor:
+        """Ids of texts that fit the context, (N, context), filled up with 0."""
+        ids_NL = torch.zeros(len(found), self.context, dtype=torch.long)
+        for row, ids in enumerate(found):
             ids_NL[row, : len(ids)] = torch.tensor(ids)
         return ids_NL
 
@@ -194,27 +201,42 @@ def text_features(
         VocabularyError: no names, one twice, or one that is too long (which, and how long).
     """
     check_vocabulary(names)
-    own = [prompts(name, of) for name in names]
-    longest = max(range(len(own)), key=lambda index: max(len(tokenizer.tokens(text)) for text in own[index]))
-    length = max(len(tokenizer.tokens(text)) for text in own[longest])
-    if length > tokenizer.context:
+    return _encoded(tower, tokenizer, _tokens(tokenizer, names, of), len(of), progress)
+
+
+def _tokens(tokenizer: Tokenizer, names: Sequence[str], of: Sequence[str]) -> list[list[list[int]]]:
+    """Token ids of the prompts of each class.
+
+    Raises:
+        VocabularyError: a name is too long.
+    """
+    found = [[tokenizer.tokens(text) for text in prompts(name, of)] for name in names]
+    lengths = [max(map(len, of_class)) for of_class in found]
+    if max(lengths) > tokenizer.context:
         raise VocabularyError(
-            f"The class {quoted(names[longest])} has {length} tokens in a prompt, but a prompt has at most "
-            f"{tokenizer.context}: shorten it."
+            f"The class {quoted(names[lengths.index(max(lengths))])} has {max(lengths)} tokens in a prompt, but a "
+            f"prompt has at most {tokenizer.context}: shorten it."
         )
+    return found
+
+
+def _encoded(
+    tower: TextTower, tokenizer: Tokenizer, tokens: Sequence[list[list[int]]], P: int, progress: Progress | None
+) -> Tensor:
+    """Features (T, P, D) of classes given by the token ids of their prompts, see ``prompts``."""
     device = tower.projection.device
-    texts = [text for of_class in own for text in of_class]
-    encoded = torch.empty(len(texts), tower.projection.shape[1], device=device)
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # texts of a length share a pass
-    for start in range(0, len(texts), _AT_ONCE):
+    flat = [ids for of_class in tokens for ids in of_class]
+    encoded = torch.empty(len(flat), tower.projection.shape[1], device=device)
+    order = sorted(range(len(flat)), key=lambda index: len(flat[index]))  # prompts of a length share a pass
+    for start in range(0, len(flat), _AT_ONCE):
         part = order[start : start + _AT_ONCE]
-        ids_NL = tokenizer([texts[index] for index in part])
+        ids_NL = tokenizer.filled([flat[index] for index in part])
         encoded[torch.tensor(part, device=device)] = F.normalize(tower(ids_NL.to(device)).float(), dim=-1)
         if progress is not None:
-            progress(start + len(part), len(texts))
+            progress(start + len(part), len(flat))
     features, start = [], 0
-    for of_class in own:
-        vectors_PSD = encoded[start : start + len(of_class)].unflatten(0, (len(of), -1))
+    for of_class in tokens:
+        vectors_PSD = encoded[start : start + len(of_class)].unflatten(0, (P, -1))
         start += len(of_class)
         features.append(vectors_PSD[:, 0] if vectors_PSD.shape[1] == 1 else F.normalize(vectors_PSD.mean(1), dim=-1))
     return torch.stack(features)
@@ -237,34 +259,81 @@ def cached_text_features(
 ) -> Tensor:
     """As ``text_features``, read from the disk where the same tower has encoded the same names before.
 
-    Files lie in ``$WHITEBOX_CACHE`` (else ``~/.cache/whitebox``) below ``text/``; one that cannot be read is made
+    Files lie in ``$WHITEBOX_CACHE`` (else ``~/.cache/whitebox``) below ``text/``, of a long vocabulary one for some of
+    its names, each written when these are encoded: after a kill it goes on there. One that cannot be read is made
     again, and where none can be written the features are computed each time.
+
+    Raises:
+        VocabularyError: see ``text_features``; before anything is encoded.
     """
     check_vocabulary(names)
-    path = cache_folder() / "text" / f"{_cache_key(tower, tokenizer, names, template_name)}.safetensors"
-    device = tower.projection.device
-    expected = (len(names), TEMPLATE_COUNTS[template_name], tower.projection.shape[1])
-    if path.is_file():
-        try:
-            features = load_file(path, device=str(device))["features"]
-            if tuple(features.shape) == expected:
-                return features
-        except (SafetensorError, OSError, ValueError, KeyError):
-            pass
-        log.warning("%s is damaged; its names are encoded again.", path)
-    with torch.no_grad():
-        features = text_features(tower, tokenizer, names, templates(template_name), progress)
+    identity, P = _identity(tower), TEMPLATE_COUNTS[template_name]
+    blocks = _blocks(names, P)
+    paths = [_kept_at(identity, tokenizer, block, template_name) for block in blocks]
+    found = [_read(path, (len(block), P, tower.projection.shape[1])) for path, block in zip(paths, blocks, strict=True)]
+    if missing := [index for index, features in enumerate(found) if features is None]:
+        of = templates(template_name)
+        tokens = {index: _tokens(tokenizer, blocks[index], of) for index in missing}
+        total = sum(len(prompts(name, of)) for name in names)
+        done = total - sum(len(of_class) for block in tokens.values() for of_class in block)
+        for index in missing:
+            own = None if progress is None else partial(_further, progress, done, total)
+            with torch.no_grad():
+                found[index] = features = _encoded(tower, tokenizer, tokens[index], P, own).cpu()
+            done += sum(map(len, tokens.pop(index)))
+            _keep(paths[index], features)
+    return torch.cat(cast("list[Tensor]", found)).to(tower.projection.device)
+
+
+def _further(progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    """Progress of one part, as that of the whole."""
+    progress(before + done, total)
+
+
+def _blocks(names: Sequence[str], P: int) -> list[list[str]]:
+    """Names that share a file: in their order, about as many as have ``_KEPT_AT_ONCE`` prompts."""
+    blocks: list[list[str]] = []
+    room = 0
+    for name in names:
+        if room <= 0:
+            blocks.append([])
+            room = _KEPT_AT_ONCE
+        blocks[-1].append(name)
+        room -= P * len(name.split(SYNONYMS))
+    return blocks
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """Features of this shape; None: there is no such file, or it is damaged."""
+    if not path.is_file():
+        return None
     try:
-        write_atomically(path, lambda target: save_file({"features": features.cpu().contiguous()}, target))
+        features = load_file(path)["features"]
+        if tuple(features.shape) == shape:
+            return features
+    except (SafetensorError, OSError, ValueError, KeyError):
+        pass
+    log.warning("%s is damaged; its names are encoded again.", path)
+    return None
+
+
+def _keep(path: Path, features: Tensor) -> None:
+    try:
+        write_atomically(path, lambda target: save_file({"features": features.contiguous()}, target))
     except OutputError as error:
         log.warning("Text features are not kept: %s", error)
-    return features
 
 
-def _cache_key(tower: TextTower, tokenizer: Tokenizer, names: Sequence[str], template_name: str) -> str:
+def _identity(tower: TextTower) -> hashlib._Hash:
+    """A digest of the tower's weights, to be gone on with."""
     digest = hashlib.sha256()
     for name, tensor in tower.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B"))
+    return digest
+
+
+def _kept_at(identity: hashlib._Hash, tokenizer: Tokenizer, names: Sequence[str], template_name: str) -> Path:
+    digest = identity.copy()
     digest.update(json.dumps([tokenizer.identity, tokenizer.context, list(names), template_name]).encode())
-    return digest.hexdigest()[:32]
+    return cache_folder() / "text" / f"{digest.hexdigest()[:32]}.safetensors"
