@@ -1,16 +1,22 @@
+import os
+import sys
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from child_runs import alone, die
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from whitebox.cli.progress import TrainingProgress
 from whitebox.config import resolve
 from whitebox.data import open_shapes
+from whitebox.engine import contrast
 from whitebox.engine.contrast import (
     ContrastConfig,
     captions,
@@ -25,7 +31,7 @@ from whitebox.engine.contrast import (
 )
 from whitebox.engine.log import Silent
 from whitebox.engine.train import train
-from whitebox.errors import ConfigError, TrainingError
+from whitebox.errors import CheckpointError, ConfigError, TrainingError
 from whitebox.models.clip import CLIPConfig, CLIPEncoder
 from whitebox.models.text import PLAIN
 
@@ -70,7 +76,7 @@ def test_matches_share_the_target() -> None:
 
 def test_images_are_turned_together() -> None:
     images = torch.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
-    seen = {tuple(turned(images, np.random.default_rng(seed))[1, 2].flatten().tolist()) for seed in range(60)}
+    seen = {tuple(turned(images, np.array(turns))[1, 2].flatten().tolist()) for turns in product((0, 1), repeat=3)}
     assert len(seen) == 8
     assert all(sorted(each) == images[1, 2].flatten().tolist() for each in seen)
 
@@ -95,7 +101,7 @@ def test_both_towers_learn_and_the_text_tower_is_frozen_afterwards() -> None:
     before = trained_clip(ENCODER, replace(QUICK, steps=0)).state_dict()
     steps: list[tuple[int, int]] = []
     clip = trained_clip(ENCODER, QUICK, lambda done, total: steps.append((done, total)))
-    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
     moved = {name for name, tensor in clip.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {"text.projection", "projection.weight", "logit_scale", "trunk.stem.0.weight"} <= moved
     assert {name for name, parameter in clip.named_parameters() if parameter.requires_grad} == {
@@ -106,6 +112,16 @@ def test_both_towers_learn_and_the_text_tower_is_frozen_afterwards() -> None:
 def test_a_loss_that_is_not_finite_ends_it() -> None:
     with pytest.raises(TrainingError, match="contrastive loss is not finite at step 2"):
         trained_clip(ENCODER, replace(QUICK, lr=1e30, clip_grad=1e30, warmup=0))
+
+
+def test_dropout_is_a_function_of_the_seed_too() -> None:
+    dropping = replace(ENCODER, drop_path=0.5)
+    first = trained_clip(dropping, QUICK).state_dict()
+    torch.rand(1)
+    again = trained_clip(dropping, QUICK).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    without = trained_clip(ENCODER, QUICK).state_dict()
+    assert not torch.equal(first["projection.weight"], without["projection.weight"])
 
 
 def test_towers_are_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +136,56 @@ def test_towers_are_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in trained.state_dict().items())
     assert kept_at(ENCODER, replace(QUICK, seed=1)) != path
     assert kept_at(replace(ENCODER, text_layers=2), QUICK) != path
+
+
+# --- stopped, and gone on with ---------------------------------------------------------------------------------------
+
+LONGER = replace(QUICK, steps=7)
+
+
+def test_a_killed_stage_goes_on_to_the_same_towers(tmp_path: Path) -> None:
+    """kill -9 after step 5, and again after 6; states are those of steps 2, 4 and 6."""
+    towers: dict[str, dict[str, torch.Tensor]] = {}
+    for name, killed in {"at once": (), "in parts": (5, 6)}.items():
+        for killed_at in killed:
+            code, output = alone(_stage, tmp_path / name, killed_at, folder=tmp_path)
+            assert code == -9, output
+            assert output.split() == [str(step) for step in range({5: 0, 6: 4}[killed_at], killed_at + 1)]
+            (state,) = (tmp_path / name / "contrast").iterdir()
+            with safe_open(state, "pt") as opened:
+                assert opened.metadata() == {"step": str({5: 4, 6: 6}[killed_at])}
+        code, output = alone(_stage, tmp_path / name, None, folder=tmp_path)
+        assert code == 0 and output.split()[0] == ("6" if killed else "0"), output
+        (path,) = (tmp_path / name / "contrast").iterdir()  # nothing is left of the state
+        towers[name] = load_file(path)
+    ours, theirs = towers.values()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def _stage(cache: Path, killed_at: int | None) -> None:
+    def on_step(done: int, total: int) -> None:
+        sys.stdout.write(f"{done}\n")
+        sys.stdout.flush()
+        if done == killed_at:
+            die()
+
+    os.environ["WHITEBOX_CACHE"] = str(cache)
+    contrast._SAVED_EVERY = 2
+    keep_towers(replace(ENCODER, drop_path=0.5), LONGER, on_step)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing that is a state"])
+def test_a_damaged_state_is_one_line(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path))
+    state = kept_at(ENCODER, LONGER).with_suffix(".state.safetensors")
+    state.parent.mkdir()
+    state.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"\.state\.safetensors does not say how far .* delete it, and it begins"):
+        keep_towers(ENCODER, LONGER)
+    save_file({"clip.nothing": torch.zeros(1)}, state, metadata={"step": "2"})
+    with pytest.raises(CheckpointError, match="delete it, and it begins anew") as refused:
+        keep_towers(ENCODER, LONGER)
+    assert "\n" not in str(refused.value)
 
 
 # --- before a training -----------------------------------------------------------------------------------------------
@@ -148,6 +214,7 @@ def test_a_training_begins_with_the_contrastive_stage_once(
     shown = capsys.readouterr().out.replace("\n", "")
     assert shown.count("First a tiny CLIP, by contrast on captioned shapes: 1 steps") == 1
     assert shown.count("The tiny CLIP is there from an earlier run") == 1
+    assert shown.count("prompts once; later trainings read them") == 1
     text = {name: tensor for name, tensor in load_file(kept).items() if name.startswith("text.")}
     assert all(torch.equal(model.encoder.state_dict()[name], tensor) for name, tensor in text.items())
     saved = (tmp_path / "first" / "config.yaml").read_text("utf-8")

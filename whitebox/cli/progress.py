@@ -74,29 +74,30 @@ class TrainingProgress:
 
     def contrasting(self, done: int, total: int, kept: Path) -> None:
         """The contrastive stage of a tiny CLIP, before the first training with it."""
-        if not done:
-            if kept.is_file():
+        if self.towers is None:
+            if done == total:
                 print_line(self.console, f"The tiny CLIP is there from an earlier run: {kept}")
                 return
+            further = f", of which an earlier run has made {done}" if done else ""
             print_line(
                 self.console,
-                f"First a tiny CLIP, by contrast on captioned shapes: {total} steps. It is kept for later runs: {kept}",
+                f"First a tiny CLIP, by contrast on captioned shapes: {total} steps{further}. "
+                f"It is kept for later runs: {kept}",
             )
             self.bars.start()
             self.towers = self.bars.add_task("contrast", total=total, numbers="")
-        if self.towers is not None:
-            self.bars.update(self.towers, completed=done)
-            if done == total:
-                self.bars.remove_task(self.towers)
-                self.bars.stop()
-                self.towers = None
+        self.bars.update(self.towers, completed=done)
+        if done == total:
+            self.bars.remove_task(self.towers)
+            self.bars.stop()
+            self.towers = None
 
-    def encoding(self, done: int, total: int) -> None:
-        """Views behind a frozen encoder, before the first step."""
-        if self.views is None:
-            print_line(self.console, f"Encoding {total} views once; later trainings read them.")
-            self.views = self.bars.add_task("encode", total=total, numbers="")
-        self.bars.update(self.views, completed=done)
+    def encoding(self, done: int, total: int, what: str) -> None:
+        """Views behind a frozen encoder, or prompts, before the first step."""
+        if self.encoded is None:
+            print_line(self.console, f"Encoding {total} {what} once; later trainings read them.")
+            self.encoded = self.bars.add_task("encode", total=total, numbers="")
+        self.bars.update(self.encoded, completed=done)
         if done == total:
             self.bars.remove_task(self.views)
 

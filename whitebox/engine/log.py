@@ -21,6 +21,7 @@ class Reporter(Protocol):
         return
 
     def contrasting(self, done: int, total: int, kept: Path) -> None:
+        """First where it begins, or goes on; only with ``done == total`` where it was done before."""
         return
 
     def encoding(self, done: int, total: int) -> None:
