@@ -55,7 +55,7 @@ def tiny(model: str = "depict-sa-tiny", **overrides: Any) -> RunConfig:
 
 class Quiet:
     """A reporter that remembers, and calls ``at_step`` after each step, ``at_image`` after each evaluated image, and
-    ``at_row`` after each encoded view."""
+    ``at_row`` after each encoded view or some prompts."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Quiet:
         at_row: Callable[[int], None] | None = None,
     ) -> None:
         self.at_step, self.at_image, self.at_row = at_step, at_image, at_row
-        self.encoded = 0  # views
+        self.encoded = 0  # views or prompts
         self.lines: list[dict[str, Any]] = []
         self.times: list[train.StepTimes] = []
         self.begun: tuple[int, int, int, int] | None = None
@@ -72,7 +72,7 @@ class Quiet:
     def started(self, config: RunConfig, steps: int, first_step: int, train_images: int, val_images: int) -> None:
         self.begun = (steps, first_step, train_images, val_images)
 
-    def encoding(self, done: int, total: int) -> None:
+    def encoding(self, done: int, total: int, what: str) -> None:
         assert 0 < done <= total
         self.encoded = done
         if self.at_row is not None:

@@ -134,10 +134,11 @@ def found_runs(
     found: list[SavedRun],
 ) -> Iterator[SavedRun]:
     """The runs at ``paths``, one after another; they are noted in ``found``."""
+    from whitebox.cli.names import named
     from whitebox.runs import find_run
 
     for path in paths:
-        run = find_run(path, dataset, data_root, overrides, device)
+        run = named(find_run(path, dataset, data_root, overrides, device))
         found.append(run)
         yield run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from whitebox.errors import ConfigError, require
 
 if TYPE_CHECKING:
-    from whitebox.runs import Run
+    from whitebox.runs import Run, SavedRun
 
 Classes = Annotated[
     str | None,
@@ -56,6 +57,19 @@ def encode_names(run: Run) -> None:
     if isinstance(run.model, OpenSegmentor):
         with image_progress(f"encoding {run.model.num_classes} names", None) as advance:
             run.model.prepare(advance)
+
+
+def named(run: SavedRun) -> SavedRun:
+    """A run that encodes its names, with a progress bar, when its model is loaded."""
+    if not run.open_vocabulary:
+        return run
+
+    def load() -> Run:
+        opened = run.load()
+        encode_names(opened)
+        return opened
+
+    return replace(run, load=load)
 
 
 def require_fast(fast: bool, topk: int | None) -> None:

@@ -40,7 +40,7 @@ class TrainingProgress:
         )
         self.towers: TaskID | None = None
         self.training: TaskID | None = None
-        self.views: TaskID | None = None
+        self.encoded: TaskID | None = None
         self.validation: TaskID | None = None
         self.numbers: dict[str, Any] = {}
 
@@ -99,7 +99,8 @@ class TrainingProgress:
             self.encoded = self.bars.add_task("encode", total=total, numbers="")
         self.bars.update(self.encoded, completed=done)
         if done == total:
-            self.bars.remove_task(self.views)
+            self.bars.remove_task(self.encoded)
+            self.encoded = None
 
     def logged(self, line: dict[str, Any]) -> None:
         self.numbers.update(line)
@@ -150,9 +151,22 @@ class TrainingProgress:
         return "  ".join(parts)
 
 
+_shown: list[Progress] = []  # the bars on the terminal, which bars within theirs join
+
+
 @contextmanager
 def image_progress(description: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar over images; yields the function that sets how many are done, and of how many."""
+    """A bar over images; yields the function that sets how many are done, and of how many.
+
+    Within the block of another one it is a line below that, and goes at its end.
+    """
+    if _shown:
+        within = _shown[-1].add_task(description, total=total)
+        try:
+            yield lambda done, of: _shown[-1].update(within, completed=done, total=of)
+        finally:
+            _shown[-1].remove_task(within)
+        return
     console = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
@@ -163,8 +177,12 @@ def image_progress(description: str, total: int | None) -> Iterator[Callable[[in
         console=console,
         disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda done, of: progress.update(task, completed=done, total=of)
+        _shown.append(progress)
+        try:
+            task = progress.add_task(description, total=total)
+            yield lambda done, of: progress.update(task, completed=done, total=of)
+        finally:
+            _shown.pop()
 
 
 class TransferProgress:

@@ -27,7 +27,7 @@ from whitebox.cli.app import (
     together,
 )
 from whitebox.cli.extras import Boundary, BoundaryRatio, Calibration, Confusion, Images, Variance, chosen_extras
-from whitebox.cli.names import Classes, Fast, TopK, Vocabulary, chosen_names, encode_names, require_fast
+from whitebox.cli.names import Classes, Fast, TopK, Vocabulary, chosen_names, encode_names, named, require_fast
 from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
 
@@ -258,7 +258,7 @@ def evaluate_command(
     found, runs_found = [], []
     with together(device):
         for path in paths:
-            run = find_run(path, dataset, data_root, overrides, device, multiscale, names, fast, topk)
+            run = named(find_run(path, dataset, data_root, overrides, device, multiscale, names, fast, topk))
             found.append(_evaluate(run, Chosen(split, limit, unit=unit), save_images, output, again, extras))
             runs_found.append(run)
         grouped = families(runs_found)

@@ -24,7 +24,7 @@ class Reporter(Protocol):
         """First where it begins, or goes on; only with ``done == total`` where it was done before."""
         return
 
-    def encoding(self, done: int, total: int) -> None:
+    def encoding(self, done: int, total: int, what: str) -> None:
         return
 
     def logged(self, line: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -53,7 +54,7 @@ from whitebox.engine.views import EncodedViews, Views, encoded_views
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
 from whitebox.files import remove_leftovers, write_text
 from whitebox.lock import Lock
-from whitebox.models import CLIPConfig, EncoderConfig, Segmentor, build
+from whitebox.models import CLIPConfig, EncoderConfig, OpenSegmentor, Segmentor, build
 from whitebox.text import shown
 
 log = logging.getLogger("whitebox")
@@ -205,10 +206,27 @@ class _Run:
     def _encoded(self, views: Views) -> EncodedViews:
         def on_row(done: int, total: int) -> None:
             self.signals.check()
-            self.reporter.encoding(done, total)
+            self.reporter.encoding(done, total, "views")
 
         found = data_fingerprint(self.config.data, self.train_set.source)
         return encoded_views(self.learner.built, views, self.config, found, workers=self.workers, on_row=on_row)
+
+    def _encode_names(self) -> None:
+        """Where classes are names: their prompts, once, on the main process; the others read what it keeps."""
+        built, accelerator = self.learner.built, self.accelerator
+        if not isinstance(built, OpenSegmentor) or built.encoder.config.train_text:
+            return
+        if accelerator.distributed_type == DistributedType.FSDP:  # a tower in parts: all together, in the first step
+            return
+
+        def advance(done: int, total: int) -> None:
+            self.signals.check()
+            self.reporter.encoding(done, total, "prompts")
+
+        def encode() -> None:
+            built.prepare(advance)
+
+        on_main(encode)
 
     def _begin(self) -> None:
         for name in ("config.yaml", "metrics.jsonl", checkpoint.WEIGHTS):
@@ -220,6 +238,7 @@ class _Run:
     def train(self) -> tuple[Segmentor, Evaluation]:
         """All steps that are left, and the evaluation of the result."""
         self.reporter.started(self.config, self.steps, self.first_step, len(self.train_set), len(self.val_set))
+        self._encode_names()
         if self._evaluation_due() and not self._evaluated():  # it was killed after saving, before evaluating
             self._validate(self.learner.evaluated())
         self.loader = self._load()
