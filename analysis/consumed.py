@@ -166,6 +166,8 @@ class Photos:
         self.labels = self._paired(labels)
         self._label_values = run.data, run.classes
         self.settings: dict[str, Any] = {"resize": run.data.resize, "max_ratio": run.data.max_ratio}
+        if run.inference.topk is not None:
+            self.settings["topk"] = run.inference.topk
 
     def _paired(self, labels: Sequence[Path]) -> list[Path | None]:
         if not labels:

@@ -16,7 +16,7 @@ from analysis.measures.samples import open_photo, predicted_patches
 from whitebox.config import resolve
 from whitebox.data import open_shapes
 from whitebox.engine.checkpoint import save_model
-from whitebox.engine.inference import predict_labels
+from whitebox.engine.inference import predict_labels, rejecting
 from whitebox.errors import CheckpointError
 from whitebox.models import OpenSegmentor, build, record
 from whitebox.runs import Run, open_run
@@ -167,6 +167,30 @@ class TestMapsOfClasses:
         torch.testing.assert_close(found["decoder.last"].view(K, h, w), seen["decoder.masks"][0].sigmoid())
         cost = seen["decoder.cost"][0].mean(1).clamp(min=0)
         torch.testing.assert_close(found["decoder.cost"].view(K, h, w)[:, ::8, ::8], cost)
+
+    def test_early_rejection_leaves_none_of_what_is_rejected(self, here: Path, tmp_path: Path, call: Call) -> None:
+        run = opened("sed-tiny", tmp_path)
+        photo, model = open_photo(Path("photo.png"), run), run.model
+        whole, few = class_maps(model, photo.pixels_13hw), class_maps(model, photo.pixels_13hw, topk=1)
+        assert list(whole) == list(few)
+        with torch.inference_mode(), record(model, "decoder.layers.*.kept") as kept, rejecting(model, 1):
+            model.eval().masks(photo.pixels_13hw)
+        entered = [kept[f"decoder.layers.{index}.kept"][0] for index in range(3)]
+        assert not entered[0].all()  # else nothing is seen here
+        for name, before in zip(("layers.1", "layers.2", "last"), entered, strict=True):
+            maps_KN = few[f"decoder.{name}"]
+            assert torch.equal(maps_KN.any(1), before)
+        for name in ("decoder.cost", "decoder.layers.0"):
+            torch.testing.assert_close(few[name], whole[name])
+        asked = ("--masks", "--layer", "all", "-o", tmp_path / "out", "--device", "cpu", "inference.topk=1")
+        code, _, err = call("attention", "sed-tiny", "photo.png", *asked)
+        assert code == 0, err
+        (path,) = (tmp_path / "out" / "records").glob("attention-*.json")
+        told = json.loads(path.read_text(encoding="utf-8"))
+        assert told["settings"]["topk"] == 1
+        assert "keeps the 1 best classes of a place" in told["measured"]["conventions"]
+        code, _, err = call("attention", "sed-tiny", "photo.png", *asked[:-1], "inference.topk=999")
+        assert code == 2 and "topk=999 is impossible: there are 68 classes" in err and err.count("\n") == 1
 
     def test_drawn(self, here: Path, tmp_path: Path, call: Call) -> None:
         asked = ("--masks", "--layer", "all", "--classes", "red plain star", "-o", tmp_path / "out", "--device", "cpu")

@@ -119,7 +119,7 @@ class Attention(Measurement):
         shows, photos, notes = maps_of_photos(run, consumed.paths, self.choice, advance)
         measured = {
             "shows": shows,
-            "conventions": self.choice.conventions(shows),
+            "conventions": self.choice.conventions(shows, run.inference.topk),
             "photos": photos,
             "classes": list(run.model.classes),
             "palette": [list(colour) for colour in run.model.palette],
@@ -215,8 +215,11 @@ class Choice:
         default = "class" if self.part == "decoder" else "cls"
         return tuple(kind for kind, is_asked in asked.items() if is_asked) or (default,)
 
-    def conventions(self, shows: str) -> str:
-        """All of it in words, for captions; ``shows``: ``attention``, ``mask``, ``class map`` or ``membership``."""
+    def conventions(self, shows: str, topk: int | None = None) -> str:
+        """All of it in words, for captions; ``shows``: ``attention``, ``mask``, ``class map`` or ``membership``.
+
+        ``topk``: of early rejection; None: there is none.
+        """
         weights = {"mean": "mean over heads", "all": "each head"}.get(str(self.head), f"head {self.head}")
         weights = f"attention, {weights}; softmax weights as they are"
         if self.rollout:
@@ -234,6 +237,8 @@ class Choice:
                 "maps of classes: cost is the cosine of places and names, mean over templates, 0 where it is below; "
                 "layers.l is the sigmoid of what is said before layer l, last that of the masks"
             )
+        if topk is not None:
+            weights += f"; early rejection keeps the {topk} best classes of a place, others are 0"
         if shows == "membership":
             weights = "memberships, a map a head: softmax over heads of each patch, as it is"
         colours = {

@@ -22,7 +22,7 @@ from analysis.measurement import Progress
 from analysis.measures.attention import Choice
 from analysis.measures.finite import finite
 from analysis.measures.samples import Photo, describe_photo, open_photo, predicted_patches
-from whitebox.engine.inference import device_of, evaluating
+from whitebox.engine.inference import device_of, evaluating, rejecting
 from whitebox.errors import ConfigError
 from whitebox.models import Segmentor, record, tap_names
 from whitebox.runs import Run
@@ -141,14 +141,15 @@ def stage_masks(model: Segmentor, pixels_13hw: Tensor) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def class_maps(model: Segmentor, pixels_13hw: Tensor) -> dict[str, Tensor]:
+def class_maps(model: Segmentor, pixels_13hw: Tensor, topk: int | None = None) -> dict[str, Tensor]:
     """Maps (K, N) of one photo through a decoder that refines them, on the CPU, all on the grid of its masks.
 
     First the cosine of places and names, mean over templates, 0 where it is below; then the sigmoid of what is said
-    before each layer, and of the masks. Places of coarser maps are repeated.
+    before each layer, and of the masks. Places of coarser maps are repeated. With early rejection (``topk``) classes
+    that are rejected are 0 from there on.
     """
     taps = _taps(model, REFINED)
-    with evaluating(model), record(model, "decoder.cost", *taps) as heard:
+    with evaluating(model), rejecting(model, topk), record(model, "decoder.cost", *taps) as heard:
         masks_1Khw = model.masks(pixels_13hw)
     found = {
         "decoder.cost": heard["decoder.cost"].mean(2).clamp(min=0),
@@ -295,7 +296,8 @@ def _mask_rows(run: Run, photo: Photo, choice: Choice, queries: Sequence[Query])
 
 def _class_map_rows(run: Run, photo: Photo, choice: Choice, queries: Sequence[Query]) -> list[Row]:
     """Class by class, from the cost to the masks."""
-    found = {name: finite(maps_KN, name, run) for name, maps_KN in class_maps(run.model, photo.pixels_13hw).items()}
+    maps = class_maps(run.model, photo.pixels_13hw, run.inference.topk)
+    found = {name: finite(maps_KN, name, run) for name, maps_KN in maps.items()}
     names = _chosen_layers(run, choice, list(found), "maps of classes (the first: the cost, the last: the masks)")
     return [Row(query, name, "mean", found[name][query.row]) for query in queries for name in names]
 

@@ -24,7 +24,7 @@ from whitebox.data import SegmentationDataset
 from whitebox.data.fingerprint import checksums
 from whitebox.data.images import IGNORE, UInt8, read_image, read_label
 from whitebox.engine.evaluate import read_images
-from whitebox.engine.inference import device_of, evaluating, windows
+from whitebox.engine.inference import device_of, evaluating, rejecting, windows
 from whitebox.engine.kept import tokens_kept
 from whitebox.engine.windows import views_of
 from whitebox.errors import DataError
@@ -166,7 +166,7 @@ def read_truth(path: Path, photo: Photo, run: Run, table_256: UInt8) -> UInt8:
 @torch.inference_mode()
 def predicted_patches(run: Run, photo: Photo) -> Tensor:
     """The most probable class of each patch, (h, w) int64 on the CPU, from one forward pass over the whole photo."""
-    with evaluating(run.model):
+    with evaluating(run.model), rejecting(run.model, run.inference.topk):
         prediction = run.model.predict(photo.pixels_13hw)
     masks_hwK = prediction.masks_BKhw[0].permute(1, 2, 0).float()
     if prediction.shares_BKK is not None:

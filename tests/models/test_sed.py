@@ -15,7 +15,7 @@ from torch import Tensor
 from analysis.measures.costs import count
 from whitebox.errors import ConfigError, ModelError
 from whitebox.interop.sed import LAYER_NAMES, our_name
-from whitebox.models import DECODERS, CLIPConfig, CLIPEncoder, EncoderConfig, OpenSegmentor, build, record
+from whitebox.models import DECODERS, CLIPConfig, CLIPEncoder, EncoderConfig, OpenSegmentor, build, record, replace
 from whitebox.models.decoders import sed
 from whitebox.models.decoders.sed import SED, SEDConfig
 from whitebox.models.losses import BinaryCrossEntropy
@@ -428,6 +428,29 @@ def test_taps_hear_the_same_in_chunks() -> None:
     assert list(heard) == ["cost", "embedded", *(f"layers.{index}.masks" for index in range(3))]
     for name, each in heard.items():
         assert relative(each, expected[name]) < FORWARD, name
+
+
+def test_taps_hear_the_masks_of_early_rejection() -> None:
+    """Before the first layer those of all classes; from there on what is rejected is -inf, in each image of a batch."""
+    decoder, maps = small(num_classes=30)
+    with torch.no_grad(), record(decoder, "layers.*.masks", "masks") as heard:
+        decoder.plain(maps[-2::-1], maps[-1], decoder.text_TPD)
+        whole = dict(heard)
+        decoder.topk = 1
+        with record(decoder, "layers.*.kept") as kept:
+            said = decoder(maps)
+    assert relative(heard["layers.0.masks"], whole["layers.0.masks"]) < FORWARD
+    for index, name in enumerate(("layers.1.masks", "layers.2.masks", "masks")):
+        assert torch.equal(heard[name].isfinite().all((2, 3)), kept[f"layers.{index}.kept"])
+    assert torch.equal(heard["masks"], said)
+    with torch.no_grad():
+        with record(decoder, "cost"), pytest.raises(ModelError, match="of one image: show one at a time"):
+            decoder(maps)
+        changed = replace(decoder, {"layers.1.class_maps": torch.zeros_like})
+        with changed, pytest.raises(ModelError, match="within a layer cannot be changed: set topk=None"):
+            decoder(maps)
+        with replace(decoder, {"cost": lambda cost: 0 * cost}):
+            assert decoder([each[:1] for each in maps]).shape == (1, *said.shape[1:])
 
 
 def test_keeping_every_class_is_no_rejection() -> None:

@@ -25,6 +25,7 @@ the same in every model:
     decoder.cost, decoder.embedded  of SED: cost volume; after the first convolution          (B, K, P or C, h, w)
     decoder.layers.{l}.spatial_maps, .class_maps, .maps   of SED: after each part of layer l  (B, K, C, h, w)
     decoder.layers.{l}.masks, decoder.masks   of SED: masks before layer l, and at the end    (B, K, h, w)
+                                    (with early rejection -inf for what is rejected, and of a layer no maps)
     decoder.layers.{l}.kept         of SED's early rejection: what enters layer l             (B, K)
     decoder.layers.{l}.classes.weights   of SED: weights among classes at each place          (B h w, H, K, K)
     decoder.patches, decoder.classes   unit vectors whose dot product is the cosine           (B, N, D), (B, K, D)
@@ -61,6 +62,11 @@ class Tap(nn.Module):
     def listening(self) -> bool:
         """Whether anybody reads or changes it: ask before computing what the forward pass itself does not need."""
         return bool(self._listeners or self._changes)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anybody changes it."""
+        return bool(self._changes)
 
     def forward(self, value: Tensor) -> Tensor:
         for change in self._changes:

@@ -457,10 +457,17 @@ class SED(Decoder):
     def _rejecting(self, maps: Sequence[Tensor], dense_BDhw: Tensor, text_TPD: Tensor) -> Prediction:
         from whitebox.models.decoders.sed_chunks import predict_rejecting
 
-        masks_BThw, kept_SBT = predict_rejecting(self, maps, dense_BDhw, text_TPD)
-        for layer, kept_BT in zip(self.layers, kept_SBT, strict=True):
-            cast(Layer, layer).kept(kept_BT)
-        return Prediction(masks_BThw)
+        layers = cast("Sequence[Layer]", self.layers)
+        if any(tap.changed for layer in layers for tap in (layer.spatial_maps, layer.class_maps)):
+            raise ModelError("With early rejection maps within a layer cannot be changed: set topk=None.")
+        if len(dense_BDhw) > 1 and (self.cost.listening or self.embedded.listening):
+            raise ModelError("With early rejection `cost` and `embedded` are of one image: show one at a time.")
+        masks, kept = predict_rejecting(self, maps, dense_BDhw, text_TPD)
+        for layer, kept_BT in zip(layers, kept, strict=True):
+            layer.kept(kept_BT)
+        for tap, masks_BThw in zip((layer.masks for layer in layers if layer.masks.listening), masks[:-1], strict=True):
+            tap(masks_BThw)
+        return Prediction(self.masks(masks[-1]))
 
     def _text(self) -> Tensor:
         if self.text_TPD is None:

@@ -6,7 +6,7 @@ memory. What a layer reads of the image passes through its convolution once an i
 refined one after another, since early rejection keeps other classes in each.
 
 Shapes: B batch, T classes, c those of a part, P prompt templates, C channels, D width of the CLIP embedding, G guidance
-channels, N some places, M some places of some classes, S layers.
+channels, N some places, M some places of some classes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ _ON_CPU, _ELSEWHERE = 2**20, 2**28
 
 def predict_in_chunks(decoder: SED, maps: Sequence[Tensor], dense_BDhw: Tensor, text_TPD: Tensor) -> Tensor:
     """Masks (B, T, 8 h, 8 w) as ``SED.plain`` gives them; ``maps`` coarsest first."""
-    return torch.stack([_image(decoder, *each, text_TPD, None)[0] for each in _images(maps, dense_BDhw)])
+    return torch.stack([_image(decoder, *each, text_TPD, None)[0][-1] for each in _images(maps, dense_BDhw)])
 
 
 def predict_rejecting(
     decoder: SED, maps: Sequence[Tensor], dense_BDhw: Tensor, text_TPD: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Masks, -inf for rejected classes; and which classes entered each layer, (S, B, T) boolean."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Masks (B, T, h, w), -inf for rejected classes, and which classes entered each layer, (B, T) boolean.
+
+    The last masks are the decoder's own; before them are those before each layer that somebody listens to.
+    """
     found = [_image(decoder, *each, text_TPD, decoder.topk) for each in _images(maps, dense_BDhw)]
-    return torch.stack([masks for masks, _ in found]), torch.stack([kept for _, kept in found], dim=1)
+    masks, kept = (list(map(torch.stack, zip(*each, strict=True))) for each in zip(*found, strict=True))
+    return masks, kept
 
 
 def _images(maps: Sequence[Tensor], dense_BDhw: Tensor) -> Iterator[tuple[list[Tensor], Tensor]]:
@@ -45,8 +49,11 @@ def _images(maps: Sequence[Tensor], dense_BDhw: Tensor) -> Iterator[tuple[list[T
 
 def _image(
     decoder: SED, maps: list[Tensor], dense_1Dhw: Tensor, text_TPD: Tensor, topk: int | None
-) -> tuple[Tensor, Tensor]:
-    """Masks of one image (T, h, w), and which classes entered each layer (S, T)."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Of one image: masks (T, h, w), and with early rejection which classes entered each layer (T,).
+
+    With early rejection the masks are also those before each layer that somebody listens to.
+    """
     from whitebox.models.decoders.sed import among_best, cost_volume
 
     T = len(text_TPD)
@@ -58,22 +65,31 @@ def _image(
     if decoder.embedded.listening:
         decoder.embedded(x_TChw[None].clone())
     alive_T = torch.arange(T, device=x_TChw.device)
-    kept_ST = []
+    said: list[Tensor] = []
+    kept: list[Tensor] = []
     names = decoder.names(text_TPD)
     for stage, layer in enumerate(decoder.layers):
         if topk is not None:
-            best = among_best(decoder.heads[stage](x_TChw)[:, 0], topk)
+            said_Thw = decoder.heads[stage](x_TChw)[:, 0]
+            if cast("Layer", layer).masks.listening:
+                said.append(_of_all(said_Thw, alive_T, T))
+            best = among_best(said_Thw, topk)
             alive_T, x_TChw, cost_TPhw = alive_T[best], x_TChw[best], cost_TPhw[best]
-            kept_ST.append(torch.zeros(T, dtype=torch.bool, device=best.device).index_fill_(0, alive_T, True))
+            kept.append(torch.zeros(T, dtype=torch.bool, device=best.device).index_fill_(0, alive_T, True))
         elif cast("Layer", layer).masks.listening:
             decoder.say(stage, x_TChw, T)
         guidance = names[stage]
         guidance = guidance if guidance is None else guidance[alive_T]
         last = stage + 1 == len(decoder.layers)
         x_TChw = _layer(decoder, stage, cast("Layer", layer), x_TChw, maps[stage], cost_TPhw, guidance, last)
-    masks_Thw = x_TChw.new_full((T, *x_TChw.shape[-2:]), -torch.inf)
-    masks_Thw[alive_T] = x_TChw[:, 0]
-    return masks_Thw, torch.stack(kept_ST) if kept_ST else torch.empty(0)
+    return [*said, _of_all(x_TChw[:, 0], alive_T, T)], kept
+
+
+def _of_all(masks_chw: Tensor, alive_c: Tensor, T: int) -> Tensor:
+    """Masks (T, h, w) of all classes, -inf for those that are rejected."""
+    masks_Thw = masks_chw.new_full((T, *masks_chw.shape[1:]), -torch.inf)
+    masks_Thw[alive_c] = masks_chw
+    return masks_Thw
 
 
 def _parts(decoder: SED, total: int, each: int, device: torch.device) -> Iterator[slice]:
