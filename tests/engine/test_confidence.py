@@ -1,13 +1,14 @@
 """Confidence that an evaluation keeps: of the probabilities that a prediction is made of, in whatever windows."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from tiny_runs import configured, tiny_model
 
-from whitebox.config import InferenceConfig
+from whitebox.config import InferenceConfig, resolve
 from whitebox.data import build_dataset
 from whitebox.engine.boundaries import boundary_counts
 from whitebox.engine.confidence import BINS, EDGES, EQUAL, UNIT, ConfidenceCounts, bins_of
@@ -38,19 +39,34 @@ def in_bins(probabilities_KHW, label_HW):
     return counts, squared / UNIT
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["depict-sa-tiny", "segvit-tiny"])
-def test_it_is_that_of_the_probabilities(name, way):
+def made(name):
+    """A configuration, its model, and its images; of SED the masks are independent, and classes are names."""
+    if name == "sed-tiny":
+        small = {"data.size": 48, "data.crop": 48, "data.resize": 48, "data.val_length": 2, "encoder.text_layers": 1}
+        config = resolve(name, "open-shapes-held-out", small)
+        dataset = build_dataset(config.data, config.data.val_split, augment=False)
+        return config, tiny_model(config, classes=dataset.classes), dataset
     config = configured(name, **({"decoder.encoder_layers": [0, 1], "decoder.layers": 1} if "segvit" in name else {}))
-    model = tiny_model(config)
-    dataset = build_dataset(config.data, "val", augment=False)
-    found = evaluate(model, dataset, WAYS[way], config.data, workers=0, kept=Kept(boundary=0.05, confidence=True))
-    plain = evaluate(model, dataset, WAYS[way], config.data, workers=0)
+    return config, tiny_model(config), build_dataset(config.data, "val", augment=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        *product(["depict-sa-tiny", "segvit-tiny", "sed-tiny"], WAYS),
+        ("sed-tiny", "early rejection"),
+    ],
+)
+def test_it_is_that_of_the_probabilities(name, way):
+    config, model, dataset = made(name)
+    inference, K = {**WAYS, "early rejection": replace(WINDOWS, topk=1)}[way], model.num_classes
+    found = evaluate(model, dataset, inference, config.data, workers=0, kept=Kept(boundary=0.05, confidence=True))
+    plain = evaluate(model, dataset, inference, config.data, workers=0)
     assert np.array_equal(found.counts_N3K, plain.counts_N3K)
     assert plain.boundary_N3K is plain.confidence_NB3 is plain.squared_error_N is None
     for index in range(len(dataset)):
         image, label, _ = dataset[index]
-        p_KHW = segment(model, image.permute(1, 2, 0).numpy(), WAYS[way], config.data).cpu()
+        p_KHW = segment(model, image.permute(1, 2, 0).numpy(), inference, config.data).cpu()
         counts_B3, squared = in_bins(p_KHW, label.numpy())
         assert found.confidence_NB3[index].sum(0)[0] == (label != 255).sum()
         # a pixel at an edge may fall to either side of it by rounding
@@ -58,11 +74,11 @@ def test_it_is_that_of_the_probabilities(name, way):
         np.testing.assert_allclose(found.confidence_NB3[index].sum(0), counts_B3.sum(0), rtol=1e-5)
         assert found.squared_error_N[index] == pytest.approx(squared, rel=1e-4)
         prediction_HW = p_KHW.argmax(0)
-        assert np.array_equal(found.boundary_N3K[index], boundary_counts(prediction_HW, label, 7, ratio=0.05))
-        dense_KK = np.zeros((7, 7), np.int64)
+        assert np.array_equal(found.boundary_N3K[index], boundary_counts(prediction_HW, label, K, ratio=0.05))
+        dense_KK = np.zeros((K, K), np.int64)
         entries = found.confusion_M4[found.confusion_M4[:, 0] == index]
         dense_KK[entries[:, 1], entries[:, 2]] = entries[:, 3]
-        assert np.array_equal(dense_KK, confusion(prediction_HW, label, 7))
+        assert np.array_equal(dense_KK, confusion(prediction_HW, label, K))
 
 
 def test_edges_are_nested():
@@ -76,6 +92,7 @@ def test_bins_are_those_between_edges():
     within = torch.tensor((EDGES[:-1] + EDGES[1:]) / 2, dtype=torch.float32)
     assert bins_of(within).tolist() == list(range(BINS))
     assert bins_of(torch.tensor([0.0, 1.0, 1 - 2**-24, 0.5, 59.5 / 60])).tolist() == [0, BINS - 1, BINS - 1, 30, 60]
+    assert bins_of(torch.tensor([1 + 2**-23, 1 + 2**-20])).tolist() == [BINS - 1, BINS - 1]  # by rounding
 
 
 def test_certainty_and_ignored_pixels():

@@ -68,5 +68,8 @@ def bins_of(confidence: Tensor) -> Tensor:
 
     By arithmetic, in a tenth of the time that looking it up among the edges takes.
     """
-    halvings = ((1 - confidence) * EQUAL).log2_().neg_().clamp_(0, HALVINGS)  # below the last equal bin none
+    # the sum of a photo's probabilities times shares that add up to 1 may be above it by rounding
+    halvings = (
+        ((1 - confidence).clamp_(min=0) * EQUAL).log2_().neg_().clamp_(0, HALVINGS)
+    )  # below the last equal bin none
     return (confidence * EQUAL).int().clamp_(max=EQUAL - 1).add_(halvings.int())
