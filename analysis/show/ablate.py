@@ -134,6 +134,8 @@ def figures(records: Sequence[Record], stem: Path) -> None:
 def _from_small_to_large(axes: Axes) -> None:
     """Changes of a few percent and of thousands along one axis, the outermost not at its ends."""
     low, high = axes.get_xlim()
+    if max(-low, high) <= 100:
+        return
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(*(end * (1.5 if abs(end) > 10 else 1.2) for end in (min(low, -1), max(high, 1))))
     axes.xaxis.set_major_formatter("{x:g}")
