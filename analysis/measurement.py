@@ -54,6 +54,8 @@ KINDS: dict[str, Kind] = {
     "confusion": Kind("analysis.show.confusion"),
     "images": Kind("analysis.show.images"),
     "variance": Kind("analysis.show.variance"),
+    "noise-variance": Kind("analysis.show.variance"),
+    "power": Kind("analysis.show.power"),
     "compare": Kind("analysis.show.compare"),
     "similarity": Kind("analysis.show.similarity"),
     "tradeoff": Kind("analysis.show.tradeoff"),

@@ -9,6 +9,7 @@ from whitebox.errors import require
 
 RESAMPLES = 10_000  # of a bootstrap
 LEVEL = 0.95  # of an interval
+MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}  # of an evaluation, in the order of `sampled_scores`
 
 SCOPES = ("decoder blocks", "decoder", "encoder", "model")  # of costs, see `analysis.measures.costs`
 BLOCKS, MODEL = "decoder blocks GFLOPs", "model GMACs"  # what papers publish of them

@@ -7,14 +7,21 @@ a unit the score is the jackknife's pseudo-value (`analysis.maths.resampling`). 
 
     residual^2 = MS_rest,    seed^2 = (MS_seed - MS_rest) / U,    unit^2 = (MS_unit - MS_rest) / S,
 
-so that the mean of S seeds and U units has the variance ``seed^2 / S + unit^2 / U + residual^2 / (S U)``.
+so that the mean of S seeds and U units has the variance ``seed^2 / S + unit^2 / U + residual^2 / (S U)``. Draws of
+noise are a third factor, crossed with both; the mean square of a factor f then holds its interactions with the others,
 
-Shapes: S seeds, U units, M scores.
+    f^2 = (MS_f - sum_g MS_fg + MS_rest) / (sizes of the others),    fg^2 = (MS_fg - MS_rest) / (size of the third).
+
+Shapes: S seeds, U units, D draws, M scores.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +33,14 @@ from whitebox.errors import require
 Float = NDArray[np.float64]
 POWER = 0.8
 _QUANTILES = 4000
+
+
+class Sds(NamedTuple):
+    """Standard deviations of one score by their source, see `Parts`."""
+
+    seed: float
+    unit: float
+    residual: float
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,68 @@ class Parts:
     seed_M: Float
     unit_M: Float
     residual_M: Float
+
+    def sds(self, index: int, factor: float = 1) -> Sds:
+        """Of one score, times ``factor``."""
+        return Sds(*(factor * float(each[index]) for each in (self.seed_M, self.unit_M, self.residual_M)))
+
+
+@dataclass(frozen=True)
+class PartsWithDraws:
+    """Standard deviations of one score by their source; NaN where it is unknown.
+
+    Attributes:
+        seed, unit, draw: of each alone. Of one training ``unit`` and ``draw`` hold its interactions.
+        residual: of one training on one unit in one draw, beside all three: interactions, and what is left.
+        shares: of the variance of the mean over all, by source; empty where it is 0 or unknown.
+    """
+
+    seed: float
+    unit: float
+    draw: float
+    residual: float
+    shares: Mapping[str, float]
+
+
+def parts_with_draws(cells_SUD: Float) -> PartsWithDraws:
+    """The parts of a table of pseudo-values; factors of one level are left out, and their part is unknown."""
+    sizes = dict(zip(("seed", "unit", "draw"), cells_SUD.shape, strict=True))
+    factors = [name for name, size in sizes.items() if size > 1]
+    cells = cells_SUD.reshape([sizes[name] for name in factors])
+    square = _mean_squares(cells)
+    alone, others, of_mean = dict.fromkeys(sizes, float("nan")), 0.0, dict[str, float]()
+    for subset in square:
+        # what a mean square holds beside its own part are the parts of all that hold its axes: inclusion and exclusion
+        above = [each for each in square if set(subset) <= set(each)]
+        own = sum((-1) ** (len(each) - len(subset)) * square[each] for each in above)
+        levels = math.prod(cells.shape[axis] for axis in subset)
+        variance = max(0.0, own) * levels / cells.size
+        source = factors[subset[0]] if len(subset) == 1 else "residual"
+        of_mean[source] = of_mean.get(source, 0.0) + variance / levels
+        if len(subset) == 1:
+            alone[source] = math.sqrt(variance)
+        else:
+            others += variance
+    total = sum(of_mean.values())
+    return PartsWithDraws(
+        **alone,
+        residual=math.sqrt(others) if len(factors) > 1 else float("nan"),
+        shares={source: each / total for source, each in of_mean.items()} if total > 0 else {},
+    )
+
+
+def _mean_squares(cells: Float) -> dict[tuple[int, ...], float]:
+    """Of each set of axes, the mean square of its interaction (of one axis: of its main effect)."""
+    found = {}
+    axes = tuple(range(cells.ndim))
+    for size in range(1, cells.ndim + 1):
+        for subset in combinations(axes, size):
+            effect = cells.mean(tuple(axis for axis in axes if axis not in subset), keepdims=True)
+            for axis in subset:
+                effect = effect - effect.mean(axis, keepdims=True)
+            freedom = math.prod(cells.shape[axis] - 1 for axis in subset)
+            found[subset] = float((effect**2).sum()) * cells.size / effect.size / freedom
+    return found
 
 
 def parts(cells_SUM: Float) -> Parts:
@@ -84,9 +161,7 @@ def parts_of_difference(model: Sampled, reference: Sampled, matched: bool) -> Pa
 
 
 def detectable(
-    seed: float,
-    unit: float,
-    residual: float,
+    sds: Sds,
     seeds: int,
     units: int,
     *,
@@ -100,7 +175,7 @@ def detectable(
     5.2) with Satterthwaite's degrees of freedom. Of several comparisons it is that of Holm's first step, the strictest.
 
     Args:
-        seed, unit, residual: standard deviations of the difference by their source, see `Parts`.
+        sds: of the difference.
         seeds, units: how many the study has.
         comparisons: that are corrected for.
 
@@ -113,10 +188,11 @@ def detectable(
 
     for name, number in (("seeds", seeds), ("units", units)):
         require(number >= LEAST, name, number, f"of fewer than {LEAST} no interval holds the spread")
-    for name, sd in (("sd-seed", seed), ("sd-unit", unit), ("sd-residual", residual)):
-        require(np.isfinite(sd) and sd >= 0, name, sd, "a standard deviation is 0 or more")
+    for name, sd in sds._asdict().items():
+        require(np.isfinite(sd) and sd >= 0, f"sd-{name}", sd, "a standard deviation is 0 or more")
     require(1 - level < power < 1, "power", power, f"it lies strictly between {1 - level:.2g} and 1")
     require(comparisons >= 1, "comparisons", comparisons, "it must be at least 1")
+    seed, unit, residual = sds
     of_seeds = (seed**2 + residual**2 / units) / seeds
     of_units = (unit**2 + residual**2 / seeds) / units
     total = of_seeds + of_units - residual**2 / (seeds * units)

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.maths.conventions import RESAMPLES
-from analysis.measures.extras import SEED, Extra, ranged_all
+from analysis.measures.extras import SEED, Compared, Extra, ranged_all
 from whitebox.errors import require
 
 if TYPE_CHECKING:
+    from analysis.maths.resampling import Sampled
     from whitebox.engine.evaluate import Evaluation, Kept
 
 
@@ -31,6 +32,7 @@ class Boundary(Extra):
     """Boundary IoU; ``ratio``: how far from a boundary pixels count, as a share of the image's diagonal."""
 
     kind = "boundary"
+    compared: ClassVar = {"boundary_miou": Compared(0)}
     ratio: float = 0.02
 
     def __post_init__(self) -> None:
@@ -53,21 +55,27 @@ class Boundary(Extra):
         """Their counts."""
         return {"boundary_N3K": arrays["counts"]}
 
-    def measured(
-        self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
-    ) -> dict[str, Any]:
-        """See above."""
-        from analysis.maths.resampling import estimated
+    def sampled(self, evaluations: Sequence[Evaluation], unit_N: Sequence[object] | None, seed: int = SEED) -> Sampled:
+        """Boundary mIoU, and Boundary IoU of each class."""
+        from analysis.maths.resampling import sampled
         from whitebox.engine.metrics import score_vectors
 
         counts_SN3K = np.array([each.boundary_N3K for each in evaluations])
-        mean_over, K = evaluations[0].mean_over, len(classes)
+        mean_over, K = evaluations[0].mean_over, counts_SN3K.shape[-1]
 
         def mean_and_classes(sums_xC: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.delete(score_vectors(sums_xC, mean_over), [1, 2, *range(3 + K, 3 + 2 * K)], axis=-1)
 
         counts_SNC = counts_SN3K.reshape(*counts_SN3K.shape[:2], -1)
-        values = ranged_all(estimated(counts_SNC, mean_and_classes, unit_N, resamples=RESAMPLES, seed=SEED))
+        return sampled(counts_SNC, mean_and_classes, unit_N, resamples=RESAMPLES, seed=seed)
+
+    def measured(
+        self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
+    ) -> dict[str, Any]:
+        """See above."""
+        from analysis.maths.resampling import interval
+
+        values = ranged_all(interval(self.sampled(evaluations, unit_N)))
         masks = [each.scores for each in evaluations]
         return {
             "miou": values[0],

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.maths.conventions import RESAMPLES
-from analysis.measures.extras import SEED, Extra, ranged_all
+from analysis.measures.extras import SEED, Compared, Extra, ranged_all
 
 if TYPE_CHECKING:
+    from analysis.maths.resampling import Sampled
     from whitebox.engine.evaluate import Evaluation, Kept
 
+COVERAGES = np.linspace(0.05, 1, 20)
 NUMBERS = ("ece", "overconfidence", "brier", "aurc", "eaurc")
 
 
@@ -33,6 +35,7 @@ class Calibration(Extra):
     """Calibration and selective prediction."""
 
     kind = "calibration"
+    compared: ClassVar = {"ece": Compared(NUMBERS.index("ece")), "brier": Compared(NUMBERS.index("brier"), most=2.0)}
 
     def wanted(self, kept: Kept) -> Kept:
         """The confidence of each pixel."""
@@ -48,16 +51,13 @@ class Calibration(Extra):
         """Its binned counts."""
         return {"confidence_NB3": arrays["bins"], "squared_error_N": arrays["squared_error"]}
 
-    def measured(
-        self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
-    ) -> dict[str, Any]:
-        """See above."""
+    def sampled(self, evaluations: Sequence[Evaluation], unit_N: Sequence[object] | None, seed: int = SEED) -> Sampled:
+        """`NUMBERS`, then the accuracy of each bin, then the risk at each coverage."""
         from analysis.maths import calibration as maths
-        from analysis.maths.resampling import estimated
+        from analysis.maths.resampling import sampled
 
         bins_SNB3 = np.array([each.confidence_NB3 for each in evaluations])
         squared_SN1 = np.array([each.squared_error_N for each in evaluations])[..., None]
-        coverages = np.linspace(0.05, 1, 20)
 
         def numbers(sums_xC: NDArray[np.float64]) -> NDArray[np.float64]:
             bins_xB3 = sums_xC[..., 1:].reshape(*sums_xC.shape[:-1], -1, 3)
@@ -71,13 +71,23 @@ class Calibration(Extra):
                     np.stack(single, -1),
                     maths.area_under_risk(bins_xB3),
                     maths.reliability(bins_xB3)[2],
-                    maths.risks_at(bins_xB3, coverages),
+                    maths.risks_at(bins_xB3, COVERAGES),
                 ],
                 axis=-1,
             )
 
         sums_SNC = np.concatenate([squared_SN1, bins_SNB3.reshape(*bins_SNB3.shape[:2], -1)], axis=-1)
-        found = estimated(sums_SNC, numbers, unit_N, resamples=RESAMPLES, seed=SEED)
+        return sampled(sums_SNC, numbers, unit_N, resamples=RESAMPLES, seed=seed)
+
+    def measured(
+        self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None
+    ) -> dict[str, Any]:
+        """See above."""
+        from analysis.maths import calibration as maths
+        from analysis.maths.resampling import interval
+
+        bins_SNB3 = np.array([each.confidence_NB3 for each in evaluations])
+        found = interval(self.sampled(evaluations, unit_N))
         least, most = np.zeros(len(found.value_M)), np.ones(len(found.value_M))
         least[NUMBERS.index("overconfidence")], most[NUMBERS.index("brier")] = -1, np.inf
         values = ranged_all(found, least, most)
@@ -98,6 +108,6 @@ class Calibration(Extra):
             ],
             "risk": [
                 {"coverage": float(coverage), "risk": risk}
-                for coverage, risk in zip(coverages, values[len(NUMBERS) + len(share_M) :], strict=True)
+                for coverage, risk in zip(COVERAGES, values[len(NUMBERS) + len(share_M) :], strict=True)
             ],
         }

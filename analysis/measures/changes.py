@@ -25,7 +25,7 @@ from whitebox.engine.encoded import EncodedImages
 from whitebox.engine.evaluate import LabelledImages, evaluate
 from whitebox.engine.kept import tokens_kept
 from whitebox.engine.metrics import score_vectors, scores
-from whitebox.runs import Run
+from whitebox.runs import Run, SavedRun
 
 CLEAN: Key = {"target": "clean"}
 
@@ -47,14 +47,8 @@ class ChangedRun:
         self.encode_once = not photos and all(name.startswith("decoder.") for name in self.parameters)
 
     def rows(self, folder: Path) -> Rows:
-        """The file of this run's rows on these images, evaluated in this way."""
-        belongs_to = {
-            "weights": describe_weights(self.run.weights).sha256,
-            "data": asdict(self.images.data),
-            "settings": {key: value for key, value in self.images.settings.items() if key != "unit"},  # not of counts
-        }
-        name = f"{self.run.name}-{self.images.data.name}-{self.images.split}"
-        return Rows(folder, name, belongs_to, (len(self.images), 3, self.run.model.num_classes))
+        """See `rows_of`."""
+        return rows_of(self.run, self.images, folder)
 
     @cached_property
     def encoded(self) -> EncodedImages:
@@ -89,6 +83,17 @@ class ChangedRun:
         return evaluate(run.model, dataset, run.inference, run.data, limit=self.images.limit).counts_N3K
 
 
+def rows_of(run: SavedRun | Run, images: EvaluatedImages, folder: Path) -> Rows:
+    """The file of a run's rows on these images, evaluated in this way."""
+    belongs_to = {
+        "weights": describe_weights(run.weights).sha256,
+        "data": asdict(images.data),
+        "settings": {key: value for key, value in images.settings.items() if key != "unit"},  # not of counts
+    }
+    name = f"{run.name}-{images.data.name}-{images.split}"
+    return Rows(folder, name, belongs_to, (len(images), 3, len(run.classes)))
+
+
 class MeanScores:
     """mIoU of rows, and of their resampled units.
 
@@ -110,13 +115,16 @@ class MeanScores:
     def resampled(self, keys: Sequence[Key], seed: int) -> Values:
         """Their mean mIoU on units drawn with replacement, (R,); the same units for the same seed."""
         drawn_DR = [
-            sampled(self.rows.counts(key).reshape(len(self.unit_N), -1), _miou, self.unit_N, seed=seed).draws_RM[:, 0]
+            sampled(self.rows.counts(key).reshape(len(self.unit_N), -1), miou_of_sums, self.unit_N, seed=seed).draws_RM[
+                :, 0
+            ]
             for key in keys
         ]
         return np.asarray(np.mean(drawn_DR, axis=0))
 
 
-def _miou(sums: Values) -> Values:
+def miou_of_sums(sums: Values) -> Values:
+    """The mIoU alone, of counts summed over images."""
     return score_vectors(sums)[..., :1]
 
 

@@ -10,7 +10,7 @@ Layout of ``measured`` for ``kind="compare"`` (fractions, model minus reference;
 for the number of comparisons, ``error`` the Monte Carlo error of the ends)::
 
     {"miou": {"value": -0.011, "low": -0.015, "high": -0.007, "p": 0.001, "error": 0.0001},
-     "macc": {...}, "aacc": {...},
+     "macc": {...}, "aacc": {...}, and where they were asked for "boundary_miou", "ece", "brier",
      "model": {"miou": 0.348, "macc": ..., "aacc": ...}, "reference": {...},
      "per_class": [{"name": "Sky", "iou": {...}, "model": 0.89, "reference": 0.90}, ...]}
 
@@ -19,21 +19,20 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.ask import ask
-from analysis.maths.conventions import RESAMPLES
+from analysis.maths.conventions import MEANS, RESAMPLES
 from analysis.maths.intervals import ranged
-from analysis.maths.resampling import interval
+from analysis.maths.resampling import Sampled, interval
 from analysis.measures.evaluation import Evaluated, sampled_scores
-from analysis.measures.extras import stored_interval
+from analysis.measures.extras import Extra, stored_interval
 from analysis.record import Answer, Question, Record, RecordError
 from whitebox.errors import ConfigError
 
 KIND = "compare"
-MEANS = ("miou", "macc", "aacc")
 
 
 def distinct_names(weights: Sequence[Path]) -> list[str]:
@@ -62,6 +61,7 @@ def compare(
     notes: Sequence[str] = (),
     *,
     again: bool = False,
+    extras: Sequence[Extra] = (),
 ) -> Record:
     """The record of ``model - reference``; scores of both, and the differences with their paired intervals.
 
@@ -70,6 +70,7 @@ def compare(
         seed: of the bootstrap.
         notes: remarks for below the table.
         again: whatever is stored.
+        extras: that both evaluations were asked for, in this order, to be compared too.
 
     Raises:
         RecordError: they have different classes, images or labels.
@@ -92,6 +93,7 @@ def compare(
             "unit": settings.get("unit"),
             **({"training_seeds": list(model.seeds)} if len(model.seeds) > 1 else {}),
             **({"reference_seeds": list(reference.seeds)} if len(reference.seeds) > 1 else {}),
+            **({"also": {extra.kind: dict(extra.settings) for extra in extras}} if extras else {}),
             "evaluation": {"model": settings, "reference": others},
         },
     )
@@ -103,6 +105,9 @@ def compare(
 
     def answer() -> Answer:
         measured = differences(reference, model, classes, seed)
+        for index, extra in enumerate(extras):
+            found = extra_differences(reference, model, extra, index, seed)
+            measured |= {**found, **{side: {**measured[side], **found[side]} for side in ("model", "reference")}}
         return Answer(measured={**measured, "notes": [*notes, *unlike]}, n=model.record.n)
 
     return ask(question, answer, folder / "records", again=again)
@@ -134,17 +139,8 @@ def differences(reference: Evaluated, model: Evaluated, classes: Sequence[str], 
         sampled_scores(each.counts_SN3K, reference.unit_N, RESAMPLES, seed, each.evaluation.mean_over)
         for each in (model, reference)
     ]
-    matched = model.seeds == reference.seeds or len(model.seeds) == len(reference.seeds) == 1
-    found = interval(both[0].minus(both[1], matched), within=(-1.0, 1.0))
+    difference = _paired(reference, model, both, 1.0)
     ours_M, theirs_M = (each.value_M for each in both)
-
-    def difference(index: int) -> dict[str, Any]:
-        stored = stored_interval(found, index) if matched else ranged_difference(index)
-        return {**stored, "p": float(found.p_M[index]), "error": float(found.error_M2[index].max())}
-
-    def ranged_difference(index: int) -> dict[str, Any]:
-        return ranged(found.value_M[index], (found.low_M[index], found.high_M[index]))
-
     first_class = len(MEANS)
     return {
         **{key: difference(index) for index, key in enumerate(MEANS)},
@@ -160,6 +156,42 @@ def differences(reference: Evaluated, model: Evaluated, classes: Sequence[str], 
             for index, name in enumerate(classes)
         ],
     }
+
+
+def extra_differences(reference: Evaluated, model: Evaluated, extra: Extra, index: int, seed: int) -> dict[str, Any]:
+    """What of an extra is compared, by name, and its value for both models.
+
+    Raises:
+        RecordError: the counts cannot be read.
+    """
+    both = [extra.sampled(each.kept(extra, index), reference.unit_N, seed) for each in (model, reference)]
+    return {
+        **{name: _paired(reference, model, both, each.most)(each.place) for name, each in extra.compared.items()},
+        **{
+            side: {name: float(found.value_M[each.place]) for name, each in extra.compared.items()}
+            for side, found in zip(("model", "reference"), both, strict=True)
+        },
+    }
+
+
+def _paired(
+    reference: Evaluated, model: Evaluated, both: Sequence[Sampled], most: float
+) -> Callable[[int], dict[str, Any]]:
+    """The difference of a score, by its index, as records store it.
+
+    Args:
+        both: scores of the model, and of the reference.
+        most: that they can differ.
+    """
+    matched = model.seeds == reference.seeds or len(model.seeds) == len(reference.seeds) == 1
+    found = interval(both[0].minus(both[1], matched), within=(-most, most))
+
+    def difference(index: int) -> dict[str, Any]:
+        ends = (found.low_M[index], found.high_M[index])
+        stored = stored_interval(found, index) if matched else ranged(found.value_M[index], ends)
+        return {**stored, "p": float(found.p_M[index]), "error": float(found.error_M2[index].max())}
+
+    return difference
 
 
 def _classes(record: Record) -> list[str]:

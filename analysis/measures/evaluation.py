@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from analysis.ask import by_main, keep, stored
 from analysis.consumed import Chosen, EvaluatedImages
-from analysis.maths.conventions import RESAMPLES
+from analysis.maths.conventions import MEANS, RESAMPLES
 from analysis.maths.resampling import Sampled, interval, sampled
 from analysis.measurement import Progress
 from analysis.measures.extras import (
@@ -38,6 +38,7 @@ from analysis.measures.extras import (
     found_extra,
     ranged_all,
     store_extra,
+    with_counts,
     write_counts,
 )
 from analysis.record import Answer, Question, Record, RecordError, describe_weights, read_record
@@ -98,6 +99,14 @@ class Evaluated:
             RecordError: they cannot be read, or are not those of their records.
         """
         return np.stack([each.evaluation.counts_N3K for each in self.members or (self,)])
+
+    def kept(self, extra: Extra, index: int) -> list[Evaluation]:
+        """The evaluation of each training, with what it has kept for an extra, the ``index``-th that was asked for.
+
+        Raises:
+            RecordError: the counts cannot be read.
+        """
+        return [with_counts(extra, each.evaluation, each.also[index]) for each in self.members or (self,)]
 
     @property
     def seed(self) -> int:
@@ -341,7 +350,7 @@ def laid_out_scores(
     names = len(classes)
     ious, accs = scores[3 : 3 + names], scores[3 + names :]
     return {
-        **dict(zip(("miou", "macc", "aacc"), scores, strict=False)),
+        **dict(zip(MEANS, scores, strict=False)),
         "per_class": [
             {"name": name, "iou": iou, "acc": acc, **more}
             for name, iou, acc, more in zip(classes, ious, accs, of_class, strict=True)

@@ -22,10 +22,17 @@ from whitebox.data.units import Units
 from whitebox.files import write_atomically
 
 if TYPE_CHECKING:
-    from analysis.maths.resampling import Interval
+    from analysis.maths.resampling import Interval, Sampled
     from whitebox.engine.evaluate import Evaluation, Kept
 
 SEED = 0  # of the bootstrap
+
+
+class Compared(NamedTuple):
+    """A score: where it is among the sampled ones, and the most that two models can differ in it."""
+
+    place: int
+    most: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Extra:
 
     kind: ClassVar[str]
     counted: ClassVar[bool] = True  # it has counts of its own, beside its record
+    compared: ClassVar[Mapping[str, Compared]] = {}  # what two models are compared by, by name
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -51,6 +59,15 @@ class Extra:
     def restored(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Fields of an `Evaluation` from what lies beside the record: the way back from `arrays`."""
         return {}
+
+    def sampled(self, evaluations: Sequence[Evaluation], unit_N: Sequence[object] | None, seed: int = SEED) -> Sampled:
+        """Resampled scores, among them those that are ``compared``.
+
+        Args:
+            evaluations, unit_N: see `measured`.
+            seed: of the draws.
+        """
+        raise NotImplementedError
 
     def measured(
         self, evaluations: Sequence[Evaluation], classes: Sequence[str], unit_N: Sequence[object] | None

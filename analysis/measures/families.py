@@ -22,7 +22,7 @@ from analysis.maths.conventions import LEVEL
 from analysis.maths.packing import PICTURE
 from analysis.maths.resampling import LEAST
 from analysis.measures.evaluation import Evaluated, measured_scores
-from analysis.measures.extras import SEED, Extra, with_counts
+from analysis.measures.extras import SEED, Extra
 from analysis.record import Answer, Question, Record, RecordError, Weights
 from whitebox.runs import Family, Run, SavedRun
 
@@ -79,7 +79,7 @@ def family_extras(
     for index, extra in enumerate(extras):
         own = [each.also[index] for each in trained]
         question = _question(family, [each.record for each in own], [each.seed for each in trained], SEED)
-        kept = [with_counts(extra, each.evaluation, stored) for each, stored in zip(trained, own, strict=True)]
+        kept = [kept for each in trained for kept in each.kept(extra, index)]
         classes = [row["name"] for row in trained[0].record.measured["per_class"]]
         measured = extra.measured(kept, classes, trained[0].unit_N)
         found.append(
@@ -88,10 +88,25 @@ def family_extras(
     return found
 
 
+def averaged(records: Sequence[Record]) -> Answer:
+    """What the trainings of a family have measured, as one."""
+    measured = merged([record.measured for record in records])
+    if said := _notes(records):
+        measured["notes"] = said
+    return Answer(measured=measured, n=records[0].n)
+
+
 def family_records(
-    runs: Sequence[SavedRun | Run], records: Sequence[Record], families: Sequence[Family], output: Path | None = None
+    runs: Sequence[SavedRun | Run],
+    records: Sequence[Record],
+    families: Sequence[Family],
+    output: Path | None = None,
+    together: Callable[[Sequence[Record]], Answer] = averaged,
 ) -> list[Record]:
     """One record a family, those of runs that stand alone as they are.
+
+    Args:
+        together: what the trainings of a family, by seed, have measured as one model.
 
     Raises:
         RecordError: trainings of a family were measured on different data, or with different settings.
@@ -104,23 +119,17 @@ def family_records(
             continue
         seeds = [runs[index].seed for index in family.indices]
         question = _question(family, own, seeds, own[0].seeds.get("bootstrap"))
-        measured = merged([record.measured for record in own])
-        if said := _notes(own, seeds):
-            measured["notes"] = said
-        found.append(keep(question, Answer(measured=measured, n=own[0].n), (output or family.folder) / "records"))
+        found.append(keep(question, together(own), (output or family.folder) / "records"))
     return found
 
 
-def _notes(records: Sequence[Record], seeds: Sequence[int]) -> list[str]:
-    """What was noted of all trainings, and with its seeds what was of some."""
-    by_note: dict[str, list[int]] = {}
-    for record, seed in zip(records, seeds, strict=True):
+def _notes(records: Sequence[Record]) -> list[str]:
+    """What was noted of all trainings, and with their names what was of some."""
+    by_note: dict[str, list[str]] = {}
+    for record in records:
         for note in record.measured.get("notes", ()):
-            by_note.setdefault(note, []).append(seed)
-    return [
-        note if len(own) == len(records) else f"seed {', '.join(map(str, own))}: {note}"
-        for note, own in by_note.items()
-    ]
+            by_note.setdefault(note, []).append(record.model)
+    return [note if len(own) == len(records) else f"{', '.join(own)}: {note}" for note, own in by_note.items()]
 
 
 def _question(family: Family, records: Sequence[Record], seeds: Sequence[int], draws: int | None) -> Question:

@@ -3,7 +3,8 @@
 ``measured`` of each: ``scopes`` (name -> ``parameters``, ``macs``), ``images_per_second`` (scope -> median with the
 quartiles of the passes as low and high; of the model from photo in memory to label map), ``seconds`` (the passes
 themselves, a batch each), ``tokens`` (patches of an image), ``memory`` (bytes of ``weights``, and of ``activations`` by
-scope, see `analysis.measures.costs`).
+scope, see `analysis.measures.costs`). A family has the passes of all its trainings, and of ``images_per_second`` the
+median of each (``seeds``) with their ``sd``.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class Subject:
         device: its type, "cpu".
         weights: the file they are read from; None: not trained, and so not saved.
         folder: where its results belong.
+        run: that it is; None: a name.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Subject:
     weights: Path | None
     folder: Path
     open: Callable[[], tuple[Segmentor, RunConfig]]
+    run: SavedRun | Run | None = None
 
     def question(self, setting: Setting) -> Question:
         """What it costs, here."""
@@ -200,6 +203,7 @@ def subject_of(run: SavedRun | Run, device: str) -> Subject:
         weights=run.weights,
         folder=run.folder,
         open=opened,
+        run=run,
     )
 
 
@@ -288,6 +292,47 @@ def _measured(
             "activations": peaks,
         },
     }
+
+
+def as_families(subjects: Sequence[Subject], records: Sequence[Record], output: Path | None) -> list[Record]:
+    """A record a model: those of trainings of one configuration as one, others as they are.
+
+    Args:
+        output: that of a family is below it; None: in the family's folder.
+    """
+    from analysis.measures.families import family_records
+    from whitebox.runs import families
+
+    at = [index for index, subject in enumerate(subjects) if subject.run is not None]
+    runs = [subject.run for subject in subjects if subject.run is not None]
+    grouped = families(runs)
+    together = family_records(runs, [records[index] for index in at], grouped, output, pooled)
+    places = [min(at[index] for index in family.indices) for family in grouped]
+    found = {index: record for index, record in enumerate(records) if index not in at}
+    found |= dict(zip(places, together, strict=True))
+    return [found[index] for index in sorted(found)]
+
+
+def pooled(records: Sequence[Record]) -> Answer:
+    """What the trainings of one configuration cost, as one model: the passes of all, and the median of each training.
+
+    Work and memory are the same for all.
+    """
+    first = records[0]
+    seconds = {
+        scope: [each for record in records for each in record.measured["seconds"][scope]]
+        for scope in first.measured["seconds"]
+    }
+    rates = {scope: [record.measured["images_per_second"][scope]["value"] for record in records] for scope in seconds}
+    speeds = {
+        scope: {**_rate(values, first.settings["batch"]), "sd": float(np.std(own, ddof=1)), "seeds": own}
+        for (scope, values), own in zip(seconds.items(), rates.values(), strict=True)
+    }
+    return Answer(
+        measured={**first.measured, "images_per_second": speeds, "seconds": seconds},
+        n=sum(record.n for record in records),
+        reported=first.reported,
+    )
 
 
 def _rate(seconds: Sequence[float], batch: int) -> dict[str, float]:

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.maths.conventions import MEANS
 from analysis.measures.extras import SEED, Extra
 
 if TYPE_CHECKING:
-    from analysis.measures.evaluation import Evaluated
     from whitebox.engine.evaluate import Evaluation
-
-MEANS = ("miou", "macc", "aacc")
 
 
 @dataclass(frozen=True)
@@ -52,35 +50,3 @@ class Variance(Extra):
             **{name: row(index) for index, name in enumerate(MEANS)},
             "per_class": [{"name": name, **row(len(MEANS) + index)} for index, name in enumerate(classes)],
         }
-
-
-def parts_of_miou(reference: Evaluated, model: Evaluated) -> tuple[float, float, float]:
-    """Standard deviations of the paired difference of mIoU: between seeds, between units, and the residual.
-
-    Raises:
-        RecordError: the counts cannot be read.
-    """
-    from analysis.maths.variance import parts_of_difference
-    from analysis.measures.evaluation import sampled_scores
-
-    both = [
-        sampled_scores(each.counts_SN3K, reference.unit_N, 1, SEED, each.evaluation.mean_over)
-        for each in (model, reference)
-    ]
-    of = parts_of_difference(both[0], both[1], model.seeds == reference.seeds)
-    return float(of.seed_M[0]), float(of.unit_M[0]), float(of.residual_M[0])
-
-
-def smallest_differences(
-    sds: tuple[float, float, float], seeds: Sequence[int], units: Sequence[int], *, power: float, comparisons: int
-) -> dict[int, list[float]]:
-    """By number of seeds, the smallest difference that could be shown with each number of units.
-
-    Raises:
-        ConfigError: numbers that cannot be, see `analysis.maths.variance.detectable`.
-    """
-    from analysis.maths.variance import detectable
-
-    return {
-        each: [detectable(*sds, each, count, power=power, comparisons=comparisons) for count in units] for each in seeds
-    }

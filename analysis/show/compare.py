@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from analysis.maths.conventions import MEANS
 from analysis.maths.multiplicity import holm
 from analysis.record import Record, RecordError
 from analysis.show.figures import (
@@ -22,7 +23,13 @@ from analysis.show.figures import (
 from analysis.show.spread import bootstrap_words, figure_words, over_units, seeds_of, together_words, trainings
 from analysis.show.tables import Cell, Column, Estimate, Table, number, percent
 
-MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
+# what else may be compared: of the last two less is better
+ALSO = {"boundary_miou": "Boundary mIoU", "ece": "ECE", "brier": "Brier score (x 100)"}
+
+
+def _means(records: Sequence[Record]) -> dict[str, str]:
+    """The scores of whole models that all records compare, by key."""
+    return MEANS | {key: shown for key, shown in ALSO.items() if all(key in record.measured for record in records)}
 
 
 def tables(records: Sequence[Record]) -> dict[str, Table]:
@@ -60,19 +67,20 @@ def _require_alike(records: Sequence[Record]) -> None:
             )
 
 
-def _differences(record: Record) -> dict[str, Estimate]:
+def _differences(record: Record, means: Mapping[str, str]) -> dict[str, Estimate]:
     """Percentage points by name of the row, means first."""
     measured = record.measured
-    rows = {shown: percent(measured[key]) for key, shown in MEANS.items()}
+    rows = {shown: percent(measured[key]) for key, shown in means.items()}
     return rows | {row["name"]: percent(row["iou"]) for row in measured["per_class"]}
 
 
 def _table(records: Sequence[Record]) -> Table:
     first = records[0]
     reference = first.settings["reference"]
-    differences = [_differences(record) for record in records]
+    means = _means(records)
+    differences = [_differences(record, means) for record in records]
     before: dict[str, float | None] = {row["name"]: row["reference"] for row in first.measured["per_class"]}
-    before |= {shown: first.measured["reference"][key] for key, shown in MEANS.items()}
+    before |= {shown: first.measured["reference"][key] for key, shown in means.items()}
     holds = _after_correction(records)
     rows: list[tuple[Cell, ...]] = [
         (name, math.nan if value is None else 100 * value, *(each[name] for each in differences))
@@ -96,7 +104,7 @@ def _table(records: Sequence[Record]) -> Table:
         f"{first.data.split}, n = {first.n} images. Brackets: of the paired difference, {together_words(records)}; "
         f"{bootstrap_words(first)}; not corrected for the number of classes and models.{starred}"
     )
-    return Table(columns, tuple(rows), caption, summary_rows=len(MEANS))
+    return Table(columns, tuple(rows), caption + _beside(means), summary_rows=len(means))
 
 
 def _starred(cells: Sequence[Cell], stars: Sequence[bool]) -> list[Cell]:
@@ -111,7 +119,7 @@ def _after_correction(records: Sequence[Record]) -> list[set[str]] | None:
     if not all("p" in record.measured["miou"] for record in records):
         return None
     found: list[set[str]] = [set() for _ in records]
-    for key, shown in MEANS.items():
+    for key, shown in _means(records).items():
         for names, p in zip(found, _adjusted(records, key), strict=True):
             names |= {shown} if p < 0.05 else set()
     rows = [[number(row["iou"].get("p")) for row in record.measured["per_class"]] for record in records]
@@ -128,7 +136,8 @@ def _adjusted(records: Sequence[Record], key: str) -> list[float]:
 
 def _models(records: Sequence[Record]) -> Table:
     first = records[0]
-    adjusted = {key: _adjusted(records, key) for key in MEANS}
+    also = {key: shown for key, shown in _means(records).items() if key in ALSO}
+    adjusted = {key: _adjusted(records, key) for key in (*MEANS, *also)}
     rows: list[tuple[Cell, ...]] = []
     for index, record in enumerate(records):
         miou = percent(record.measured["miou"])
@@ -141,6 +150,7 @@ def _models(records: Sequence[Record]) -> Table:
                 adjusted["miou"][index],
                 percent(record.measured["macc"]),
                 adjusted["macc"][index],
+                *(cell for key in also for cell in (percent(record.measured[key]), adjusted[key][index])),
                 len(seeds_of(record)) or 1,
                 _near_zero(record),
             )
@@ -153,6 +163,11 @@ def _models(records: Sequence[Record]) -> Table:
         Column("p, Holm", 4),
         Column("mAcc, difference", 2),
         Column("p, Holm, of mAcc", 4),
+        *(
+            column
+            for shown in also.values()
+            for column in (Column(f"{shown}, difference", 2), Column(f"p, Holm, of {shown}", 4))
+        ),
         Column("Trainings", 0),
         Column("Monte Carlo"),
     )
@@ -162,7 +177,12 @@ def _models(records: Sequence[Record]) -> Table:
         f"{together_words(records)}; {bootstrap_words(first)}. p: two-sided; Holm: corrected for {len(records)} "
         "models. Monte Carlo: the error of an end that is no farther from 0, so other draws may turn its sign."
     )
-    return Table(columns, tuple(rows), caption)
+    return Table(columns, tuple(rows), caption + _beside(also))
+
+
+def _beside(means: Mapping[str, str]) -> str:
+    """What is to be known of other scores than accuracies."""
+    return " Of ECE and Brier score less is better." if {"ece", "brier"} & means.keys() else ""
 
 
 def _near_zero(record: Record) -> str:
@@ -213,7 +233,7 @@ def _p(value: float) -> str:
 def _draw(records: Sequence[Record], stem: Path) -> None:
     first = records[0]
     reference = first.settings["reference"]
-    differences = [_differences(record) for record in records]
+    differences = [_differences(record, MEANS) for record in records]
     names = [row["name"] for row in first.measured["per_class"]]
     leading = differences[0]
     names.sort(key=lambda name: (math.isnan(leading[name].value), -leading[name].value))

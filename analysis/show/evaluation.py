@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.maths.conventions import MEANS
 from analysis.record import Record, RecordError
 from analysis.show.figures import (
     COLUMN,
@@ -46,7 +47,7 @@ def _side_by_side(records: Sequence[Record]) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             record.model,
-            *(percent(record.measured[name]) for name in ("miou", "macc", "aacc")),
+            *(percent(record.measured[name]) for name in MEANS),
             *((len(seeds_of(record)) or 1,) if several else ()),
         )
         for record in records
@@ -100,8 +101,8 @@ def evaluation(record: Record) -> Mapping[str, Any]:
     if record.kind != "eval":
         raise RecordError(f"{record.file_name} holds {record.kind!r}, not an evaluation; run `whitebox eval` first.")
     measured = record.measured
-    _require(record, "measured", measured, "miou", "macc", "aacc", "per_class")
-    for key in ("miou", "macc", "aacc"):
+    _require(record, "measured", measured, *MEANS, "per_class")
+    for key in MEANS:
         _require(record, f"measured.{key}", measured[key], "value")
     for row in measured["per_class"]:
         _require(record, "measured.per_class", row, "name", "iou", "acc", "label_share")

@@ -10,8 +10,17 @@ import numpy as np
 
 from analysis.maths.conventions import BLOCKS, SCOPES, Cost
 from analysis.record import Record, RecordError
-from analysis.show.figures import PAGE, error_bars, figure_style, legend_columns, new_figure, save_figure
-from analysis.show.tables import Cell, Column, Estimate, Table
+from analysis.show.figures import (
+    PAGE,
+    error_bars,
+    figure_style,
+    legend_columns,
+    new_figure,
+    save_figure,
+    trainings_behind,
+)
+from analysis.show.spread import seeds_of
+from analysis.show.tables import Cell, Column, Estimate, Table, estimate
 
 
 def tables(records: Sequence[Record]) -> dict[str, Table]:
@@ -57,7 +66,7 @@ def stored_cost(record: Record, scope: str) -> Cost:
 
 def stored_speed(record: Record, scope: str) -> Estimate:
     """Images a second of a profile."""
-    return Estimate(**record.measured["images_per_second"][scope])
+    return estimate(record.measured["images_per_second"][scope])
 
 
 def timed_under(record: Record) -> str:
@@ -75,6 +84,11 @@ def _passes(records: Sequence[Record]) -> str:
     """How often was timed."""
     counts = sorted({record.n for record in records})
     return f"{' or '.join(map(str, counts))} pass{'' if counts == [1] else 'es'}"
+
+
+def _several(records: Sequence[Record]) -> str:
+    """What ± is, where some records are of several trainings."""
+    return ", ± sd of the medians of several trainings" if any(len(seeds_of(each)) > 1 for each in records) else ""
 
 
 _CONVENTION = (
@@ -123,7 +137,8 @@ def _summary(records: Sequence[Record]) -> Table:
         )
     caption = (
         f"M: millions of parameters. G: GFLOPs. {_CONVENTION} {_BLOCKS} Images/s: photo in memory to label map, "
-        f"median of {_passes(records)} [quartiles], {timed_under(records[0])}. Memory: weights and {_ALIVE}."
+        f"median of {_passes(records)}{_several(records)} [quartiles], {timed_under(records[0])}. Memory: weights and "
+        f"{_ALIVE}."
     )
     return Table(tuple(columns), tuple(rows), caption + _sources(records))
 
@@ -153,8 +168,8 @@ def _scopes(records: Sequence[Record]) -> Table:
             numbers = (1e-6 * cost.parameters, 1e-9 * cost.macs, cost.gflops)
             rows.append((record.model, scope, *numbers, text, *measured))
     caption = (
-        f"{_CONVENTION} {_BLOCKS} Model: photo in memory to label map. Images/s: median of {_passes(records)} "
-        f"[quartiles], {timed_under(records[0])}. Activations: {_ALIVE}, beside weights."
+        f"{_CONVENTION} {_BLOCKS} Model: photo in memory to label map. Images/s: median of {_passes(records)}"
+        f"{_several(records)} [quartiles], {timed_under(records[0])}. Activations: {_ALIVE}, beside weights."
     )
     return Table(columns, tuple(rows), caption + _sources(records))
 
@@ -192,6 +207,7 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
         values = [each.value for each in speeds]
         speed.errorbar(values, rows, xerr=error_bars(speeds), fmt="o", color=colours[2], markersize=3.5, linewidth=1)
         for row, each in enumerate(speeds):
+            trainings_behind(speed, each, row, colours[2])
             speed.text(each.high, row, f"  {each.value:.3g}", va="center", ha="left", fontsize=6)
         speed.set_xlim(0, 1.25 * max(each.high for each in speeds))
         batch, precision = records[0].settings["batch"], records[0].settings["precision"]

@@ -142,13 +142,14 @@ def _as_families(records: Sequence[Record]) -> list[Record]:
         if record.kind == ACCURACY.kind and record.weights is not None
         for weights in record.settings.get("training_weights", ())
     }
-    found, costs = [], set()
+    found = []
+    costs = {record.weights.sha256 for record in records if record.kind == COST.kind and record.weights is not None}
     for record in records:
         family = families.get(record.weights.sha256) if record.weights is not None else None
         if family is None:
             found.append(record)
-        elif record.kind == COST.kind and family.identity not in costs:
-            costs.add(family.identity)
+        elif record.kind == COST.kind and family.weights is not None and family.weights.sha256 not in costs:
+            costs.add(family.weights.sha256)
             found.append(replace(record, weights=family.weights, model=family.model))
     return found
 

@@ -1,4 +1,4 @@
-"""Tables of `analysis.measures.variance`, and of the differences that a study could show."""
+"""Tables of `analysis.measures.variance`, and under noise of `analysis.measures.noise_variance`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.maths.conventions import MEANS
 from analysis.record import Record
-from analysis.show.spread import LEAST, unit_words
+from analysis.show.noise import conditions
+from analysis.show.spread import unit_words
 from analysis.show.tables import Cell, Column, Table, number
 
 _SOURCES = ("seed", "unit", "residual")
 
 
 def tables(records: Sequence[Record]) -> dict[str, Table]:
-    """Classes of one model, or a row a model."""
+    """Classes of one model, or a row a model; under noise a row for each model and level."""
+    if "levels" in records[0].measured:
+        return {"": _levels(records)}
     return {"": _models(records) if len(records) > 1 else _classes(records[0])}
 
 
@@ -40,11 +44,8 @@ def _cells(record: Record, stored: Mapping[str, Any]) -> list[Cell]:
 
 def _classes(record: Record) -> Table:
     rows = [(row["name"], *_cells(record, row)) for row in record.measured["per_class"]]
-    means = [(shown, *_cells(record, record.measured[key])) for key, shown in _MEANS.items()]
+    means = [(shown, *_cells(record, record.measured[key])) for key, shown in MEANS.items()]
     return Table(_columns("Class"), (*rows, *means), f"{record.model}, {_caption(record)}", summary_rows=len(means))
-
-
-_MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc"}
 
 
 def _models(records: Sequence[Record]) -> Table:
@@ -63,37 +64,32 @@ def _caption(record: Record) -> str:
     )
 
 
-def power_table(
-    sources: Mapping[str, tuple[float, float, float]],
-    smallest: Mapping[str, Mapping[int, Sequence[float]]],
-    units: Sequence[int],
-    *,
-    power: float,
-    comparisons: int,
-    about: str,
-) -> Table:
-    """The smallest difference that could be shown, by numbers of seeds and units.
-
-    Args:
-        sources: by name, standard deviations of the difference in percentage points: seed, unit, residual.
-        smallest: by name and number of seeds, the differences for each of ``units``.
-        about: what they are of.
-    """
+def _levels(records: Sequence[Record]) -> Table:
+    sources = (*_SOURCES[:2], "draw", _SOURCES[2])
     rows: list[tuple[Cell, ...]] = [
-        (name, *sources[name], seeds, *differences)
-        for name, by_seeds in smallest.items()
-        for seeds, differences in by_seeds.items()
+        (
+            record.model,
+            level["sigma"],
+            *(100 * number(level[key]) for key in ("value", *sources)),
+            *(100 * number(level["shares"].get(source)) for source in sources),
+        )
+        for record in records
+        for level in record.measured["levels"]
     ]
     columns = (
-        Column("Difference"),
-        *(Column(f"sd, {source}", 2) for source in _SOURCES),
-        Column("Seeds", 0),
-        *(Column(f"{count} units", 2) for count in units),
+        Column("Model"),
+        Column("sigma", 4),
+        Column("mIoU (%)"),
+        *(Column(f"sd, {source}", 2) for source in sources),
+        *(Column(f"{'of the variance: ' * (source == 'seed')}{source} (%)", 0) for source in sources),
     )
-    corrected = f" after Holm's correction for {comparisons} comparisons, at its strictest" if comparisons > 1 else ""
+    counts = {record.model: record.measured["seeds"] for record in records}
+    trained = ", ".join(f"{model} {count}" for model, count in counts.items())
     caption = (
-        f"{about}. The smallest paired difference (percentage points) that is found with a power of {100 * power:g} %, "
-        f"two-sided at 5 %{corrected}, with as many trainings of each model, and units. Fewer than {LEAST} trainings "
-        "show no difference between models, however many units there are."
+        f"{conditions(records[0])}; {unit_words(records[0].settings['unit'])}; trainings: {trained}. sd in percentage "
+        "points: between trainings, units and draws of the noise, each on very many of the others, and of a training "
+        "on a unit in a draw beside all three. Of one training seed is unknown, and unit and draw hold its "
+        "interactions. Shares: of the variance of the mean over the trainings, units and draws there are. mIoU: the "
+        "jackknife's mean over units."
     )
     return Table(columns, tuple(rows), caption)

@@ -30,6 +30,7 @@ from whitebox.cli.app import (
 from whitebox.errors import ConfigError
 
 if TYPE_CHECKING:
+    from analysis.record import Record
     from whitebox.runs import SavedRun
 
 __all__ = ["Again", "Dataset", "Limit", "Output", "Seed", "Split"]
@@ -96,10 +97,14 @@ def ask_runs(
     device: str | None = None,
     output: Path | None = None,
     again: bool = False,
+    beside: Callable[[Record, Sequence[SavedRun], Path], Record] | None = None,
 ) -> None:
     """Ask one run after another, and show them together at the end, trainings of one configuration as one model.
 
     Of several processes all measure, and the main one stores and shows.
+
+    Args:
+        beside: another record of a model, made of its record, its runs, and the folder it is stored below.
     """
     from analysis.ask import measure_runs
     from analysis.consumed import Chosen
@@ -121,6 +126,9 @@ def ask_runs(
         )
         grouped = families(found)
         records = family_records(found, records, grouped, output)
+        if beside is not None:
+            for record, family in zip(tuple(records), grouped, strict=True):
+                records.append(beside(record, [found[index] for index in family.indices], output or family.folder))
     if main_process():
         render(records, output or common_folder([family.folder for family in grouped]))
 
@@ -189,7 +197,7 @@ def profile_command(
     """
     import torch
 
-    from analysis.measures.profile import Setting, find_subject, profile
+    from analysis.measures.profile import Setting, as_families, find_subject, profile
     from analysis.show.render import render
     from experiments.published import published_costs
     from whitebox.cli.progress import image_progress
@@ -223,7 +231,8 @@ def profile_command(
             for path in paths
         ]
         with image_progress(f"profile, {each} px", None) as advance:
-            records += profile(subjects, setting, advance, folder=output, again=again, reported=published_costs)
+            found = profile(subjects, setting, advance, folder=output, again=again, reported=published_costs)
+        records += as_families(subjects, found, output)
         folders += [subject.folder for subject in subjects]
     render(records, output or common_folder(folders))
 

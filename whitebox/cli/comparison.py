@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,11 +24,13 @@ from whitebox.cli.app import (
     say,
     together,
 )
+from whitebox.cli.extras import Boundary, BoundaryRatio, Calibration, chosen_extras
 from whitebox.errors import ConfigError
 
 if TYPE_CHECKING:
     from analysis.consumed import Chosen
     from analysis.measures.evaluation import Evaluated
+    from analysis.measures.extras import Extra
     from whitebox.runs import Run, SavedRun
 
 
@@ -38,6 +41,9 @@ def compare_command(
     data_root: DataRoot = None,
     split: Split = None,
     multiscale: Multiscale = False,
+    boundary: Boundary = False,
+    boundary_ratio: BoundaryRatio = None,
+    calibration: Calibration = False,
     limit: Limit = None,
     unit: Unit = None,
     seed: Seed = 0,
@@ -49,6 +55,7 @@ def compare_command(
 
     Stored evaluations of the same images and settings are used; what is missing is evaluated. Trainings that differ in
     their seed alone are one model. P values are given as they are, and corrected for the number of models and classes.
+    With --boundary and --calibration also of Boundary IoU, ECE and Brier score.
 
     \b
     whitebox compare results/segmenter-mask-tiny-camvid results/depict-sa-tiny-camvid
@@ -65,6 +72,7 @@ def compare_command(
     if len(paths) < 2:
         raise ConfigError(f"compare takes a reference and at least one other run; {len(paths)} were named.")
     chosen, single = Chosen(split, limit, unit=unit), []
+    extras = chosen_extras(boundary, boundary_ratio, calibration)
     with together(device):
         runs_found = [find_run(path, dataset, data_root, overrides, device, multiscale) for path in paths]
         grouped = families(runs_found)
@@ -75,10 +83,13 @@ def compare_command(
             )
         names = distinct_names([weights_file(path) for path in paths])
         for run, name in zip(runs_found, names, strict=True):
-            single.append(_evaluated(run, name, chosen, output, again))
+            single.append(_evaluated(run, name, chosen, output, again, extras))
         found = model_evaluations(grouped, single, output)
         pairs = zip(found[1:], grouped[1:], strict=True)
-        records = [compare(found[0], other, output or family.folder, seed, again=again) for other, family in pairs]
+        records = [
+            compare(found[0], other, output or family.folder, seed, again=again, extras=extras)
+            for other, family in pairs
+        ]
     if main_process():
         render(records, output or common_folder([family.folder for family in grouped]))
 
@@ -165,60 +176,59 @@ def power_command(
     whitebox power --sd-seed 0.4 --sd-unit 2 --sd-residual 0.8 --units 10,23 --seeds 3,5
     """
     from analysis.consumed import Chosen
+    from analysis.maths.variance import Sds
     from analysis.measures.compare import require_same_images
     from analysis.measures.families import model_evaluations
-    from analysis.measures.variance import parts_of_miou, smallest_differences
-    from analysis.show.variance import power_table
+    from analysis.measures.power import Study, power_record, sds_of_difference
+    from analysis.show.power import power_table
+    from analysis.show.render import render
     from whitebox.runs import families, find_run
     from whitebox.terminal import table_console
 
     given = {"--sd-seed": sd_seed, "--sd-unit": sd_unit, "--sd-residual": sd_residual}
+
+    def study(default: Sequence[int]) -> Study:
+        counts = default if units is None else _numbers("units", units)
+        return Study(seeds=tuple(_numbers("seeds", seeds)), units=tuple(counts), power=power, comparisons=comparisons)
+
     if not runs:
         if lacking := [name for name, sd in given.items() if sd is None]:
             raise ConfigError(f"power needs runs, or standard deviations: give {', '.join(lacking)} as well.")
         if units is None:
             raise ConfigError("power without runs does not know how many units there are: give --units, as 10,20.")
-        sources = {"given": (sd_seed or 0.0, sd_unit or 0.0, sd_residual or 0.0)}
-        wanted, about, folder = _numbers("units", units), "Standard deviations as given", output
-    else:
-        paths, overrides = runs_and_overrides(runs)
-        chosen = Chosen(split, limit, unit=unit)
-        with together(device):
-            found_runs = [find_run(path, dataset, data_root, overrides, device) for path in paths]
-            grouped = families(found_runs)
-            if len(grouped) < 2:
-                raise ConfigError(
-                    "power takes a reference and at least one other model: their difference is what varies."
-                )
-            single = [_evaluated(run, run.name, chosen, output, again=False) for run in found_runs]
-            found = model_evaluations(grouped, single, output)
-        sources = {}
-        for other in found[1:]:
+        sds, planned = Sds(sd_seed or 0.0, sd_unit or 0.0, sd_residual or 0.0), study(())
+        found_of = {"sd": sds._asdict(), "units": planned.units, "smallest": planned.smallest(sds)}
+        about = "Standard deviations as given"
+        table = power_table({"given": found_of}, power=power, comparisons=comparisons, about=about)
+        if main_process():
+            table_console().print(table.to_rich())
+            if output is not None:
+                table.write(output / "tables" / "power")
+                say(f"Table: {output}/tables/power*")
+        return
+    paths, overrides = runs_and_overrides(runs)
+    chosen = Chosen(split, limit, unit=unit)
+    with together(device):
+        found_runs = [find_run(path, dataset, data_root, overrides, device) for path in paths]
+        grouped = families(found_runs)
+        if len(grouped) < 2:
+            raise ConfigError("power takes a reference and at least one other model: their difference is what varies.")
+        single = [_evaluated(run, run.name, chosen, output, again=False) for run in found_runs]
+        found = model_evaluations(grouped, single, output)
+        count = len(set(found[0].unit_N))
+        planned, records = study((count, 2 * count, 4 * count)), []
+        for other, family in zip(found[1:], grouped[1:], strict=True):
             require_same_images(found[0], other)
-            own = [100 * sd for sd in parts_of_miou(found[0], other)]
-            sds = [sd if fixed is None else fixed for sd, fixed in zip(own, given.values(), strict=True)]
+            own = sds_of_difference(found[0], other)
+            sds = Sds(*(sd if fixed is None else fixed for sd, fixed in zip(own, given.values(), strict=True)))
             if unknown := [name for name, sd in zip(given, sds, strict=True) if sd != sd]:
                 raise ConfigError(
                     f"{found[0].name} or {other.name} was trained once, or has one unit, so {unknown[0][5:]} is "
                     f"unknown: train with --seeds, or give {', '.join(unknown)}."
                 )
-            sources[f"{other.name} - {found[0].name}"] = (sds[0], sds[1], sds[2])
-        count = len(set(found[0].unit_N))
-        wanted = [count, 2 * count, 4 * count] if units is None else _numbers("units", units)
-        data = found[0].record.data
-        about = f"{data.name} {data.split}; standard deviations of these runs, which have {count} units"
-        folder = output or common_folder([family.folder for family in grouped])
-    smallest = {
-        name: smallest_differences(sds, _numbers("seeds", seeds), wanted, power=power, comparisons=comparisons)
-        for name, sds in sources.items()
-    }
-    table = power_table(sources, smallest, wanted, power=power, comparisons=comparisons, about=about)
-    if not main_process():
-        return
-    table_console().print(table.to_rich())
-    if folder is not None:
-        table.write(folder / "tables" / "power")
-        say(f"Table: {folder}/tables/power*")
+            records.append(power_record(found[0], other, sds, planned, output or family.folder))
+    if main_process():
+        render(records, output or common_folder([family.folder for family in grouped]))
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -331,10 +341,12 @@ def intervene_command(
         say(f"Run saved in {folder}. Next: whitebox orthogonality {folder}")
 
 
-def _evaluated(run: SavedRun | Run, name: str, chosen: Chosen, output: Path | None, again: bool) -> Evaluated:
+def _evaluated(
+    run: SavedRun | Run, name: str, chosen: Chosen, output: Path | None, again: bool, extras: Sequence[Extra] = ()
+) -> Evaluated:
     """With a bar where the images have to be predicted."""
     from analysis.measures.evaluation import evaluated
     from whitebox.cli.progress import image_progress
 
     with image_progress(f"evaluating {name}", None) as advance:
-        return evaluated(run, name, chosen, output, advance, again=again)
+        return evaluated(run, name, chosen, output, advance, again=again, extras=extras)

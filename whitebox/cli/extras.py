@@ -29,7 +29,12 @@ Variance = Annotated[bool, typer.Option("--variance", help="Also how much of the
 
 
 def chosen_extras(
-    boundary: bool, ratio: float | None, calibration: bool, confusion: bool, images: bool, variance: bool
+    boundary: bool,
+    ratio: float | None,
+    calibration: bool,
+    confusion: bool = False,
+    images: bool = False,
+    variance: bool = False,
 ) -> list[Extra]:
     """What was asked for.
 

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whitebox.cli.analysis import Again, Dataset, Limit, Output, Seed, Split, ask_runs
-from whitebox.cli.app import DataRoot, Device, RunsAndOverrides, app, runs_and_overrides
+from whitebox.cli.app import DataRoot, Device, RunsAndOverrides, Unit, app, runs_and_overrides
 from whitebox.errors import ConfigError
 from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from analysis.measurement import Measurement
+    from analysis.record import Record
+    from whitebox.runs import SavedRun
 
 
 @app.command(name="robustness")
@@ -43,6 +47,9 @@ def robustness_command(
     reference: Annotated[
         Path | None, typer.Option(help="A run: degradation under corruptions is also given as a multiple of its.")
     ] = None,
+    variance: Annotated[
+        bool, typer.Option("--variance", help="Also where the variance under noise comes from: seed, unit, draw.")
+    ] = False,
     memory: Annotated[
         float, typer.Option(min=0, help="GB of the encoder's tokens kept in memory; the rest goes to a temporary file.")
     ] = 4.0,
@@ -50,6 +57,7 @@ def robustness_command(
     data_root: DataRoot = None,
     split: Split = None,
     limit: Limit = None,
+    unit: Unit = None,
     seed: Seed = 0,
     device: Device = None,
     output: Output = None,
@@ -72,12 +80,16 @@ def robustness_command(
         )
     if reference is not None and corruptions is None:
         raise ConfigError("--reference belongs to --corruptions: leave it out with --noise.")
+    if variance and noise is None:
+        raise ConfigError("--variance belongs to --noise, whose draws are a source of it: leave it out.")
     if not math.isfinite(memory):
         raise ConfigError(f"--memory {memory:g} is impossible: give a number of GB, 0 or more.")
+    from analysis.consumed import Chosen
     from analysis.maths.corruption_names import parse_kinds, parse_severities
     from analysis.maths.levels import parse_levels
     from analysis.measures.corruptions import Corruptions
     from analysis.measures.noise import Noise
+    from analysis.measures.noise_variance import noise_variance
     from whitebox.runs import find_run, require_same_classes
 
     paths, overrides = runs_and_overrides(runs)
@@ -99,6 +111,11 @@ def robustness_command(
         require_extra("corruptions", "whitebox robustness --corruptions")
         beside = None if reference is None else find_run(reference, dataset, data_root, overrides, device)
         measurement = Corruptions(kinds=kinds, severities=severities, seed=seed, reference=beside, output=output)
+
+    def beside_noise(record: Record, trained: Sequence[SavedRun], folder: Path) -> Record:
+        assert isinstance(measurement, Noise)
+        return noise_variance(record, trained, measurement, Chosen(split, limit, unit=unit), folder, again=again)
+
     require_same_classes([*paths, *([reference] if reference else [])])
     ask_runs(
         measurement,
@@ -107,7 +124,9 @@ def robustness_command(
         data_root=data_root,
         split=split,
         limit=limit,
+        unit=unit,
         device=device,
         output=output,
         again=again,
+        beside=beside_noise if variance else None,
     )

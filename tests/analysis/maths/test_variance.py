@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from analysis.maths.resampling import Sampled, interval, sampled
-from analysis.maths.variance import detectable, parts, parts_of_difference
+from analysis.maths.variance import Sds, detectable, parts, parts_of_difference, parts_with_draws
 from whitebox.errors import ConfigError
 
 Float = NDArray[np.float64]
@@ -59,6 +59,31 @@ def test_one_training_and_one_unit() -> None:
     assert np.isnan(parts(table(3, 1, (1, 1, 1), 1)).unit_M[0])
 
 
+@pytest.mark.parametrize("shape", [(40, 30, 35), (1, 60, 50), (60, 50, 1)])
+def test_parts_of_trainings_units_and_draws(shape: tuple[int, int, int]) -> None:
+    """Truth is drawn: three factors, each two of them together, and what is left."""
+    generator, cells = np.random.default_rng(0), np.zeros(shape)
+    sds = {(0,): 1.0, (1,): 3.0, (2,): 2.0, (0, 1): 0.5, (0, 2): 0.7, (1, 2): 0.4, (0, 1, 2): 0.3}
+    for axes, sd in sds.items():
+        cells = cells + sd * generator.normal(size=[size if axis in axes else 1 for axis, size in enumerate(shape)])
+    of = parts_with_draws(cells)
+    for axis, (name, expected) in enumerate({"seed": 1.0, "unit": 3.0, "draw": 2.0}.items()):
+        found = getattr(of, name)
+        assert np.isnan(found) if shape[axis] == 1 else found == pytest.approx(expected, rel=0.35), name
+    left = np.sqrt(sum(sd**2 for axes, sd in sds.items() if sum(shape[axis] > 1 for axis in axes) > 1))
+    assert of.residual == pytest.approx(left, rel=0.2)
+    assert sum(of.shares.values()) == pytest.approx(1) and max(of.shares, key=of.shares.__getitem__) == "unit"
+
+
+def test_two_factors_are_those_of_an_evaluation() -> None:
+    cells = table(3, 8, (1, 2, 0.5), 1)
+    two, three = parts(cells), parts_with_draws(cells[..., :1])
+    assert (three.seed, three.unit, three.residual) == pytest.approx(two.sds(0))
+    alone = parts_with_draws(cells[:1, :, :1])
+    assert alone.unit == pytest.approx(parts(cells[:1]).unit_M[0]) and np.isnan(alone.residual)
+    assert parts_with_draws(np.ones((2, 3, 2))).shares == {} == parts_with_draws(np.ones((1, 1, 1))).shares
+
+
 def test_differences_in_pairs_and_of_other_seeds() -> None:
     units = table(1, 200, (0, 3, 0), 1)
     model = found(units + table(3, 200, (1, 0.5, 0.2), 1, 1))
@@ -80,18 +105,18 @@ def test_differences_in_pairs_and_of_other_seeds() -> None:
 def test_simulated_studies_find_it_as_often(
     sds: tuple[float, float, float], seeds: int, units: int, comparisons: int
 ) -> None:
-    difference = detectable(*sds, seeds, units, comparisons=comparisons)
+    difference = detectable(Sds(*sds), seeds, units, comparisons=comparisons)
     p_M = interval(found(difference + table(seeds, units, sds, 4000, 3))).p_M
     assert 0.7 < (p_M < 0.05 / comparisons).mean() < 0.88
     assert (interval(found(0.4 * difference + table(seeds, units, sds, 4000, 4))).p_M < 0.05 / comparisons).mean() < 0.4
 
 
 def test_more_of_anything_shows_less() -> None:
-    of = [detectable(1, 2, 0.5, seeds, units) for seeds, units in ((3, 5), (5, 5), (5, 10), (50, 1000))]
+    of = [detectable(Sds(1, 2, 0.5), seeds, units) for seeds, units in ((3, 5), (5, 5), (5, 10), (50, 1000))]
     assert of == sorted(of, reverse=True) and len(set(of)) == 4
-    assert detectable(0, 0, 0, 3, 3) == 0
-    assert detectable(1, 1, 1, 3, 3, power=0.9) > detectable(1, 1, 1, 3, 3)
-    assert detectable(2, 4, 1, 5, 5) == pytest.approx(2 * detectable(1, 2, 0.5, 5, 5))
+    assert detectable(Sds(0, 0, 0), 3, 3) == 0
+    assert detectable(Sds(1, 1, 1), 3, 3, power=0.9) > detectable(Sds(1, 1, 1), 3, 3)
+    assert detectable(Sds(2, 4, 1), 5, 5) == pytest.approx(2 * detectable(Sds(1, 2, 0.5), 5, 5))
 
 
 @pytest.mark.parametrize(
@@ -106,5 +131,7 @@ def test_more_of_anything_shows_less() -> None:
     ],
 )
 def test_what_cannot_be(given: dict[str, float], message: str) -> None:
+    values = {"seed": 1.0, "unit": 1.0, "residual": 1.0, "seeds": 3, "units": 5, **given}
+    sds = Sds(*(values.pop(name) for name in Sds._fields))
     with pytest.raises(ConfigError, match=message):
-        detectable(**{"seed": 1.0, "unit": 1.0, "residual": 1.0, "seeds": 3, "units": 5, **given})  # type: ignore[arg-type]
+        detectable(sds, **values)  # type: ignore[arg-type]

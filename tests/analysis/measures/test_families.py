@@ -15,7 +15,7 @@ from child_runs import TINY
 from PIL import Image
 
 from analysis.consumed import Chosen
-from analysis.maths.resampling import estimated, sampled
+from analysis.maths.resampling import estimated, interval, sampled
 from analysis.measures.boundary import Boundary
 from analysis.measures.calibration import Calibration
 from analysis.measures.confusion import Confusion
@@ -151,9 +151,14 @@ def test_variance_by_its_source_and_power(call: Call, runs: Path) -> None:
     (single,) = read_records(runs / "sa" / "seed-0" / "records", "variance")
     assert single.measured["miou"]["seed"] is None and single.measured["miou"]["unit"] > 0
     code, out, err = call("power", runs / "sa", runs / "other", "--device", "cpu", "-o", "out", "--comparisons", 2)
-    assert code == 0 and Path("out/tables/power.md").is_file(), err
+    (record,) = read_records("out/records", "power")
+    assert code == 0 and record.settings["reference_seeds"] == [0, 1, 2], err
     assert "other - sa" in out and "4 units" in out and "16 units" in out
-    rows = Path("out/tables/power.csv").read_text("utf-8").splitlines()
+    (csv,) = Path("out/tables").glob("power-*.csv")
+    rows = csv.read_text("utf-8").splitlines()
+    assert [row["differences"] for row in record.measured["smallest"]] == [
+        pytest.approx([float(each) for each in row.split(",")[-3:]]) for row in rows[1:]
+    ]
     by_units = [[float(each) for each in row.split(",")[-3:]] for row in rows[1:]]
     assert len(rows) == 4 and all(row == sorted(row, reverse=True) for row in by_units)
 
@@ -290,7 +295,73 @@ def test_notes_are_those_of_all_trainings(runs: Path, tmp_path: Path) -> None:
         for run, note in zip(found, notes, strict=True)
     ]
     (together,) = family_records(found, records, families(found), tmp_path)
-    assert together.measured["notes"] == ["has none.", "seed 0, 2: one."]
+    assert together.measured["notes"] == ["has none.", "sa-seed-0, sa-seed-2: one."]
+
+
+def test_outlines_and_confidence_are_compared_in_pairs(call: Call, runs: Path) -> None:
+    """Seed by seed where both have the same, on the same draws; corrected like the others."""
+    shutil.copytree(runs / "other" / "seed-0", runs / "other" / "seed-2")
+    new_run(runs / "other" / "seed-2", 2, **{"decoder.layers": 1})
+    (runs / "other" / "seeds.txt").unlink()
+    found = ("compare", runs / "sa", runs / "other", "--device", "cpu", "-o", "out")
+    code, _, err = call(*found, "--boundary", "--calibration", "--unit", "image")
+    assert code == 0, err
+    (record,) = read_records("out/records", "compare")
+    for key, own in (("boundary_miou", Boundary()), ("ece", Calibration()), ("brier", Calibration())):
+        both = []
+        for name in ("other", "sa"):
+            trained = [find_run(path, device="cpu") for path in expanded([runs / name])]
+            kept = [evaluated(run, run.name, output=Path("out"), extras=[own]).kept(own, 0)[0] for run in trained]
+            both.append(own.sampled(kept, None))
+        expected, index = interval(both[0].minus(both[1], True)), own.compared[key].place
+        stored = record.measured[key]
+        assert stored["value"] == pytest.approx(expected.value_M[index]) and len(stored["seeds"]) == 3
+        assert stored["low"] == pytest.approx(expected.low_M[index]) and stored["p"] == pytest.approx(
+            expected.p_M[index]
+        )
+        assert record.measured["model"][key] - record.measured["reference"][key] == pytest.approx(stored["value"])
+    (table,) = Path("out/tables").glob("compare-*-models.md")
+    text = table.read_text("utf-8")
+    assert "Boundary mIoU, difference" in text and "p, Holm, of ECE" in text and "less is better" in text
+    code, _, err = call(*found, "--boundary-ratio", "0.1")
+    assert code == 2 and err.count("\n") == 1 and "add --boundary" in err
+
+
+def test_the_variance_under_noise_has_draws(call: Call, runs: Path) -> None:
+    """Of the rows of the sweep, antithetic pairs as one draw."""
+    sweep = ("robustness", runs / "sa", "--noise", 0.1, "--draws", 2, "--antithetic", "--no-sigma-50")
+    rest = ("--variance", "--device", "cpu", "-o", "out", "--unit", "image")
+    code, out, err = call(*sweep, *rest)
+    assert code == 0 and "sd, draw" in out, err
+    (record,) = read_records("out/records", "noise-variance")
+    (level,) = record.measured["levels"]
+    assert [record.measured[key] for key in ("seeds", "units", "draws")] == [3, 4, 2] and record.model == "sa"
+    assert all(level[key] >= 0 for key in ("seed", "unit", "draw")) and level["residual"] > 0
+    assert sum(level["shares"].values()) == pytest.approx(1) and len(level["shares"]) == 4
+    (table,) = Path("out/tables").glob("noise-variance-*.md")
+    assert "trainings: sa 3" in table.read_text("utf-8")
+    (rows, *_) = sorted(Path("out/sweeps").glob("*.jsonl"))
+    rows.write_text("".join(rows.read_text("utf-8").splitlines(keepends=True)[:-1]), "utf-8")
+    next(Path("out/records").glob("noise_variance-*")).unlink()
+    code, _, err = call(*sweep, *rest)
+    assert code == 1 and err.count("\n") == 1 and "lacks rows of the sweep: --again measures them anew" in err
+    code, _, err = call("robustness", runs / "sa", "--corruptions", "fog", "--variance", "--device", "cpu")
+    assert code == 2 and err.count("\n") == 1 and "--variance belongs to --noise" in err
+
+
+def test_costs_of_a_family_are_those_of_all_its_passes(call: Call, runs: Path) -> None:
+    """In the place of its first training, between other models; the summary takes them."""
+    asked = ("profile", "segmenter-linear-tiny", runs / "sa", runs / "other", "--size", 32, "--repeats", 2, "-o", "out")
+    code, out, err = call(*asked, "--device", "cpu")
+    assert code == 0 and "2 or 4 or 6 passes, ± sd of the medians of several trainings" in " ".join(out.split()), err
+    (table,) = (path for path in Path("out/tables").glob("profile-*.md") if "scopes" not in path.name)
+    rows = [line.split(" |")[0] for line in table.read_text("utf-8").splitlines()[2:5]]
+    assert rows == ["| segmenter-linear-tiny", "| sa", "| other"]
+    (family,) = (each for each in read_records("out/records", "profile") if each.model == "sa")
+    speed = family.measured["images_per_second"]["model"]
+    assert family.n == 6 == len(family.measured["seconds"]["model"]) and len(speed["seeds"]) == 3
+    assert speed["value"] == pytest.approx(np.median([1 / each for each in family.measured["seconds"]["model"]]))
+    assert speed["sd"] == pytest.approx(np.std(speed["seeds"], ddof=1))
 
 
 FAINT = {
