@@ -163,7 +163,8 @@ def merged(stored: Sequence[Any]) -> Any:
 
     Parts of lists that have words (a layer, a map) are matched by these. What does not add up (a matrix, a text) is
     that of the first; a number that one of them lacks is unknown. Under the key ``numbers`` are estimates, also where
-    one training has no interval for them; ``sigma_50`` is joined by its logarithm, as over draws.
+    one training has no interval for them; ``sigma_50`` is joined by its logarithm, as over draws; ``smallest`` and
+    ``largest`` are those of all.
     """
     first = stored[0]
     if all(isinstance(each, Mapping) for each in stored):
@@ -237,7 +238,17 @@ def joined_lists(stored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: [each[key] for each in found] for key in found[0]}
 
 
-_JOINED = {"numbers": _spread, "sigma_50": _geometric}
+def _extreme(choose: Callable[[Sequence[float]], float]) -> Callable[[Sequence[Any]], Any]:
+    """The smallest or largest of all trainings."""
+    return lambda stored: None if None in stored else choose(stored)
+
+
+_JOINED: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "numbers": _spread,
+    "sigma_50": _geometric,
+    "smallest": _extreme(min),
+    "largest": _extreme(max),
+}
 
 
 def joined(estimates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
     _require_alike(records)
     if not all("p" in record.measured["miou"] for record in records):
         return {"": _table(records)}  # of before there were p values
-    return {"": _table(records), "-models": _models(records), "-sentences": _sentences(records)}
+    beside = {"-beside": _beside(records)} if _means(records).keys() & ALSO.keys() else {}
+    return {"": _table(records), "-models": _models(records), **beside, "-sentences": _sentences(records)}
 
 
 def figures(records: Sequence[Record], stem: Path) -> None:
@@ -104,7 +105,7 @@ def _table(records: Sequence[Record]) -> Table:
         f"{first.data.split}, n = {first.n} images. Brackets: of the paired difference, {together_words(records)}; "
         f"{bootstrap_words(first)}; not corrected for the number of classes and models.{starred}"
     )
-    return Table(columns, tuple(rows), caption + _beside(means), summary_rows=len(means))
+    return Table(columns, tuple(rows), caption + _less_is_better(records), summary_rows=len(means))
 
 
 def _starred(cells: Sequence[Cell], stars: Sequence[bool]) -> list[Cell]:
@@ -136,8 +137,7 @@ def _adjusted(records: Sequence[Record], key: str) -> list[float]:
 
 def _models(records: Sequence[Record]) -> Table:
     first = records[0]
-    also = {key: shown for key, shown in _means(records).items() if key in ALSO}
-    adjusted = {key: _adjusted(records, key) for key in (*MEANS, *also)}
+    adjusted = {key: _adjusted(records, key) for key in MEANS}
     rows: list[tuple[Cell, ...]] = []
     for index, record in enumerate(records):
         miou = percent(record.measured["miou"])
@@ -150,7 +150,6 @@ def _models(records: Sequence[Record]) -> Table:
                 adjusted["miou"][index],
                 percent(record.measured["macc"]),
                 adjusted["macc"][index],
-                *(cell for key in also for cell in (percent(record.measured[key]), adjusted[key][index])),
                 len(seeds_of(record)) or 1,
                 _near_zero(record),
             )
@@ -163,26 +162,51 @@ def _models(records: Sequence[Record]) -> Table:
         Column("p, Holm", 4),
         Column("mAcc, difference", 2),
         Column("p, Holm, of mAcc", 4),
-        *(
-            column
-            for shown in also.values()
-            for column in (Column(f"{shown}, difference", 2), Column(f"p, Holm, of {shown}", 4))
-        ),
         Column("Trainings", 0),
         Column("Monte Carlo"),
     )
     caption = (
         f"Differences to {first.settings['reference']} ({_reference_miou(first):.1f} % mIoU) in percentage points, "
         f"{first.data.name} {first.data.split}, n = {first.n} images. Brackets: of the paired difference, "
-        f"{together_words(records)}; {bootstrap_words(first)}. p: two-sided; Holm: corrected for {len(records)} "
-        "models. Monte Carlo: the error of an end that is no farther from 0, so other draws may turn its sign."
+        f"{together_words(records)}; {bootstrap_words(first)}. p: two-sided; Holm: corrected for {_count(records)}. "
+        "Monte Carlo: the error of an end that is no farther from 0, so other draws may turn its sign."
     )
-    return Table(columns, tuple(rows), caption + _beside(also))
+    return Table(columns, tuple(rows), caption)
 
 
-def _beside(means: Mapping[str, str]) -> str:
-    """What is to be known of other scores than accuracies."""
-    return " Of ECE and Brier score less is better." if {"ece", "brier"} & means.keys() else ""
+def _beside(records: Sequence[Record]) -> Table:
+    """A row for each model and each score that is no accuracy."""
+    first = records[0]
+    rows: list[tuple[Cell, ...]] = []
+    for key, shown in _means(records).items():
+        if key in ALSO:
+            for record, adjusted in zip(records, _adjusted(records, key), strict=True):
+                both = (100 * number(record.measured[side][key]) for side in ("reference", "model"))
+                stored = record.measured[key]
+                rows.append((shown, record.model, *both, percent(stored), number(stored.get("p")), adjusted))
+    columns = (
+        Column("Score"),
+        Column("Model"),
+        Column(f"{first.settings['reference']} (%)"),
+        Column("model (%)"),
+        Column("difference", 2),
+        Column("p", 4),
+        Column("p, Holm", 4),
+    )
+    caption = (
+        f"Differences to {first.settings['reference']} in percentage points, {first.data.name} {first.data.split}, "
+        f"n = {first.n} images. Brackets: of the paired difference, {together_words(records)}; "
+        f"{bootstrap_words(first)}. p: two-sided; Holm: corrected for {_count(records)}.{_less_is_better(records)}"
+    )
+    return Table(columns, tuple(rows), caption)
+
+
+def _count(records: Sequence[Record]) -> str:
+    return f"{len(records)} model{'s' * (len(records) != 1)}"
+
+
+def _less_is_better(records: Sequence[Record]) -> str:
+    return " Of ECE and Brier score less is better." if {"ece", "brier"} & _means(records).keys() else ""
 
 
 def _near_zero(record: Record) -> str:

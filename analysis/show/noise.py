@@ -257,7 +257,8 @@ def noise_curves(records: Group, stem: Path) -> None:
         model_legend(figure, records, width, left=True)
         several = settings["draws"] > 1
         half = "; ◆ σ50, halves the clean mIoU" if any("sigma_50" in record.measured for record in records) else ""
-        spread = "band: 95 % t interval of the mean over draws; dotted: min, max\n" if several else ""
+        over = "draws and trainings" if any(len(seeds_of(record)) >= LEAST for record in records) else "draws"
+        spread = f"band: 95 % t interval of the mean over {over}; dotted: min, max\n" if several else ""
         draws = f"{'antithetic pairs' if settings['antithetic'] else 'draws'}: {settings['draws']}"
         behind = behind_words(records, "lines").replace(" F", "\nf").rstrip(".")
         where = f"{records[0].data.name} {records[0].data.split}, n = {records[0].n} images"

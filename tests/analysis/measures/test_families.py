@@ -279,6 +279,8 @@ def test_parts_are_matched_by_their_words_and_pictures_are_of_the_first() -> Non
     spectrum = merged(spectra)
     assert spectrum["component"] == [1, 4] and spectrum["value"] == [2.0, 4.0]
     assert spectrum["seeds"] == [[1.0, 3.0], [2.0, 6.0]]
+    points = [{"smallest": each, "largest": each} for each in (0.1, 0.3, 0.2)]
+    assert merged(points) == {"smallest": 0.1, "largest": 0.3}
     halves = [{"value": value, "low": value / 2, "high": 2 * value, "draws": [value]} for value in (0.1, 0.2, 0.4)]
     half = merged([{"sigma_50": each} for each in halves])["sigma_50"]
     assert half["value"] == pytest.approx(0.2) == half["draws"][0]
@@ -320,9 +322,9 @@ def test_outlines_and_confidence_are_compared_in_pairs(call: Call, runs: Path) -
             expected.p_M[index]
         )
         assert record.measured["model"][key] - record.measured["reference"][key] == pytest.approx(stored["value"])
-    (table,) = Path("out/tables").glob("compare-*-models.md")
+    (table,) = Path("out/tables").glob("compare-*-beside.md")
     text = table.read_text("utf-8")
-    assert "Boundary mIoU, difference" in text and "p, Holm, of ECE" in text and "less is better" in text
+    assert "| Boundary mIoU | other |" in text and "| ECE | other |" in text and "less is better" in text
     code, _, err = call(*found, "--boundary-ratio", "0.1")
     assert code == 2 and err.count("\n") == 1 and "add --boundary" in err
 

@@ -20,6 +20,7 @@ from analysis.show.figures import (
     legend_columns,
     new_figure,
 )
+from analysis.show.tables import Estimate
 from analysis.show.training import read_metrics, training_curves
 from whitebox.errors import OutputError
 
@@ -213,3 +214,34 @@ def test_powers_are_drawn_as_powers_and_names_as_they_are(tmp_path: Path) -> Non
     powers = [text for text in drawn if "mathdefault" in text]
     assert powers and all(drawn[text] for text in powers)
     assert not drawn["$a$"]
+
+
+def test_labels_and_titles_are_not_cut_at_an_edge(tmp_path: Path) -> None:
+    """Lines are broken where words end; what fits stays as it was, and ticks at the left move the middle."""
+    with figures.figure_style():
+        figure = figures.new_figure(2.0)
+        axes = figure.subplots()
+        axes.set_yticks([0, 1], ["a name that takes much room", "b"])
+        axes.set_xlabel("percentage points, paired 95 % interval over 10 blocks of about 10 frames\nfits")
+        axes.set_title("short")
+        axes.set_title("a title at the left that is much longer than the figure is wide, so it is broken", loc="left")
+        figures.save_figure(figure, tmp_path / "x")
+    figure.draw_without_rendering()
+    left = axes.get_title("left")
+    texts = [each for each in figure.findobj(mpl.text.Text) if each.get_text() in (axes.get_xlabel(), left)]
+    assert len(texts) == 2 and "\n" in left and axes.get_title() == "short"
+    assert axes.get_xlabel().endswith("\nfits") and axes.get_xlabel().count("\n") >= 2
+    for text in texts:
+        extent = text.get_window_extent()
+        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width, text.get_text()
+
+
+def test_curves_of_trainings_lie_behind_their_mean() -> None:
+    with figures.figure_style():
+        axes = figures.new_figure(2.0).subplots()
+        several = [Estimate(2.0, seeds=(1.0, 3.0)), Estimate(5.0, seeds=(4.0, 6.0))]
+        figures.curves_behind(axes, [0, 1], several, "red")
+        assert [line.get_ydata().tolist() for line in axes.lines] == [[1.0, 4.0], [3.0, 6.0]]
+        figures.curves_behind(axes, [0, 1], [Estimate(2.0), Estimate(5.0)], "red")
+        figures.curves_behind(axes, [], [], "red")
+        assert len(axes.lines) == 2 and all(line.get_alpha() < 0.5 for line in axes.lines)
