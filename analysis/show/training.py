@@ -98,7 +98,7 @@ def training_curves(metrics: str | os.PathLike[str], output: str | os.PathLike[s
             panels[1].legend(loc="lower right")
         rate.plot(training["step"], training["lr"], color=colours[7], linewidth=1.4, marker=dots, markersize=2.5)
         rate.set_ylim(bottom=0)
-        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         rate.locator_params(axis="y", nbins=3)
         rate.set_ylabel("learning\nrate")
         rate.set_xlabel("optimiser step")

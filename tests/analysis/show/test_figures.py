@@ -111,6 +111,14 @@ def test_curves_show_loss_miou_in_percent_and_learning_rate(tmp_path: Path, draw
     assert rate.lines[0].get_ydata()[-1] == pytest.approx(0.0)
 
 
+def test_a_small_learning_rate_is_legible(tmp_path: Path, drawn: list) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "loss": 1.0, "lr": 1.1e-5}\n{"step": 2, "split": "val", "miou": 0.07}\n')
+    training_curves(path, tmp_path / "curves.png")
+    ticks = [label.get_text() for label in drawn[0].axes[-1].get_yticklabels()]
+    assert "1.0" in ticks and not any("$" in text for text in ticks)
+
+
 def test_curves_without_an_evaluation_have_two_panels(tmp_path: Path, drawn: list) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 10, "loss": 1.0, "lr": 0.1}\n{"step": 20, "loss": 0.5, "lr": 0.05}\n')
