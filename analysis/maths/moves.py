@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.maths.coding_rate import float64, in_heads, numerical_rank, second_moment
 from analysis.maths.conventions import MULTIPLES
@@ -190,17 +190,16 @@ def seen_by(layer: SubspaceLayer, tokens_ND: Tensor, update_ND: Tensor, at: str)
         tokens_ND: what left the layer. update_ND: what it added to get there.
         at: ``tokens``: as they are, seen through the layer's LayerNorm; ``normed``: what it has made of them.
     """
-    bases_HPD, weight_D, bias_D = (
-        constant(each, tokens_ND) for each in (layer.bases, layer.norm.weight, layer.norm.bias)
-    )
-
-    def normed(x_ND: Tensor) -> Tensor:
-        return F.layer_norm(x_ND, weight_D.shape, weight_D, bias_D, layer.norm.eps)
-
-    z_ND = tokens_ND - update_ND
+    bases_HPD, z_ND = constant(layer.bases, tokens_ND), tokens_ND - update_ND
     if at == "tokens":
-        return z_ND, lambda x_ND: in_heads(normed(x_ND), bases_HPD)
-    return normed(z_ND), lambda x_ND: in_heads(x_ND, bases_HPD)
+        return z_ND, lambda x_ND: in_heads(normed(layer.norm, x_ND), bases_HPD)
+    return normed(layer.norm, z_ND), lambda x_ND: in_heads(x_ND, bases_HPD)
+
+
+def normed(norm: nn.LayerNorm, x_ND: Tensor) -> Tensor:
+    """What a model's LayerNorm makes of tokens, in float64; its parameters are constants."""
+    weight_D, bias_D = (constant(each, x_ND) for each in (norm.weight, norm.bias))
+    return F.layer_norm(x_ND, weight_D.shape, weight_D, bias_D, norm.eps)
 
 
 def compression(

@@ -17,9 +17,9 @@ from analysis.maths.moves import (
     Move,
     captured,
     compression,
-    constant,
     contraction,
     judge,
+    normed,
     over_distortions,
     refinement,
     sparsification,
@@ -110,7 +110,7 @@ def judge_window(each: Judged, known: Mapping[str, Tensor], way: Way) -> dict[st
             return contraction(cast(CBSA, layer), after, update, *heard, way.grid, eps, way.at)
         if objective == SPARSE:
             crate = cast(CrateLayer, layer)
-            return sparsification(_ista_normed(crate, after), known[f"{name}.sparse"], crate.sparsity, eps)
+            return sparsification(normed(crate.sparse_norm, after), known[f"{name}.sparse"], crate.sparsity, eps)
         return compression(layer, after, update, known.get(f"{name}.projected"), eps, way.at)
 
     if objective == DIRECTIONS:
@@ -131,19 +131,11 @@ def judge_window(each: Judged, known: Mapping[str, Tensor], way: Way) -> dict[st
     return numbers
 
 
-def _ista_normed(layer: CrateLayer, z_ND: Tensor) -> Tensor:
-    """Tokens as ISTA takes them."""
-    weight_D, bias_D = (constant(each, z_ND) for each in (layer.sparse_norm.weight, layer.sparse_norm.bias))
-    return torch.nn.functional.layer_norm(z_ND, weight_D.shape, weight_D, bias_D, layer.sparse_norm.eps)
-
-
 def _given(layer: CBSA, before_ND: Tensor, after_ND: Tensor, weights_HRN: Tensor, eps: float) -> Array:
     """Change in percent of the rate of tokens given their representatives, seen through the layer's LayerNorm."""
-    weight_D, bias_D = (constant(each, before_ND) for each in (layer.norm.weight, layer.norm.bias))
 
     def rate(z_ND: Tensor) -> Tensor:
-        normed_ND = torch.nn.functional.layer_norm(z_ND, weight_D.shape, weight_D, bias_D, layer.norm.eps)
-        w_HNP = projected(normed_ND, layer.bases.detach())
+        w_HNP = projected(normed(layer.norm, z_ND), layer.bases.detach())
         return rates(given_representatives(w_HNP, weights_HRN), eps).sum()
 
     start = rate(before_ND)
@@ -157,7 +149,7 @@ def _sparse_rate_parts(
 
     All as ISTA sees them: the first two after its LayerNorm.
     """
-    stages = [_ista_normed(layer, before_ND), _ista_normed(layer, compressed_ND), sparse_ND]
+    stages = [*(normed(layer.sparse_norm, z_ND) for z_ND in (before_ND, compressed_ND)), sparse_ND]
     bases_HPD = layer.bases.detach()
     parts = {
         "parts_rate": [coding_rate(z_ND, eps) for z_ND in stages],

@@ -252,7 +252,7 @@ def _convention(records: Sequence[Record]) -> str:
     first = records[0]
     settings, data = first.settings, first.data
     known = {layer["objective"] for each in records for layer in each.measured["layers"]}
-    own = "".join(f" {word.capitalize()}: {words}." for name, (word, words) in _OWN.items() if name in known)
+    own = "".join(f" {word[0].upper()}{word[1:]}: {words}." for name, (word, words) in _OWN.items() if name in known)
     path = f", {settings['path']} small steps a path" if "path" in settings else ""
     tokens = {"tokens": "tokens through the layer's LayerNorm", "normed": "Z the layer's normalised tokens"}
     return (
@@ -296,7 +296,7 @@ def _improvement(records: Sequence[Record]) -> str:
 
 def _draw_range(records: Sequence[Record], stem: Path) -> None:
     """Two panels a model: cosine and improvement over eps, a line a layer; dashed: by an objective of its own."""
-    columns = min(3, max(2, len(records)))
+    columns = min(3, len(records))
     lines = -(-len(records) // columns)
     distortions = records[0].settings["distortions"]
     handles: dict[str, Any] = {}
@@ -329,11 +329,13 @@ def _draw_range(records: Sequence[Record], stem: Path) -> None:
                 axes.axhline(0, color="0.3", linewidth=0.6)
                 axes.set_xscale("log")
             below.set_xlabel("eps")
+            below.tick_params(labelbottom=True)
+            below.xaxis.set_major_formatter("{x:g}")
             below.set_yscale("symlog", linthresh=1)
             below.yaxis.set_major_formatter("{x:g}")
             if index % columns == 0:
                 above.set_ylabel("cosine with the\nsteepest improvement")
-                below.set_ylabel(_improvement(records).replace(": ", ":\n").replace(", ISTA", ",\nISTA"))
+                below.set_ylabel("improvement (%)" + ("\nISTA: nats" if "nats" in _improvement(records) else ""))
         shown = f"{_shown_on(records[0], at_one_eps=False)}{behind_words(records, 'lines')}"
         figure.supxlabel(f"dotted: the derived direction. {shown}", fontsize=6.5)
         names = sorted(handles, key=lambda name: (len(name.split()), name))
@@ -422,5 +424,6 @@ def _draw_steps(records: Sequence[Record], stem: Path) -> None:
         caption = f"1: the learned step. {_shown_on(records[0])}{behind_words(records, 'lines')}"
         figure.supxlabel(caption, fontsize=6.5)
         figure.supylabel(_improvement(records), fontsize=8)
-        figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=6)
+        across = min(6, legend_columns(names, PAGE))
+        figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=across)
         save_figure(figure, stem)
