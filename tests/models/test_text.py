@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,9 +233,23 @@ def test_a_vocabulary_that_cannot_be_is_refused(names: list[str], message: str) 
 
 
 def test_a_missing_open_clip_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
     text._byte_pairs.cache_clear()
     with pytest.raises(ConfigError, match=r"needs open_clip: pip install 'whitebox-seg\[sed\]'$"):
         make_tokenizer((), 77).tokens("cat")
     with pytest.raises(ConfigError, match="pip install"):
         text.templates("imagenet")
+
+
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+def test_an_open_clip_that_cannot_be_imported_is_said(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "open_clip.py").write_text(f"raise {error}('operator torchvision::nms\\ndoes not exist')", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "open_clip", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"cannot be imported \(operator torchvision::nms does not exist\): pip"
+    ) as said:
+        text.templates("imagenet")
+    assert "\n" not in str(said.value)

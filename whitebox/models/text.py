@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whitebox.errors import OutputError
+from whitebox.errors import ConfigError, OutputError
 from whitebox.extras import require_extra
 from whitebox.files import cache_folder, write_atomically
 from whitebox.names import SYNONYMS, VocabularyError, check_vocabulary, quoted
@@ -69,8 +69,14 @@ def prompts(name: str, of: Sequence[str]) -> list[str]:
 
 def _open_clip() -> Any:
     require_extra("sed", "Making tokens of names")
-    import open_clip
-
+    try:
+        import open_clip
+    except (ImportError, RuntimeError) as error:  # the latter of a torchvision that was built for another torch
+        said = " ".join(str(error).split())[:120]
+        raise ConfigError(
+            f"open_clip is installed but cannot be imported ({said}): pip install --force-reinstall open_clip_torch "
+            "torchvision, in versions for your torch."
+        ) from error
     return open_clip
 
 
