@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from analysis.record import Record, read_records
-from experiments import EXPERIMENTS, PAPERS, STUDIES, cbsa, sed
+from experiments import EXPERIMENTS, PAPERS, STUDIES, cbsa, open_shapes, sed
 from experiments.experiment import beside
 from whitebox.config import resolve
 
@@ -30,6 +31,16 @@ def test_a_study_gives_its_tables_back(tmp_path: Path, monkeypatch: pytest.Monke
     drawn = tables(tmp_path)
     assert len(published) > 30 and {name: drawn.get(name) for name in published} == published
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_open_shapes_gives_its_tables_back(tmp_path: Path) -> None:
+    folder = RESULTS / "open-shapes"
+    shutil.copytree(folder / "records", tmp_path / "records")
+    open_shapes.show(tmp_path)
+    assert tables(tmp_path) == tables(folder) != {}
+    page = (folder / "README.md").read_text("utf-8")
+    for name in ("answers", "words-held-out-all"):  # which the page shows whole
+        assert (folder / "tables" / f"{name}.md").read_text("utf-8").strip() in page
 
 
 def test_render_gives_them_back_too(tmp_path: Path, call: Call) -> None:
