@@ -400,7 +400,7 @@ def _draw_steps(records: Sequence[Record], stem: Path) -> None:
     lines = -(-len(records) // columns)
     names = sorted({_short(layer) for each in records for layer in each.measured["layers"]}, key=lambda n: (len(n), n))
     handles: dict[str, Any] = {}
-    with figure_style() as colours:
+    with figure_style(len(names)) as colours:
         figure = new_figure(0.8 + 2.1 * lines, PAGE)
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes in panels.flat[len(records) :]:

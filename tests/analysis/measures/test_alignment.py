@@ -46,7 +46,7 @@ from whitebox.runs import Run, open_run
 
 
 def measure(run: Run, limit: int | None = None, advance: Any = nothing, **options: Any) -> Record:
-    return asked(Alignment(**options), run, limit=limit, advance=advance)
+    return asked(Alignment(**{"path": 2, **options}), run, limit=limit, advance=advance)
 
 
 def generator(seed: int = 0) -> torch.Generator:
