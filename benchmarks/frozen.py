@@ -220,7 +220,8 @@ def figure(rows: Sequence[Sequence[Cell]], stem: Path) -> None:
             assert all(isinstance(cell, Estimate) for cell in cells)
             axes.plot([row[1] for row in rows], [cell.value for cell in cells], marker="o", label=way)  # type: ignore[union-attr,arg-type]
         axes.set(xlabel="tokens an image", ylabel="seconds an update", xscale="log", yscale="log")
-        axes.set_xticks([row[1] for row in rows], [str(row[1]) for row in rows], minor=False)
+        tokens = [float(str(row[1])) for row in rows]
+        axes.set_xticks(tokens, [f"{each:g}" for each in tokens])
         axes.set_xticks([], minor=True)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.legend()
