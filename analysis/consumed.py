@@ -128,7 +128,7 @@ class Images:
         """One after another, see `analysis.measures.samples`; ``advance`` is called after each."""
         from analysis.measures.samples import samples
 
-        return samples(run, self.dataset, len(self), advance)
+        return samples(run, self.dataset, range(len(self)), advance)
 
 
 class EvaluatedImages(Images):

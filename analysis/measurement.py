@@ -44,6 +44,7 @@ KINDS: dict[str, Kind] = {
     "pca": Kind("analysis.show.pca", "analysis.measures.pca:PCA"),
     "alignment": Kind("analysis.show.alignment", "analysis.measures.alignment:Alignment"),
     "ablate": Kind("analysis.show.ablate", "analysis.measures.ablate:Ablate"),
+    "probe": Kind("analysis.show.probe", "analysis.measures.probe:Probe"),
     "profile": Kind("analysis.show.profile"),
     "parameter-noise": Kind("analysis.show.noise"),
     "input-noise": Kind("analysis.show.noise"),

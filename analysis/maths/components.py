@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from analysis.maths.agreement import normalised_mutual_information
 from whitebox.data.images import IGNORE
 
 SHOWN = 3  # components as red, green, blue
@@ -74,9 +75,5 @@ def mutual_information(segments_N: Tensor, labels_N: Tensor) -> float:
     if not a_N.numel():
         return math.nan
     joint_AB = torch.zeros(int(a_N.max()) + 1, int(b_N.max()) + 1, dtype=torch.float64)
-    joint_AB.index_put_((a_N, b_N), torch.tensor(1 / a_N.numel(), dtype=torch.float64), accumulate=True)
-    entropy_a, entropy_b, joint = (
-        float(torch.special.entr(p).sum()) for p in (joint_AB.sum(1), joint_AB.sum(0), joint_AB)
-    )
-    total = entropy_a + entropy_b
-    return max(0.0, 2 * (total - joint) / total) if total > 0 else math.nan
+    joint_AB.index_put_((a_N, b_N), torch.ones((), dtype=torch.float64), accumulate=True)
+    return float(normalised_mutual_information(joint_AB.numpy()))

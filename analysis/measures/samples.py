@@ -20,10 +20,9 @@ from torch import Tensor
 from analysis.maths.patches import patch_labels
 from analysis.measurement import Progress
 from whitebox.config import InferenceConfig
-from whitebox.data import SegmentationDataset
 from whitebox.data.fingerprint import checksums
 from whitebox.data.images import IGNORE, UInt8, read_image, read_label
-from whitebox.engine.evaluate import read_images
+from whitebox.engine.evaluate import LabelledImages, read_images
 from whitebox.engine.inference import device_of, evaluating, rejecting, windows
 from whitebox.engine.kept import tokens_kept
 from whitebox.engine.windows import views_of
@@ -47,8 +46,8 @@ class Sample:
 
 
 @torch.inference_mode()  # between samples the caller is in its own mode, also where it never asks for the next
-def samples(run: Run, dataset: SegmentationDataset, count: int, advance: Progress | None = None) -> Iterator[Sample]:
-    """The first ``count`` images, windowed as evaluation windows them (one scale, unmirrored); the model in eval mode.
+def samples(run: Run, dataset: LabelledImages, indices: range, advance: Progress | None = None) -> Iterator[Sample]:
+    """Some images, windowed as evaluation windows them (one scale, unmirrored); the model in eval mode.
 
     Images are read ahead in other processes; memory does not grow with their number. Until the last is done with, the
     model takes tokens of a fixed encoder that are kept, and adds new ones (`tokens_kept`).
@@ -62,7 +61,7 @@ def samples(run: Run, dataset: SegmentationDataset, count: int, advance: Progres
     model, device = run.model, device_of(run.model)
     inference, data = run.config.inference, run.config.data
     with evaluating(model), tokens_kept(model, run.config.store):
-        for done, image in enumerate(read_images(dataset, range(count)), start=1):
+        for done, image in enumerate(read_images(dataset, indices), start=1):
             label_HW = image.label.numpy()
             pixels, labels = [], []
             for window in windows(image.image.permute(1, 2, 0).numpy(), inference, data, device):
@@ -75,7 +74,7 @@ def samples(run: Run, dataset: SegmentationDataset, count: int, advance: Progres
                 labels.append(patch_labels(part_vu, model.place, model.encoder.patch_size))
             yield Sample(image.name, torch.cat(pixels), torch.stack(labels))
             if advance is not None:
-                advance(done, count)
+                advance(done, len(indices))
 
 
 def _resized(label_HW: UInt8, size: Sequence[int]) -> UInt8:

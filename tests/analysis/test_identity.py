@@ -34,6 +34,7 @@ from analysis.measures.images import Images as ImageScores
 from analysis.measures.noise import Noise
 from analysis.measures.orthogonality import Orthogonality
 from analysis.measures.pca import PCA
+from analysis.measures.probe import Probe
 from analysis.measures.rank_analysis import RankAnalysis
 from analysis.measures.similarity import Setting
 from analysis.measures.variance import Variance
@@ -83,6 +84,9 @@ class Asked:
 
     def pca(self, run: SavedRun, **options: Any) -> Question:
         return self._put(PCA, run, **options)
+
+    def probe(self, run: SavedRun, **options: Any) -> Question:
+        return self._put(Probe, run, **options)
 
     def parameter_noise(self, run: SavedRun, **options: Any) -> Question:
         return self._put(Noise, run, **{"levels": (0.1,), **options})
@@ -173,6 +177,7 @@ CONSUMED = {
     "orthogonality": NOTHING,
     "parameter-noise": EVALUATION,
     "pca": PHOTOS,
+    "probe": WINDOWS | {"data.mean_over=labelled"},
     "profile": NOTHING,
     "rank-analysis": WINDOWS,
     "similarity": WINDOWS,
@@ -220,6 +225,8 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *(("attention", each) for each in ({"layer": "0"}, {"head": "all"}, {"rollout": True}, {"part": False})),
     *(("attention", each) for each in ({"classes": "egg"}, {"patch": ["0,0"]}, {"masks": True})),
     ("pca", {"directions": 2}),
+    *(("probe", each) for each in ({"encoder": True}, {"patches": 10}, {"train_images": 3}, {"eps": 1.0}, {"seed": 1})),
+    ("probe", {"tokens": "raw"}),
     *(("profile", each) for each in ({"size": 16}, {"batch": 2}, {"precision": "bf16"}, {"repeats": 2})),
     *(("eval", each) for each in ({"limit": 2}, {"split": "test"}, {"unit": "block:2"})),
     ("boundary", {"ratio": 0.05}),
