@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "alignment": Kind("analysis.show.alignment", "analysis.measures.alignment:Alignment"),
     "ablate": Kind("analysis.show.ablate", "analysis.measures.ablate:Ablate"),
     "probe": Kind("analysis.show.probe", "analysis.measures.probe:Probe"),
+    "against": Kind("analysis.show.against"),
     "profile": Kind("analysis.show.profile"),
     "parameter-noise": Kind("analysis.show.noise"),
     "input-noise": Kind("analysis.show.noise"),
@@ -67,6 +68,24 @@ def loaded(place: str) -> Any:
     """The object at ``module:object``."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
+
+
+class Quantity(NamedTuple):
+    """One number of an answer, which may be held against what an untrained network, say, has in its place.
+
+    Attributes:
+        name: with its unit.
+        place: a layer, or what else it is of.
+        position: of the place along the layers; None: it has none.
+        stored: ``{"value", "low", "high"}``.
+        factor: to be shown in the unit.
+    """
+
+    name: str
+    place: str
+    position: int | None
+    stored: Mapping[str, Any]
+    factor: float = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +130,10 @@ class Measurement:
             seeds=dict(self.seeds),
             settings={**consumed.settings, **self.settings(run)},
         )
+
+    def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
+        """What of an answer can be held against baselines, see `analysis.measures.baselines`; none: it has none."""
+        return []
 
     def measure(self, run: Run, consumed: Any, advance: Progress) -> Answer:
         """Answer it.

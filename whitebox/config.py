@@ -206,6 +206,7 @@ class TrainConfig:
     eval_every: int = 1  # epochs; 0: only at the end
     save_every: int = 1  # epochs
     save_every_steps: int | None = 1000  # optimiser steps, also within an epoch; null: only after epochs
+    keep_every: int | None = None  # epochs; the weights then stay, for `--checkpoints all`; null: none do
     compile: bool = False  # torch.compile the training step
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time, same gradients
     whole: bool = False  # save a frozen encoder with the decoder, instead of its name, hash and where it came from
@@ -221,6 +222,8 @@ class TrainConfig:
             self.save_every_steps,
             "it must be at least 1, or null",
         )
+        kept = self.keep_every is None or self.keep_every >= 1
+        require(kept, "train.keep_every", self.keep_every, "it must be at least 1, or null")
         require(self.steps is None or self.steps >= 1, "train.steps", self.steps, "it must be at least 1, or null")
         require(self.ema is None or 0 < self.ema < 1, "train.ema", self.ema, "a decay lies in (0, 1)")
         require(self.seed >= 0, "train.seed", self.seed, "it cannot be negative")
@@ -322,6 +325,7 @@ BESIDE_LEARNING = {"data.root", "data.unit", "data.block", "inference.batch"} | 
         "eval_every",
         "save_every",
         "save_every_steps",
+        "keep_every",
         "micro_batch",
         "compile",
         "checkpointing",

@@ -66,7 +66,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from analysis.maths.conventions import DISTORTIONS, MULTIPLES, RESAMPLES
-from analysis.measurement import Measurement, Progress, Seed
+from analysis.measurement import Measurement, Progress, Quantity, Seed
 from analysis.record import Answer
 from whitebox.errors import require
 
@@ -118,6 +118,19 @@ class Alignment(Measurement):
         """The options, where along an update the objective is measured, and at which other distortions."""
         along = {"multiples": MULTIPLES, "distortions": DISTORTIONS}
         return {**super().settings(run), **along, "resamples": RESAMPLES}
+
+    def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
+        """Cosine, and changes of the objective; of layers of one objective apart."""
+        found = []
+        for key, name in (("cosine", "cosine"), ("change", "change (%)"), ("gradient", "change by the gradient (%)")):
+            for objective in dict.fromkeys(layer["objective"] for layer in measured["layers"]):
+                layers = [layer for layer in measured["layers"] if layer["objective"] == objective]
+                title = name if objective == "compression" else f"{name}, principal directions"
+                found += [
+                    Quantity(title, layer["name"], int(layer["name"].rpartition(".")[2]) + 1, layer[key])
+                    for layer in layers
+                ]
+        return found
 
     def measure(self, run: Run, consumed: Images, advance: Progress) -> Answer:
         """Every layer with subspaces in the decoder, on the windows of evaluation.

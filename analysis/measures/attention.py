@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from analysis.measurement import Measurement, Progress
+from analysis.measurement import Measurement, Progress, Quantity
 from analysis.record import Answer
 from whitebox.errors import ConfigError
 
@@ -105,6 +105,24 @@ class Attention(Measurement):
     def settings(self, run: SavedRun | Run) -> Mapping[str, Any]:
         """The options, read."""
         return asdict(self.choice)
+
+    def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
+        """Means over the maps of a layer, of all photos, classes or patches, and heads."""
+        shown = (
+            ("entropy_share", "entropy (% of ln N)", 100.0),
+            ("in_region", "in region (%)", 100.0),
+            ("maximum", "maximum", 1.0),
+        )
+        maps = [each for photo in measured["photos"] for each in photo["maps"]]
+        found = []
+        for key, title, factor in shown:
+            for index, layer in enumerate(dict.fromkeys(each["layer"] for each in maps)):
+                known = [each["numbers"].get(key) for each in maps if each["layer"] == layer]
+                values = [value for value in known if value is not None and value == value]
+                if values:
+                    stored = {"value": sum(values) / len(values), "low": None, "high": None}
+                    found.append(Quantity(title, layer, index, stored, factor))
+        return found
 
     def measure(self, run: Run, consumed: Photos, advance: Progress) -> Answer:
         """The chosen maps over each photo.

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from typer import Option
 
 from analysis.maths.conventions import RESAMPLES
-from analysis.measurement import Measurement, Progress, Seed
+from analysis.measurement import Measurement, Progress, Quantity, Seed
 from analysis.record import Answer
 from whitebox.errors import ConfigError
 
@@ -80,6 +80,19 @@ class Orthogonality(Measurement):
     def settings(self, run: SavedRun | Run) -> Mapping[str, Any]:
         """``after`` is the variant."""
         return {"draws": self.draws, "resamples": RESAMPLES}
+
+    def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
+        """Every number of the subspaces of each layer, and of the learned class embeddings."""
+        found = [
+            Quantity(key, layer["name"], index, {"value": value, "low": None, "high": None})
+            for index, layer in enumerate(measured["layers"], start=1)
+            for key, value in layer["numbers"].items()
+        ]
+        learned = measured["classes"]["learned"]["numbers"] if measured["classes"] else {}
+        for key, value in learned.items():
+            stored = {"value": value, "low": None, "high": None}
+            found.append(Quantity(f"class embeddings: {key}", "class embeddings", None, stored))
+        return found
 
     def measure(self, run: Run, consumed: Images | WeightsAlone, advance: Progress) -> Answer:
         """The subspaces of all layers, and the class embeddings.

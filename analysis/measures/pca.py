@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from analysis.maths.conventions import RESAMPLES
-from analysis.measurement import Measurement, Progress
+from analysis.measurement import Measurement, Progress, Quantity
 from analysis.record import Answer
 from whitebox.errors import ConfigError
 
@@ -76,6 +76,25 @@ class PCA(Measurement):
     def settings(self, run: SavedRun | Run) -> Mapping[str, Any]:
         """Labels are data."""
         return {"directions": self.directions or len(run.classes), "resamples": RESAMPLES}
+
+    def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
+        """Agreement, segments and variance before and after the layers: means over photos, or those of the only one."""
+        shown = (
+            ("nmi_truth", "NMI, truth", 1.0),
+            ("nmi_prediction", "NMI, prediction", 1.0),
+            ("segments", "segments", 1.0),
+            ("all", "variance of PC 1-K (%)", 100.0),
+        )
+        (photo, *more) = measured["photos"]
+        states = {each["name"]: each["numbers"] for each in photo["states"]}
+        if more:
+            states = {name: measured["means"][name] for name in states}
+        found = []
+        for key, title, factor in shown:
+            for index, (name, numbers) in enumerate(states.items()):
+                stored = numbers[key] if more else {"value": numbers[key], "low": None, "high": None}
+                found.append(Quantity(title, name, index, stored, factor))
+        return found
 
     def measure(self, run: Run, consumed: Photos, advance: Progress) -> Answer:
         """The components of a run's tokens over photos.

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from analysis.maths.conventions import RESAMPLES, Convention
-from analysis.measurement import Measurement, Progress, Seed
+from analysis.measurement import Measurement, Progress, Quantity, Seed
 from analysis.record import Answer
 from whitebox.errors import ConfigError, require
 
@@ -110,6 +110,21 @@ class Probe(Measurement):
             DataError: they are not there.
         """
         return training_images(run)
+
+    def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
+        """What readers find in each layer, and how classes lie in it."""
+        shown = (
+            ("miou", "linear probe, mIoU (%)", 100.0),
+            ("nearest", "nearest class mean, mIoU (%)", 100.0),
+            ("nmi", "NMI of clusters", 1.0),
+            ("nc1", "NC1", 1.0),
+            ("reduction", "rate reduction (nats)", 1.0),
+        )
+        return [
+            Quantity(title, layer["name"], layer["position"], layer[key], factor)
+            for key, title, factor in shown
+            for layer in measured["layers"]
+        ]
 
     def measure(self, run: Run, consumed: Images, advance: Progress) -> Answer:
         """The layers of a run on images, windowed as for evaluation; memory grows by a few numbers an image.

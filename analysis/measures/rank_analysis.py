@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from analysis.maths.conventions import DRAWS, RESAMPLES, Convention, convention
-from analysis.measurement import Measurement, Progress, Seed
+from analysis.measurement import Measurement, Progress, Quantity, Seed
 from analysis.record import Answer
 
 if TYPE_CHECKING:
@@ -107,6 +107,24 @@ class RankAnalysis(Measurement):
     @property
     def _patterns(self) -> list[str]:
         return [] if self.layers is None else self.layers.split(",")
+
+    def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
+        """Rates and ranks of each stage, and R^c of the tokens that enter and leave each layer on its own subspaces."""
+        shown = (("rate", "R(Z) (nats)"), ("reduction", "rate reduction (nats)"), ("effective_rank", "effective rank"))
+        found = [
+            Quantity(name, layer["name"], layer["position"], layer[key])
+            for key, name in shown
+            for layer in measured["layers"]
+        ]
+        for projection in measured["projections"]:
+            if projection["tokens"] == "Z":
+                columns = {position: column for column, position in enumerate(projection["positions"])}
+                for when, step in (("before", -1), ("after", 0)):
+                    for subspace, rates in zip(projection["subspaces"], projection["rate"], strict=True):
+                        if (at := subspace["position"] + step) in columns:
+                            name = f"R^c {when} the layer (nats)"
+                            found.append(Quantity(name, subspace["name"], subspace["position"], rates[columns[at]]))
+        return found
 
     def measure(self, run: Run, consumed: Images, advance: Progress) -> Answer:
         """The stages of a run on images, windowed as for evaluation; memory grows by a few numbers an image.

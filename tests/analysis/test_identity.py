@@ -24,6 +24,7 @@ from analysis.measures import tradeoff as accuracy_and_cost
 from analysis.measures.ablate import Ablate
 from analysis.measures.alignment import Alignment
 from analysis.measures.attention import Attention
+from analysis.measures.baselines import question_of
 from analysis.measures.boundary import Boundary
 from analysis.measures.calibration import Calibration
 from analysis.measures.confusion import Confusion
@@ -87,6 +88,9 @@ class Asked:
 
     def probe(self, run: SavedRun, **options: Any) -> Question:
         return self._put(Probe, run, **options)
+
+    def against(self, run: SavedRun, draws: int = 3, names: Sequence[str] = ("untrained",), **options: Any) -> Question:
+        return question_of(RankAnalysis(), self.rank_analysis(run, **options), names, draws, [])
 
     def parameter_noise(self, run: SavedRun, **options: Any) -> Question:
         return self._put(Noise, run, **{"levels": (0.1,), **options})
@@ -178,6 +182,7 @@ CONSUMED = {
     "parameter-noise": EVALUATION,
     "pca": PHOTOS,
     "probe": WINDOWS | {"data.mean_over=labelled"},
+    "against": WINDOWS,
     "profile": NOTHING,
     "rank-analysis": WINDOWS,
     "similarity": WINDOWS,
@@ -227,6 +232,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("pca", {"directions": 2}),
     *(("probe", each) for each in ({"encoder": True}, {"patches": 10}, {"train_images": 3}, {"eps": 1.0}, {"seed": 1})),
     ("probe", {"tokens": "raw"}),
+    *(("against", each) for each in ({"draws": 2}, {"names": ("train",)}, {"eps": 1.0}, {"limit": 2})),
     *(("profile", each) for each in ({"size": 16}, {"batch": 2}, {"precision": "bf16"}, {"repeats": 2})),
     *(("eval", each) for each in ({"limit": 2}, {"split": "test"}, {"unit": "block:2"})),
     ("boundary", {"ratio": 0.05}),

@@ -27,9 +27,13 @@ from whitebox.cli.app import (
     say,
     together,
 )
+from whitebox.engine.header import weights_file
 from whitebox.errors import ConfigError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from analysis.measurement import Progress
     from analysis.record import Record
     from whitebox.runs import SavedRun
 
@@ -49,6 +53,19 @@ RunsAndPhotos = Annotated[
         help="Runs (default: all below results/), photos (jpg, png, ...), overrides, in any order.",
     ),
 ]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(help="Baselines beside it: untrained, random-subspaces, train (its training images). Repeatable."),
+]
+Initialisations = Annotated[int, typer.Option(min=1, help="Draws of each random baseline.")]
+Checkpoints = Annotated[
+    str | None, typer.Option(help="all: also the weights that the training kept (train.keep_every).")
+]
+HELD: dict[str, Any] = {
+    "against": (Against, None),
+    "initialisations": (Initialisations, 3),
+    "checkpoints": (Checkpoints, None),
+}
 ON_IMAGES: dict[str, Any] = {"dataset": Dataset, "data_root": DataRoot, "split": Split, "limit": Limit, "unit": Unit}
 
 
@@ -59,15 +76,16 @@ def command_of(kind: type[Measurement]) -> Callable[..., None]:
     assert MISSING not in (default for _, default in own.values()), f"an option of {kind.__name__} has no default"
     seed = {name: own.pop(name) for name in ("seed",) if name in own}
     shared = {name: (option, None) for name, option in ON_IMAGES.items() if kind.takes == "images"}
+    held = HELD if kind.quantities is not Measurement.quantities else {}
     last = {"device": (Device, None), "output": (Output, None), "again": (Again, False)}
 
     def asked(**given: Any) -> None:
         photos, items = split_photos(given.pop("items")) if kind.takes == "photos" else ((), given.pop("runs"))
-        where = {name: given.pop(name) for name in (*shared, *last) if name in given}
+        where = {name: given.pop(name) for name in (*shared, *held, *last) if name in given}
         ask_runs(kind(**given), items, photos=photos, **where)
 
     first = {"items": (RunsAndPhotos, ...)} if kind.takes == "photos" else {"runs": (RunsAndOverrides, None)}
-    options = {**first, **own, **shared, **seed, **last}
+    options = {**first, **own, **shared, **held, **seed, **last}
     asked.__doc__ = kind.__doc__
     asked.__annotations__ = {name: option for name, (option, _) in options.items()}
     asked.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -94,6 +112,9 @@ def ask_runs(
     split: str | None = None,
     limit: int | None = None,
     unit: str | None = None,
+    against: Sequence[str] | None = None,
+    initialisations: int = 3,
+    checkpoints: str | None = None,
     device: str | None = None,
     output: Path | None = None,
     again: bool = False,
@@ -108,27 +129,43 @@ def ask_runs(
     """
     from analysis.ask import measure_runs
     from analysis.consumed import Chosen
+    from analysis.measures.baselines import Wanted, kept_weights
+    from analysis.measures.baselines import against as held_against
     from analysis.measures.families import family_records
     from analysis.show.render import render
     from whitebox.cli.progress import image_progress
     from whitebox.runs import families
 
+    wanted = Wanted.of(against or (), initialisations, checkpoints)
     paths, overrides = runs_and_overrides(list(items or ()))
+    for path in paths if wanted.epochs else ():
+        kept_weights(weights_file(path).parent)
     found: list[SavedRun] = []
+    chosen = Chosen(split, limit, tuple(photos), unit)
+
+    def bar(title: str) -> AbstractContextManager[Progress]:
+        return image_progress(title, None)
+
     with together(device):
         records = measure_runs(
             measurement,
             found_runs(paths, dataset, data_root, overrides, device, found),
-            Chosen(split, limit, tuple(photos), unit),
-            lambda title: image_progress(title, None),
+            chosen,
+            bar,
             folder=output,
             again=again,
         )
         grouped = families(found)
-        records = family_records(found, records, grouped, output)
+        own, records = records, family_records(found, records, grouped, output)
         if beside is not None:
             for record, family in zip(tuple(records), grouped, strict=True):
                 records.append(beside(record, [found[index] for index in family.indices], output or family.folder))
+        if wanted:
+            baselines = [
+                held_against(measurement, run, chosen, wanted, record, bar, output or run.folder, again=again)
+                for run, record in zip(found, own, strict=True)
+            ]
+            records = [*records, *family_records(found, baselines, grouped, output)]
     if main_process():
         render(records, output or common_folder([family.folder for family in grouped]))
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from whitebox import config as configuration
 from whitebox.config import RunConfig
+from whitebox.engine.header import EPOCHS as EPOCHS
 from whitebox.engine.header import HEADER, read_header
 from whitebox.engine.header import WEIGHTS as WEIGHTS
 from whitebox.errors import CheckpointError, ConfigError

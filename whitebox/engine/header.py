@@ -15,6 +15,7 @@ from whitebox.errors import CheckpointError
 from whitebox.foreign import parse_json
 
 WEIGHTS = "model.safetensors"
+EPOCHS = "epochs"  # folder of a run: the weights that its training kept on its way
 HEADER = "whitebox"
 RUNS = Path("results")  # where trainings and conversions put runs, unless they are told otherwise
 RELEASED = dict.fromkeys(("sed-base", "sed-large"), "the README of github.com/xb534/SED")  # weights of these models

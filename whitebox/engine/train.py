@@ -304,6 +304,8 @@ class _Run:
                 self.accelerator.log({"train/loss": loss, "train/lr": rate}, step=self.step)
                 self.reporter.logged(line)
             self.reporter.stepped(self.step)
+            if self._keep_due():  # before the state from which it would go on
+                self._keep()
             if self._save_due():
                 self._save()
             if self.step == self.steps:
@@ -344,6 +346,22 @@ class _Run:
         if self.step == self.steps or (within == 0 and epoch % chosen.save_every == 0):
             return True
         return chosen.save_every_steps is not None and self.step % chosen.save_every_steps == 0
+
+    def _keep_due(self) -> bool:
+        epoch, within = divmod(self.step, self.steps_per_epoch)
+        every = self.config.train.keep_every
+        return every is not None and within == 0 and epoch % every == 0
+
+    def _keep(self) -> None:
+        """The weights alone, which stay. Those of an epoch that is trained once more are the same again."""
+        weights, _ = self.learner.state()
+        path = self.folder / checkpoint.EPOCHS / f"epoch-{self.step // self.steps_per_epoch:05d}.safetensors"
+
+        def write() -> None:
+            self.lock.check()
+            checkpoint.save_model(path, self.learner.built, self.config, weights)
+
+        on_main(write)
 
     def _save_once(self) -> None:
         """Save what is not saved yet."""
