@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
     "alignment": Kind("analysis.show.alignment", "analysis.measures.alignment:Alignment"),
     "ablate": Kind("analysis.show.ablate", "analysis.measures.ablate:Ablate"),
     "probe": Kind("analysis.show.probe", "analysis.measures.probe:Probe"),
+    "ood": Kind("analysis.show.ood", "analysis.measures.ood:OOD"),
     "against": Kind("analysis.show.against"),
     "profile": Kind("analysis.show.profile"),
     "parameter-noise": Kind("analysis.show.noise"),

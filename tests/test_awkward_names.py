@@ -150,6 +150,7 @@ COMMANDS: dict[tuple[str, ...], Callable[[Desk], list[object]]] = {
     ("attention",): lambda desk: [desk.run, desk.other, desk.photo],
     ("pca",): lambda desk: [desk.run, desk.other, desk.photo, "--truth", desk.label],
     ("alignment",): lambda desk: [desk.run, desk.other, "--limit", 1, "--draws", 1],
+    ("ood",): lambda desk: [desk.run, "--held-out", "ñandú Straße", "--train-images", 2],
     ("probe",): lambda desk: [desk.run, "--limit", 1],
     ("ablate",): lambda desk: [desk.run, desk.other, "--limit", 1, "--draws", 1],
     ("profile",): lambda desk: [desk.run, desk.other, "--repeats", 1, "--size", 32],

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "orthogonality": ("sa --draws 2 -o bases", "bases/records/orthogonality-*.json"),
     "attention": ("sa photo.png -o maps", "maps/records/attention-*.json"),
     "pca": ("sa photo.png -o components", "components/records/pca-*.json"),
+    "ood": ("sa --held-out egg --train-images 2 -o foreign", "foreign/records/ood-*.json"),
     "probe": ("sa --limit 1 -o probed", "probed/records/probe-*.json"),
     "alignment": ("sa --limit 1 --draws 1 -o aligned", "aligned/records/alignment-*.json"),
     "ablate": ("sa --limit 2 --draws 1 -o causes", "causes/records/ablate-*.json"),

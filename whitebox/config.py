@@ -55,6 +55,7 @@ class DataConfig:
     classes: list[str] = field(default_factory=list)  # only for kind=folder; else known from the dataset
     palette: list[list[int]] = field(default_factory=list)  # only for kind=folder, optional
     label_map: dict[int, int] = field(default_factory=dict)  # only for kind=folder: stored value -> class, or 255
+    held_out: list[str] = field(default_factory=list)  # classes whose pixels are ignored in training (`whitebox ood`)
     unit: str = ""  # images that belong together: image | folder | a pattern (one group) of their names; "": its own
     block: int | None = None  # frames: clips are cut into blocks of so many; 0: they are not; null: as the dataset says
     image_suffix: str = ""  # only for kind=folder; empty: any of jpg, jpeg, png, bmp, tif, tiff, webp

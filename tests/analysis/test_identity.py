@@ -33,6 +33,7 @@ from analysis.measures.evaluation import Evaluated, evaluation_question
 from analysis.measures.extras import Extra, extra_question
 from analysis.measures.images import Images as ImageScores
 from analysis.measures.noise import Noise
+from analysis.measures.ood import OOD
 from analysis.measures.orthogonality import Orthogonality
 from analysis.measures.pca import PCA
 from analysis.measures.probe import Probe
@@ -88,6 +89,9 @@ class Asked:
 
     def probe(self, run: SavedRun, **options: Any) -> Question:
         return self._put(Probe, run, **options)
+
+    def ood(self, run: SavedRun, **options: Any) -> Question:
+        return self._put(OOD, run, **{"held_out": "egg", **options})
 
     def against(self, run: SavedRun, draws: int = 3, names: Sequence[str] = ("untrained",), **options: Any) -> Question:
         return question_of(RankAnalysis(), self.rank_analysis(run, **options), names, draws, [])
@@ -182,6 +186,7 @@ CONSUMED = {
     "parameter-noise": EVALUATION,
     "pca": PHOTOS,
     "probe": WINDOWS | {"data.mean_over=labelled"},
+    "ood": WINDOWS,
     "against": WINDOWS,
     "profile": NOTHING,
     "rank-analysis": WINDOWS,
@@ -233,6 +238,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *(("probe", each) for each in ({"encoder": True}, {"patches": 10}, {"train_images": 3}, {"eps": 1.0}, {"seed": 1})),
     ("probe", {"tokens": "raw"}),
     *(("against", each) for each in ({"draws": 2}, {"names": ("train",)}, {"eps": 1.0}, {"limit": 2})),
+    *(("ood", each) for each in ({"held_out": "star"}, {"directions": 2}, {"train_images": 3})),
     *(("profile", each) for each in ({"size": 16}, {"batch": 2}, {"precision": "bf16"}, {"repeats": 2})),
     *(("eval", each) for each in ({"limit": 2}, {"split": "test"}, {"unit": "block:2"})),
     ("boundary", {"ratio": 0.05}),

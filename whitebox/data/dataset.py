@@ -7,6 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,7 +17,7 @@ from whitebox.data.augment import random_key
 from whitebox.data.images import IGNORE
 from whitebox.data.learnable import look_at_labels
 from whitebox.data.readers import Classes, Palette, Source, reader_of
-from whitebox.errors import ConfigError, DataError
+from whitebox.errors import ConfigError, DataError, require
 
 
 class Sample(NamedTuple):
@@ -47,6 +48,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.palette: Palette = source.palette
         self.names: list[str] = source.names
         self.ignore_index = source.ignore
+        self.held_out_256 = None if mean_255 is None else held_out_table(config, source.classes)
         self.split = ""
         self._looked: dict[int | None, list[str]] = {}
 
@@ -73,6 +75,8 @@ class SegmentationDataset(Dataset[Sample]):
             image_3HW = np.ascontiguousarray(image.transpose(2, 0, 1))
             plain = label if label.dtype == np.uint8 else label.astype(np.int32)  # torch does little with uint16
             return Sample(torch.from_numpy(image_3HW), torch.from_numpy(plain), name)
+        if self.held_out_256 is not None:
+            label = np.asarray(cv2.LUT(label.astype(np.uint8, copy=False), self.held_out_256))
         try:
             random_state = random_key(self.seed, epoch, index)
             view, view_label = augment_pair(
@@ -84,6 +88,23 @@ class SegmentationDataset(Dataset[Sample]):
                 "be resized: a side would vanish; remove it, or raise data.max_ratio."
             ) from None
         return Sample(torch.from_numpy(view), torch.from_numpy(view_label), name)
+
+
+def held_out_table(config: DataConfig, classes: Classes) -> NDArray[np.uint8] | None:
+    """What becomes of each label value in training: `IGNORE` of classes that are held out; None: nothing changes.
+
+    Raises:
+        ConfigError: there is no such class, or fewer than two are left.
+    """
+    for name in config.held_out:
+        require(name in classes, "data.held_out", name, f"{config.name} has {', '.join(classes[:30])}")
+    if not config.held_out:
+        return None
+    left = len(classes) - len(set(config.held_out))
+    require(left >= 2, "data.held_out", config.held_out, "two classes at least must be left to learn")
+    table_256 = np.arange(256, dtype=np.uint8)
+    table_256[[classes.index(name) for name in config.held_out]] = IGNORE
+    return table_256
 
 
 def build_dataset(

@@ -135,6 +135,8 @@ def question(model: Segmentor, config: RunConfig, fingerprint: str) -> dict[str,
     """All that the views and their tokens depend on."""
     apart = ("root", "path", "name", "views", "view_seed", "val_split", "val_length", "mean_over", "unit", "block")
     data = {key: value for key, value in asdict(config.data).items() if key not in apart}
+    if not data["held_out"]:  # stores of before there was such a key are those of no class
+        del data["held_out"]
     return {
         "what": f"{config.data.views} views of {config.data.name} {config.data.train_split}",
         **tokens_question(model),
