@@ -64,7 +64,8 @@ def detected(asked: OOD, run: Run, images: Images, advance: Progress) -> dict[st
         advance(done := done + 1, total)
     if not patches:
         raise DataError(f"No patch of {training.config.name} {training.split} has a label, so there is no subspace.")
-    width, directions = moment_DD.shape[-1], asked.directions or len(taught_C)
+    width = moment_DD.shape[-1]
+    directions = asked.directions or min(len(taught_C), width - 1)
     if not 1 <= directions < width:
         raise ConfigError(
             f"--directions {directions} is impossible: tokens of {width} dimensions leave 1 to {width - 1}."

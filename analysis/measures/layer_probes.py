@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-LEAST = 20  # labelled patches that a probe is fitted on
+LEAST = 10  # labelled patches that a probe is fitted on
 _GROUPS = 20  # of units that the jackknife leaves out, at most
 _HELD = 0.2  # share of the units on which the strength of regularisation is chosen
 _NAMED = 6  # missing classes in a note

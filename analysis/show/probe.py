@@ -161,7 +161,7 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
                 own = [Line2D([], [], color="0.3", linestyle=dashes, label=name) for _, dashes, name, _ in lines]
                 own += [Line2D([], [], color="0.3", linestyle=":", label="decoder's output")] * (lines[0][0] == "miou")
                 axes.legend(handles=own, fontsize=6, handlelength=1.8)
-            if lines[0][0] == "nc1":
+            if lines[0][0] == "nc1" and any(_positive(record) for record in records):
                 axes.set_yscale("log")
             else:
                 axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
@@ -177,6 +177,11 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
         figure.supxlabel(fill(_caption(records), int(20 * PAGE)), fontsize=5.5, color="0.3")
         save_figure(figure, stem)
+
+
+def _positive(record: Record) -> bool:
+    """Whether NC1 can be drawn on a logarithmic axis: neither unknown nor 0 everywhere."""
+    return any((layer["nc1"]["value"] or 0) > 0 for layer in record.measured["layers"])
 
 
 def _number(layer: Mapping[str, Any], key: str, factor: float) -> Estimate:

@@ -31,6 +31,7 @@ from analysis.measures.orthogonality import Orthogonality
 from analysis.measures.rank_analysis import RankAnalysis
 from analysis.record import Record, new_record
 from analysis.show import against as shown
+from whitebox.engine.log import Silent
 from whitebox.engine.train import train
 from whitebox.errors import ConfigError
 from whitebox.models.attention import subspace_layers
@@ -176,7 +177,7 @@ def test_measurements_that_the_issue_names_have_numbers_to_compare() -> None:
 
 def test_weights_kept_along_a_training(tmp_path: Path, call: Call) -> None:
     config = tiny("depict-sa-tiny", train__keep_every=1)
-    train(config, tmp_path / "run")
+    train(config, tmp_path / "run", Silent())
     kept = kept_weights(tmp_path / "run")
     assert list(kept) == [1.0, 2.0]
     run = open_run(tmp_path / "run", device="cpu")

@@ -139,7 +139,7 @@ class TestMeasured:
 
 class TestRefuses:
     def test_too_few_labelled_patches(self, runs: Path) -> None:
-        with pytest.raises(DataError, match=r"2 images of shapes train have 8 labelled patches .* fitted on 20 of two"):
+        with pytest.raises(DataError, match=r"2 images of shapes train have 8 labelled patches .* fitted on 10 of two"):
             asked(Probe(train_images=2), opened(runs, "depict-sa-tiny", "data.train_length=2"))
 
     def test_an_unknown_layer(self, runs: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_is_held_out_is_whole_units() -> None:
     assert few.sum() == 2 and _held_out(["one"], np.zeros(10, int), seed=0).sum() == 2
 
 
-def testgroups_of_are_of_whole_units() -> None:
+def test_groups_are_of_whole_units() -> None:
     unit_N = [str(index // 2) for index in range(100)]
     group_N = groups_of(unit_N)
     assert len(set(group_N)) == 20 and all(group_N[index] == group_N[index + 1] for index in range(0, 100, 2))
