@@ -246,6 +246,7 @@ def _extreme(choose: Callable[[Sequence[float]], float]) -> Callable[[Sequence[A
 _JOINED: dict[str, Callable[[Sequence[Any]], Any]] = {
     "numbers": _spread,
     "sigma_50": _geometric,
+    "random": lambda stored: stored[0] if all(each == stored[0] for each in stored) else merged(stored),  # of one seed
     "smallest": _extreme(min),
     "largest": _extreme(max),
 }

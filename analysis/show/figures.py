@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.5, 7.2  # inches, the width of one column and of a page
 DPI = 220  # of the PNG
+_TRIES = 4  # to draw a figure so that no label is cut: broken lines move the axes a little
 _MOST_TICKS = 100  # of an axis of powers; those that are not needed are not drawn
 
 
@@ -174,26 +175,29 @@ def _drawn_tick(shown: Callable[..., str]) -> Callable[..., str]:
     return lambda *given: drawn_lines(shown(*given), 40)
 
 
-def _wrap_labels(figure: Figure) -> None:
-    """Break the lines of labels and titles along x that would be cut at an edge of the figure; they stay in place."""
+def _wrapped(figure: Figure, dpi: int) -> bool:
+    """Break the lines of labels and titles that an edge cuts in a figure drawn at ``dpi``; whether there were any."""
     from matplotlib.text import Text
 
-    own = {each for axes in figure.axes for each in (axes.get_xlabel(), axes.get_title(), axes.get_title("left"))}
-    labels = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text() in own - {""}]
-    for _ in range(4):  # breaking lines moves the axes a little
-        figure.draw_without_rendering()
-        width, beyond = figure.bbox.width, False
-        for text in labels:
-            extent = text.get_window_extent()
-            if extent.x0 >= 0 and extent.x1 <= width:
-                continue
-            beyond, centre = True, (extent.x0 + extent.x1) / 2
-            room = 2 * min(centre, width - centre) if text.get_horizontalalignment() == "center" else width - extent.x0
+    names = [(axes.get_xlabel(), axes.get_ylabel(), axes.get_title(), axes.get_title("left")) for axes in figure.axes]
+    own = {name for each in names for name in each if name}
+    found, before = False, figure.get_dpi()
+    figure.set_dpi(dpi)  # sizes and places are those of the drawing
+    for text in figure.findobj(Text):
+        if not isinstance(text, Text) or text.get_text() not in own:
+            continue
+        extent, upright = text.get_window_extent(), text.get_rotation() == 90
+        low, high = (extent.y0, extent.y1) if upright else (extent.x0, extent.x1)
+        size = figure.bbox.height if upright else figure.bbox.width
+        if low < 0 or high > size:
+            centre = (low + high) / 2
+            room = size - low if text.get_horizontalalignment() == "left" else 2 * min(centre, size - centre)
             lines = text.get_text().split("\n")
-            letters = int(0.97 * max(map(len, lines)) * room / extent.width)
-            text.set_text("\n".join(fill(line, max(10, letters), break_long_words=False) for line in lines))
-        if not beyond:
-            return
+            letters = max(10, int(0.97 * max(map(len, lines)) * room / (high - low)))
+            text.set_text("\n".join(fill(line, letters, break_long_words=False) for line in lines))
+            found = True
+    figure.set_dpi(before)
+    return found
 
 
 def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) -> list[Path]:
@@ -212,10 +216,12 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text.get_text():
             text.set_text(drawn_lines(text.get_text()))
-    _wrap_labels(figure)
     stem = os.fspath(output)
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem
     options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}
     for form, choice in options.items():
-        write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice))
+        for _ in range(_TRIES):
+            write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice))
+            if form != "png" or not _wrapped(figure, dpi):
+                break
     return [Path(f"{stem}.{form}") for form in options]

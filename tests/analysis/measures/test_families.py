@@ -279,6 +279,8 @@ def test_parts_are_matched_by_their_words_and_pictures_are_of_the_first() -> Non
     spectrum = merged(spectra)
     assert spectrum["component"] == [1, 4] and spectrum["value"] == [2.0, 4.0]
     assert spectrum["seeds"] == [[1.0, 3.0], [2.0, 6.0]]
+    random = {"random": {"value": 1.0, "low": 0.0, "high": 2.0}}
+    assert merged([random, random]) == random  # no spread of trainings: it has nothing to do with them
     points = [{"smallest": each, "largest": each} for each in (0.1, 0.3, 0.2)]
     assert merged(points) == {"smallest": 0.1, "largest": 0.3}
     halves = [{"value": value, "low": value / 2, "high": 2 * value, "draws": [value]} for value in (0.1, 0.2, 0.4)]

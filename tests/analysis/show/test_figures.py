@@ -227,21 +227,28 @@ def test_powers_are_drawn_as_powers_and_names_as_they_are(tmp_path: Path) -> Non
 def test_labels_and_titles_are_not_cut_at_an_edge(tmp_path: Path) -> None:
     """Lines are broken where words end; what fits stays as it was, and ticks at the left move the middle."""
     with figures.figure_style():
-        figure = figures.new_figure(2.0)
+        figure = figures.new_figure(4.0)
         axes = figure.subplots()
         axes.set_yticks([0, 1], ["a name that takes much room", "b"])
+        axes.set_ylabel("the energy of what is seen of it by all the heads of a layer, in units of it")
         axes.set_xlabel("percentage points, paired 95 % interval over 10 blocks of about 10 frames\nfits")
         axes.set_title("short")
         axes.set_title("a title at the left that is much longer than the figure is wide, so it is broken", loc="left")
         figures.save_figure(figure, tmp_path / "x")
-    figure.draw_without_rendering()
     left = axes.get_title("left")
-    texts = [each for each in figure.findobj(mpl.text.Text) if each.get_text() in (axes.get_xlabel(), left)]
-    assert len(texts) == 2 and "\n" in left and axes.get_title() == "short"
+    texts = [
+        each
+        for each in figure.findobj(mpl.text.Text)
+        if each.get_text() in (axes.get_xlabel(), axes.get_ylabel(), left)
+    ]
+    assert len(texts) == 3 and "\n" in axes.get_ylabel() and "\n" in left and axes.get_title() == "short"
     assert axes.get_xlabel().endswith("\nfits") and axes.get_xlabel().count("\n") >= 2
+    figure.set_dpi(figures.DPI)
+    figure.draw_without_rendering()
     for text in texts:
         extent = text.get_window_extent()
         assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width, text.get_text()
+        assert extent.y0 >= 0 and extent.y1 <= figure.bbox.height, text.get_text()
 
 
 def test_curves_of_trainings_lie_behind_their_mean() -> None:
