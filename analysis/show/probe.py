@@ -161,10 +161,11 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
                 own = [Line2D([], [], color="0.3", linestyle=dashes, label=name) for _, dashes, name, _ in lines]
                 own += [Line2D([], [], color="0.3", linestyle=":", label="decoder's output")] * (lines[0][0] == "miou")
                 axes.legend(handles=own, fontsize=6, handlelength=1.8)
-            if lines[0][0] == "nc1" and any(_positive(record) for record in records):
+            if lines[0][0] == "nc1" and _spread_out(records):
                 axes.set_yscale("log")
             else:
-                axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+                low, high = axes.get_ylim()
+                axes.set_ylim(min(0.0, low), 1.05 * high)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         encoder = any(layer["position"] < 0 for record in records for layer in record.measured["layers"])
         for axes in panels[1]:
@@ -179,9 +180,10 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
         save_figure(figure, stem)
 
 
-def _positive(record: Record) -> bool:
-    """Whether NC1 can be drawn on a logarithmic axis: neither unknown nor 0 everywhere."""
-    return any((layer["nc1"]["value"] or 0) > 0 for layer in record.measured["layers"])
+def _spread_out(records: Sequence[Record]) -> bool:
+    """Whether NC1 is of several orders of magnitude, and so is drawn on a logarithmic axis."""
+    known = [layer["nc1"]["value"] or 0.0 for record in records for layer in record.measured["layers"]]
+    return min(known) > 0 and max(known) > 10 * min(known)
 
 
 def _number(layer: Mapping[str, Any], key: str, factor: float) -> Estimate:
