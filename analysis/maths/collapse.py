@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.maths.coding_rate import coding_rate, rate_of_moment
+from analysis.maths.probes import sums_of
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -39,8 +40,8 @@ def collapse(z_ND: Float, label_N: Int) -> Float:
     classes_C, index_N = np.unique(label_N, return_inverse=True)
     if len(classes_C) < 2:
         return np.full(len(NUMBERS), np.nan)
-    count_C = np.bincount(index_N)
-    means_CD = _sums(z_ND, index_N, len(classes_C)) / count_C[:, None]
+    sums_CD, count_C = sums_of(z_ND, index_N, len(classes_C))
+    means_CD = sums_CD / count_C[:, None]
     centred_CD = means_CD - means_CD.mean(0)
     gram_CC = centred_CD @ centred_CD.T
     length_C = np.sqrt(gram_CC.diagonal())
@@ -58,8 +59,14 @@ def collapse(z_ND: Float, label_N: Int) -> Float:
 
 
 def collapse_without_each(z_ND: Float, label_N: Int, group_N: Int) -> Float:
-    """`collapse` without each group, (G, 3)."""
-    return np.stack([collapse(z_ND[group_N != each], label_N[group_N != each]) for each in np.unique(group_N)])
+    """`collapse` without each group, (G, 3); NaN where a class is in that group alone, since of fewer it is another."""
+    classes = len(np.unique(label_N))
+    found = []
+    for each in np.unique(group_N):
+        kept_N = group_N != each
+        alike = len(np.unique(label_N[kept_N])) == classes
+        found.append(collapse(z_ND[kept_N], label_N[kept_N]) if alike else np.full(len(NUMBERS), np.nan))
+    return np.stack(found)
 
 
 def rates(z_ND: Float, label_N: Int, group_N: Int, classes: int, eps: float) -> tuple[Float, Float]:
@@ -105,9 +112,3 @@ def rates(z_ND: Float, label_N: Int, group_N: Int, classes: int, eps: float) -> 
 
 def _rate(moment_DD: torch.Tensor, tokens: int, width: int, eps: float) -> float:
     return rate_of_moment(moment_DD, tokens, width, eps).item() if tokens > 0 else float("nan")
-
-
-def _sums(z_ND: Float, index_N: Int, classes: int) -> Float:
-    member_NC = np.zeros((len(z_ND), classes))
-    member_NC[np.arange(len(z_ND)), index_N] = 1
-    return np.asarray(member_NC.T @ z_ND)

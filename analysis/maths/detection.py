@@ -20,6 +20,7 @@ Float = NDArray[np.float64]
 
 _BINS, _TAIL = 2048, 256  # between quantiles of a sample; on each side beyond it
 _BEYOND = 4.0  # times the range of the sample
+_SHARES, _FINEST = 4096, 1e-7  # of a score from 0 to 1
 
 
 def edges_of(sample_N: ArrayLike) -> Float:
@@ -29,6 +30,11 @@ def edges_of(sample_N: ArrayLike) -> Float:
     reach = _BEYOND * max(inner[-1] - inner[0], 1e-9 * max(1.0, abs(inner[-1])))
     steps = reach * np.linspace(0, 1, _TAIL + 1)[1:]
     return np.concatenate([inner[0] - steps[::-1], inner, inner[-1] + steps])
+
+
+def edges_of_shares() -> Float:
+    """Edges of bins for scores from 0 to 1: even ones, and as many that grow by one factor, since all may be small."""
+    return np.union1d(np.linspace(0, 1, _SHARES + 1), np.geomspace(_FINEST, 1, _SHARES + 1))
 
 
 def counted(score_N: ArrayLike, foreign_N: NDArray[np.bool_], edges: Float) -> Float:

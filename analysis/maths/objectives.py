@@ -6,7 +6,7 @@
 
 By Hadamard's inequality it is at least sum_h N_h / (2 N) log det(I + P / (N_h eps^2) U_h Z^T diag(pi_h) Z U_h^T), the
 coding rate of the tokens that belong to each subspace, with equality where coordinates are uncorrelated; with pi = 1
-this is R^c. TSSA's direction -U_h^T (pi w / (1 + m)) is its gradient at eps^2 = P, times N / P.
+this is R^c. TSSA's direction -U_h^T (pi w / (1 + m)) is its gradient at eps^2 = P, times N.
 
 **CBSA** (arXiv 2509.16875): compression of representatives in place of all tokens, and the tokens follow. With
 A_h (R x N) the weights of representatives over tokens and r_h what they hold, linear in the tokens,

@@ -4,7 +4,8 @@
                    mean_i -log softmax(W^T x_i + b)_{y_i} + strength / 2 |W|^2, x the tokens with mean 0 and standard
                    deviation 1 in each dimension.
                    scikit-learn's ``LogisticRegression`` of C = 1 / (strength N) has the same minimum. Of
-                   `STRENGTHS` the one is taken whose probe of some tokens has the least cross-entropy on the others
+                   `STRENGTHS`, from the greatest until one is worse, the one is taken whose probe of some tokens has
+                   the least cross-entropy on the others; at most 300 steps of L-BFGS each
     class means    a token goes to the class whose mean is nearest (Mensink et al., PAMI 2013, with the identity metric)
     clusters       k-means (Lloyd 1982) from k-means++ (Arthur and Vassilvitskii, SODA 2007), the best of some starts
 
@@ -78,17 +79,25 @@ def linear_probe(z_ND: Float, label_N: Int, held_N: NDArray[np.bool_]) -> Reader
         if loss >= least:
             break
         best, least, found = strength, loss, solution
-    weight_DC, bias_C = _unpacked(_minimised(x_ND, index_N, len(classes_C), best, found), z_ND.shape[1])
-    weight_DC = weight_DC / scale_D[:, None]
-    return Reader(classes_C, weight_DC, bias_C - mean_D @ weight_DC, best)
+    standard = fitted(x_ND, label_N, best, found)
+    weight_DC = standard.weight_DC / scale_D[:, None]
+    return Reader(classes_C, weight_DC, standard.bias_C - mean_D @ weight_DC, best)
 
 
-def fitted(z_ND: Float, label_N: Int, strength: float) -> Reader:
-    """The minimum of one strength, on tokens as they are."""
+def fitted(z_ND: Float, label_N: Int, strength: float, start: Float | None = None) -> Reader:
+    """The minimum of one strength, on tokens as they are; from a solution of another strength, where there is one."""
     classes_C, index_N = np.unique(label_N, return_inverse=True)
-    start = np.zeros((z_ND.shape[1] + 1) * len(classes_C))
+    if start is None:
+        start = np.zeros((z_ND.shape[1] + 1) * len(classes_C))
     weight_DC, bias_C = _unpacked(_minimised(z_ND, index_N, len(classes_C), strength, start), z_ND.shape[1])
     return Reader(classes_C, weight_DC, bias_C, strength)
+
+
+def sums_of(z_ND: Float, index_N: Int, count: int) -> tuple[Float, Float]:
+    """Sum of the tokens of each of ``count`` sets, (S, D), and how many each has, (S,)."""
+    member_NS = np.zeros((len(z_ND), count))
+    member_NS[np.arange(len(z_ND)), index_N] = 1
+    return np.asarray(member_NS.T @ z_ND), member_NS.sum(0)
 
 
 def _unpacked(solution: Float, width: int) -> tuple[Float, Float]:
@@ -129,9 +138,7 @@ def _minimised(x_ND: Float, index_N: Int, classes: int, strength: float, start: 
 def class_means(z_ND: Float, label_N: Int) -> Reader:
     """The nearest class mean: of |z - m_c|^2 the part that differs between classes, turned."""
     classes_C, index_N = np.unique(label_N, return_inverse=True)
-    sums_CD = np.zeros((len(classes_C), z_ND.shape[1]))
-    np.add.at(sums_CD, index_N, z_ND)
-    means_CD = sums_CD / np.bincount(index_N)[:, None]
+    means_CD = sums_of(z_ND, index_N, len(classes_C))[0] / np.bincount(index_N)[:, None]
     return Reader(classes_C, 2 * means_CD.T, -np.square(means_CD).sum(1))
 
 
@@ -159,10 +166,8 @@ def lloyd(z_ND: Float, centres_SD: Float) -> tuple[Float, float]:
         spread = squares - float(scores_NS.max(1).sum())
         if before - spread <= _STILL * spread:
             break
-        member_NS = np.zeros(scores_NS.shape)
-        member_NS[np.arange(len(z_ND)), nearest_N] = 1
-        count_S = member_NS.sum(0)
-        means_SD = member_NS.T @ z_ND / np.maximum(count_S, 1)[:, None]
+        sums_SD, count_S = sums_of(z_ND, nearest_N, len(centres_SD))
+        means_SD = sums_SD / np.maximum(count_S, 1)[:, None]
         centres_SD = np.where(count_S[:, None] > 0, means_SD, centres_SD)
     return centres_SD, max(0.0, spread)
 

@@ -264,18 +264,26 @@ def estimated(
 
 
 def jackknifed(
-    value_M: ArrayLike, left_UM: ArrayLike, *, level: float = LEVEL, within: tuple[float, float] = (-math.inf, math.inf)
+    value_M: ArrayLike,
+    left_UM: ArrayLike,
+    *,
+    level: float = LEVEL,
+    within: tuple[float, float] = (-math.inf, math.inf),
+    most: int | None = None,
 ) -> Interval:
     """`interval` of scores that are no function of sums, so that nothing can be drawn: symmetric about the estimate.
 
     Args:
         value_M: of everything.
         left_UM: without each unit; a score that is not defined without one of them has no interval.
+        most: units that can tell of the scores, where others only move them; fewer than three give no interval.
     """
     values_SM, left_SUM = np.asarray(value_M, dtype=np.float64)[None], np.asarray(left_UM, dtype=np.float64)[None]
     units = left_SUM.shape[1]
     cells_SUM = units * values_SM[:, None] - (units - 1) * left_SUM
     informed_M = (~_same(left_SUM, values_SM)).sum(0)
+    if most is not None:
+        informed_M = np.minimum(informed_M, most)
     return interval(Sampled(values_SM, values_SM, cells_SUM, informed_M), level=level, within=within)
 
 

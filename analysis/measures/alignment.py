@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from whitebox.runs import Run, SavedRun
 
 _AT = ("tokens", "normed")
+_UNITS = {"principal directions": "points", "sparse rate": "nats"}  # of changes; those of rates are in percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +123,11 @@ class Alignment(Measurement):
     def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
         """Cosine, and changes of the objective; of layers of one objective apart."""
         found = []
-        for key, name in (("cosine", "cosine"), ("change", "change (%)"), ("gradient", "change by the gradient (%)")):
+        for key, name in (("cosine", "cosine"), ("change", "change"), ("gradient", "change by the gradient")):
             for objective in dict.fromkeys(layer["objective"] for layer in measured["layers"]):
                 layers = [layer for layer in measured["layers"] if layer["objective"] == objective]
-                title = name if objective == "compression" else f"{name}, principal directions"
+                unit = "" if key == "cosine" else f" ({_UNITS.get(objective, '%')})"
+                title = f"{name}{unit}" if objective == "compression" else f"{name}, {objective}{unit}"
                 found += [
                     Quantity(title, layer["name"], int(layer["name"].rpartition(".")[2]) + 1, layer[key])
                     for layer in layers

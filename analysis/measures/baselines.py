@@ -10,8 +10,8 @@ Of the first two there are ``draws``: their mean, with the spread between draws 
 more. Each draw and epoch is a record of its own, so what was interrupted goes on.
 
 ``minus`` is trained minus baseline. Its interval squares and adds the distances to the ends of both (Zou and Donner,
-Statistics in Medicine 27, 2008), as if they were independent; both are of the same images, so it is wide rather than
-narrow.
+Statistics in Medicine 27, 2008), as if they were independent; of the same images (all but ``train``) they are not, and
+it is wide rather than narrow. Where the interval of either is unknown, that of the difference is.
 
 Layout of ``measured``, ESTIMATE as in `analysis.maths.intervals.estimates`::
 
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.ask import Bar, ask
-from analysis.consumed import Chosen, Images
+from analysis.consumed import Chosen, Consumed, Images, WeightsAlone
 from analysis.maths.conventions import LEVEL
 from analysis.measurement import Measurement, Quantity
 from analysis.measures.families import joined
@@ -137,7 +137,7 @@ def against(
     """
     epochs = kept_weights(run.folder) if wanted.epochs else {}
     consumed = measurement.consumes(run, chosen)
-    names = [name for name in wanted.names if name != "train" or isinstance(consumed, Images)]
+    names = [name for name in wanted.names if name != "train" or _has_other_images(consumed, run)]
     question = question_of(measurement, own, names, wanted.draws, list(epochs))
 
     def asked(what: str, change: Callable[[Run], Run], given: Chosen = chosen, sha256: str = "") -> list[Quantity]:
@@ -159,9 +159,10 @@ def against(
 
     def measured() -> Answer:
         notes, beside = [], dict[str, dict[Key, Any]]()
+        exact = isinstance(consumed, WeightsAlone)
         for name in wanted.names:
             if name not in names:
-                notes.append(f"no image of a split is consumed: --against {name} does not apply.")
+                notes.append(f"has no training images beside those that are measured: --against {name} does not apply.")
             elif name == "train":
                 beside[name] = _by_key([asked(name, lambda run: run, replace(chosen, split=run.data.train_split))])
             elif name == "random-subspaces" and not _has_subspaces(run.open()):
@@ -186,7 +187,7 @@ def against(
                     "position": each.position,
                     "trained": each.stored,
                     "against": here,
-                    "minus": {name: minus(each.stored, stored) for name, stored in here.items()},
+                    "minus": {name: minus(each.stored, stored, exact) for name, stored in here.items()},
                     "epochs": [known.get(key) for known in along],
                 }
             )
@@ -196,6 +197,11 @@ def against(
         return Answer(measured={**found, "notes": notes}, n=own.n)
 
     return ask(question, measured, folder / "records", again=again)
+
+
+def _has_other_images(consumed: Consumed, run: SavedRun | Run) -> bool:
+    """Whether a run has a training split, and is measured on another one."""
+    return isinstance(consumed, Images) and run.data.train_split not in ("", consumed.split)
 
 
 def untrained(run: Run, seed: int) -> Run:
@@ -278,11 +284,17 @@ def over_draws(stored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**found, "low": found["value"] - half, "high": found["value"] + half}
 
 
-def minus(trained: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """Their difference; without an interval where both have none. A number without one counts as exact."""
+def minus(trained: Mapping[str, Any], baseline: Mapping[str, Any], exact: bool = False) -> dict[str, Any]:
+    """Their difference; without an interval where that of either is unknown.
+
+    Args:
+        exact: a number without an interval has no uncertainty, since it is of weights alone.
+    """
     if trained["value"] is None or baseline["value"] is None:
         return {"value": None, "low": None, "high": None}
     value = trained["value"] - baseline["value"]
+    if not exact and (trained.get("low") is None or baseline.get("low") is None):
+        return {"value": value, "low": None, "high": None}
     ends = [
         tuple(each["value"] if each.get(end) is None else each[end] for end in ("low", "high"))
         for each in (trained, baseline)

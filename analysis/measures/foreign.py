@@ -16,7 +16,7 @@ from analysis.consumed import Images
 from analysis.maths.coding_rate import principal_directions, second_moment
 from analysis.maths.conventions import Convention
 from analysis.maths.corruptions import Corruption
-from analysis.maths.detection import counted, detection, edges_of, roc
+from analysis.maths.detection import counted, detection, edges_of, edges_of_shares, roc
 from analysis.maths.intervals import ranged
 from analysis.maths.perturbation import ChangedImages
 from analysis.maths.resampling import jackknifed
@@ -33,7 +33,6 @@ Float = NDArray[np.float64]
 
 SCORES = ("max logit", "entropy", "energy", "distance")
 NUMBERS = ("auroc", "ap", "fpr95")
-_BINS = 4096  # of a distance
 
 
 def detected(asked: OOD, run: Run, images: Images, advance: Progress) -> dict[str, Any]:
@@ -49,6 +48,12 @@ def detected(asked: OOD, run: Run, images: Images, advance: Progress) -> dict[st
     taught_C = torch.tensor([index for index, name in enumerate(run.classes) if name not in names])
     looked = Looked(run, Convention(), False, [])
     looked.keep_last()
+    width = run.model.decoder.width
+    directions = asked.directions or min(len(taught_C), width - 1)
+    if not 1 <= directions < width:
+        raise ConfigError(
+            f"--directions {directions} is impossible: tokens of {width} dimensions leave 1 to {width - 1}."
+        )
     training = asked.fitted(run)
     indices = range(0, len(training), -(-len(training) // asked.train_images))
     total, done = len(indices) + len(images) * (1 + len(asked.changes)), 0
@@ -64,12 +69,6 @@ def detected(asked: OOD, run: Run, images: Images, advance: Progress) -> dict[st
         advance(done := done + 1, total)
     if not patches:
         raise DataError(f"No patch of {training.config.name} {training.split} has a label, so there is no subspace.")
-    width = moment_DD.shape[-1]
-    directions = asked.directions or min(len(taught_C), width - 1)
-    if not 1 <= directions < width:
-        raise ConfigError(
-            f"--directions {directions} is impossible: tokens of {width} dimensions leave 1 to {width - 1}."
-        )
     basis_DP = principal_directions(moment_DD, directions)
     edges = _edges(np.concatenate(usual, axis=1))
 
@@ -136,16 +135,20 @@ def _of_logits(logits_NC: Tensor) -> Float:
 
 def _edges(usual_SN: Float) -> list[Float]:
     """Of the bins of each score, equally many: by what training images show; a distance is a share."""
-    found = [*map(edges_of, usual_SN), np.linspace(0, 1, _BINS + 1)]
+    found = [*map(edges_of, usual_SN), edges_of_shares()]
     most = max(map(len, found))
     return [np.concatenate([each, np.full(most - len(each), np.inf)]) for each in found]
 
 
 def _rows(counts_GSE2: Float) -> list[dict[str, Any]]:
-    """Numbers of each score, with the jackknife over groups."""
+    """Numbers of each score, with the jackknife over groups; only those with known and foreign ones tell of both."""
     whole_SE2 = counts_GSE2.sum(0)
+    both = int((counts_GSE2[:, 0].sum(1) > 0).all(-1).sum())
     found = jackknifed(
-        detection(whole_SE2).ravel(), detection(whole_SE2 - counts_GSE2).reshape(len(counts_GSE2), -1), within=(0, 1)
+        detection(whole_SE2).ravel(),
+        detection(whole_SE2 - counts_GSE2).reshape(len(counts_GSE2), -1),
+        within=(0, 1),
+        most=both,
     )
     cells = [ranged(*each) for each in zip(found.value_M, zip(found.low_M, found.high_M, strict=True), strict=True)]
     return [

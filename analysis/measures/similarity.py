@@ -146,9 +146,12 @@ def _measured(
     rows: list[NDArray[np.float64]] = []
     for pair in zip(images[0].each(both[0], advance), images[1].each(both[1]), strict=True):
         tokens = [_tokens(run, sample, found) for run, sample, found in zip(both, pair, stages, strict=True)]
-        if tokens[0][0].shape[:2] != tokens[1][0].shape[:2]:
-            sizes = " and ".join(f"{len(each)} windows of {each.shape[1]} tokens" for each, *_ in tokens)
-            raise ModelError(f"{names[0]} and {names[1]} have {sizes}: CKA takes the same patches of both.")
+        shown = [sorted({(len(each), each.shape[1]) for each in of_run}) for of_run in tokens]
+        if shown[0] != shown[1] or len(shown[0]) != 1:
+            sizes = " and ".join(
+                ", ".join(f"{windows} windows of {patches} tokens" for windows, patches in each) for each in shown
+            )
+            raise ModelError(f"{names[0]} and {names[1]} have {sizes}: CKA takes the same patches of all layers.")
         windows = range(len(tokens[0][0]))
         rows.append(np.mean([hsic_sums(*([z[at] for z in each] for each in tokens)) for at in windows], axis=0))
     found = interval(

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from analysis.maths.detection import counted, detection, edges_of, roc
+from analysis.maths.detection import counted, detection, edges_of, edges_of_shares, roc
 
 
 def drawn(shift: float, count: int = 4000) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -35,6 +35,18 @@ def test_bins_of_another_sample_are_near(far: float) -> None:
     auroc, ap, _ = detection(counted(score_N, foreign_N, edges))
     assert auroc == pytest.approx(roc_auc_score(foreign_N, score_N), abs=1e-3)
     assert ap == pytest.approx(average_precision_score(foreign_N, score_N), abs=5e-3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-4])
+def test_shares_of_any_size(size: float) -> None:
+    generator = np.random.default_rng(0)
+    foreign_N = generator.random(20_000) < 0.1
+    score_N = size * np.clip(generator.normal(0.3 + 0.1 * foreign_N, 0.1), 0, 1)
+    auroc, ap, fpr = detection(counted(score_N, foreign_N, edges_of_shares()))
+    exact = roc_auc_score(foreign_N, score_N), average_precision_score(foreign_N, score_N)
+    np.testing.assert_allclose((auroc, ap), exact, atol=0.003)
+    threshold = np.quantile(score_N[foreign_N], 0.05)
+    assert fpr == pytest.approx((score_N[~foreign_N] >= threshold).mean(), abs=0.01)
 
 
 def test_known_cases() -> None:

@@ -189,6 +189,9 @@ class TestCollapse:
         group_N = np.arange(len(z_ND)) % 3
         found = collapse_without_each(z_ND, label_N, group_N)
         np.testing.assert_allclose(found[1], collapse(z_ND[group_N != 1], label_N[group_N != 1]))
+        group_N[label_N == label_N[0]] = 2
+        found = collapse_without_each(z_ND, label_N, group_N)
+        assert np.isnan(found[2]).all() and not np.isnan(found[:2]).any()
 
 
 class TestRates:
@@ -226,5 +229,9 @@ class TestJackknife:
 
     def test_two_units_or_a_value_that_is_not_defined_without_one_have_none(self) -> None:
         assert np.isnan(jackknifed([1.0], [[1.0], [2.0]]).low_M).all()
+        left = [[1.1], [0.9], [1.2], [0.8], [1.05]]
+        wide, narrow = jackknifed([1.0], left, most=3), jackknifed([1.0], left)
+        assert wide.high_M > narrow.high_M and wide.df_M == 2 and narrow.df_M == 4
+        assert np.isnan(jackknifed([1.0], left, most=2).low_M).all()
         found = jackknifed([1.0], [[1.0], [2.0], [np.nan], [3.0]])
         assert found.value_M[0] == 1 and np.isnan(found.low_M).all()

@@ -117,9 +117,36 @@ class TestNumbers:
         assert (
             found["value"] == 4 and found["low"] == pytest.approx(4 - 5) and found["high"] == pytest.approx(4 + 17**0.5)
         )
-        exact = {"value": 1.0, "low": None, "high": None}
-        assert minus({"value": 5.0, "low": 2.0, "high": 6.0}, exact) == {"value": 4, "low": 1, "high": 5}
-        assert minus(exact, exact)["low"] is None and minus({**exact, "value": None}, exact)["value"] is None
+
+    def test_without_an_interval_it_has_none_but_of_weights_alone(self) -> None:
+        bare = {"value": 1.0, "low": None, "high": None}
+        trained = {"value": 5.0, "low": 2.0, "high": 6.0}
+        assert minus(trained, bare) == {"value": 4, "low": None, "high": None}
+        assert minus(bare, trained) == {"value": -4, "low": None, "high": None}
+        assert minus(trained, bare, exact=True) == {"value": 4, "low": 1, "high": 5}
+        assert minus(bare, bare, exact=True)["low"] is None and minus({**bare, "value": None}, bare)["value"] is None
+
+
+def test_each_objective_has_a_title_and_a_unit_of_its_own() -> None:
+    number = {"value": 1.0, "low": 0.0, "high": 2.0}
+    layers = [
+        {"name": "decoder.layers.0", "objective": name, "cosine": number, "change": number, "gradient": number}
+        for name in ("compression", "principal directions", "variational bound", "sparse rate")
+    ]
+    titles = {each.name for each in Alignment().quantities({"layers": layers})}
+    assert titles >= {"cosine", "change (%)", "change, principal directions (points)", "cosine, variational bound"}
+    assert titles >= {"change, variational bound (%)", "change by the gradient, sparse rate (nats)"}
+    assert len(titles) == 12
+
+
+@pytest.mark.parametrize("training", ["", "val"])
+def test_images_are_not_held_against_themselves(runs: Path, tmp_path: Path, training: str) -> None:
+    run = opened(runs)
+    data = replace(run.config.data, train_split=training)
+    run = replace(run, config=replace(run.config, data=data))
+    _, found = beside(RankAnalysis(), run, Wanted(("train",)), tmp_path, limit=1)
+    assert found.measured["baselines"] == []
+    assert any("--against train does not apply" in note for note in found.measured["notes"])
 
 
 def test_a_run_beside_its_baselines(runs: Path, tmp_path: Path) -> None:

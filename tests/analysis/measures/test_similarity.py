@@ -31,6 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(root / "turned" / "model.safetensors", intervene(tiny_model(config), "head_trans", seed=1), config)
     tiny_run(root / "linear", "segmenter-linear-tiny")
     tiny_run(root / "wide", encoder__width=48)
+    tiny_run(root / "shrunk", "segvit-tiny", encoder__shrink=1, decoder__encoder_layers=[0, 1])
     tiny_run(root / "windows", inference__window=16, inference__stride=16)
     return root
 
@@ -87,6 +88,11 @@ def test_decoders_of_another_kind(pair: Callable[..., Record]) -> None:
 def test_what_it_refuses(pair: Callable[..., Record], second: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         pair("sa-0", second, limit=1)
+
+
+def test_layers_of_other_grids_within_a_model(pair: Callable[..., Record]) -> None:
+    with pytest.raises(ModelError, match="shrunk and shrunk have 1 windows of 1 tokens, 1 windows of 4 tokens and"):
+        pair("shrunk", "shrunk", limit=1, encoder=True)
 
 
 def test_nan(folder: Path, tmp_path: Path) -> None:
