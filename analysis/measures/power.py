@@ -82,7 +82,6 @@ def power_record(reference: Evaluated, model: Evaluated, sds: Sds, study: Study,
     Raises:
         ConfigError: see `Study.smallest`.
     """
-    settings = model.record.settings
     weights = reference.record.weights
     question = Question(
         kind=KIND,
@@ -92,9 +91,9 @@ def power_record(reference: Evaluated, model: Evaluated, sds: Sds, study: Study,
         variant=model.record.variant,
         seeds={},
         settings={
+            **model.record.settings,
             "reference": reference.name,
             "reference_weights": weights and weights.sha256,
-            "unit": settings.get("unit"),
             "training_seeds": list(model.seeds),
             "reference_seeds": list(reference.seeds),
             **asdict(study),

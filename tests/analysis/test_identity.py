@@ -16,8 +16,11 @@ from tiny_runs import tiny_run
 
 from analysis.consumed import Chosen, EvaluatedImages
 from analysis.maths.corruption_names import parse_kinds
+from analysis.maths.variance import Sds
 from analysis.measurement import KINDS, Measurement
 from analysis.measures import compare as comparison
+from analysis.measures import noise_variance as spread
+from analysis.measures import power as planning
 from analysis.measures import profile as profiling
 from analysis.measures import similarity as resemblance
 from analysis.measures import tradeoff as accuracy_and_cost
@@ -99,6 +102,10 @@ class Asked:
     def parameter_noise(self, run: SavedRun, **options: Any) -> Question:
         return self._put(Noise, run, **{"levels": (0.1,), **options})
 
+    def noise_variance(self, run: SavedRun, **options: Any) -> Question:
+        sweep = new_record(self.parameter_noise(run, **options), Answer(measured={"curve": []}, n=3))
+        return spread.noise_variance(sweep, [run], Noise(levels=(0.1,)), Chosen(), self.folder)
+
     def input_noise(self, run: SavedRun, **options: Any) -> Question:
         return self._put(type(Noise.of(target="input", levels=(1.0,))), run, levels=(0.1,), target="input", **options)
 
@@ -142,6 +149,11 @@ class Asked:
         pair = (self._evaluated(each, **options) for each in (reference, run))
         return comparison.compare(*pair, self.folder, seed)
 
+    def power(self, run: SavedRun, other: str = "two", seeds: int = 3, **options: Any) -> Question:
+        pair = (self._evaluated(each, **options) for each in (self.run(other), run))
+        study = planning.Study(seeds=(), units=(), comparisons=seeds)
+        return planning.power_record(*pair, Sds(1.0, 1.0, 1.0), study, self.folder)
+
     def similarity(self, run: SavedRun, limit: int | None = None, split: str | None = None, **options: Any) -> Question:
         setting = Setting(**options)
         return resemblance.similarity(run, run, ("a", "a"), Chosen(split, limit), setting, nothing, self.folder)
@@ -158,8 +170,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
 @pytest.fixture(autouse=True)
 def only_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
     """What compares and trades off gives its question instead of asking it."""
-    for module in (comparison, accuracy_and_cost, resemblance):
+    for module in (comparison, accuracy_and_cost, resemblance, spread):
         monkeypatch.setattr(module, "ask", lambda question, *_, **__: question)
+    monkeypatch.setattr(planning, "keep", lambda question, *_: question)
 
 
 NOTHING: set[str] = set()
@@ -186,8 +199,10 @@ CONSUMED = {
     "parameter-noise": EVALUATION,
     "pca": PHOTOS,
     "probe": WINDOWS | {"data.mean_over=labelled"},
+    "noise-variance": EVALUATION,
     "ood": WINDOWS,
     "against": WINDOWS,
+    "power": EVALUATION,
     "profile": NOTHING,
     "rank-analysis": WINDOWS,
     "similarity": WINDOWS,
@@ -244,6 +259,8 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("boundary", {"ratio": 0.05}),
     *(("compare", each) for each in ({"limit": 2}, {"seed": 1}, {"other": "three"})),
     ("tradeoff", {"limit": 2}),
+    *(("noise-variance", each) for each in ({"draws": 2}, {"seed": 1}, {"limit": 2})),
+    *(("power", each) for each in ({"other": "three"}, {"seeds": 5}, {"limit": 2})),
     *(("similarity", each) for each in ({"limit": 2}, {"seed": 1}, {"encoder": True}, {"draws": 3})),
     *(("parameter-noise", each) for each in ({"levels": (0.2,)}, {"draws": 2}, {"target": "all"}, {"relative": True})),
     *(("parameter-noise", each) for each in ({"antithetic": True}, {"seed": 1}, {"halving": False})),
