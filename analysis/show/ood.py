@@ -34,7 +34,7 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
         ]
         shares = "; ".join(f"{record.model} {_guess(record):.1f}" for record in records if record.measured["scores"])
         caption = (
-            "Patches of classes that were held out of the training. AP of a guess, percent: "
+            "Patches of foreign classes among all others that have a label. AP of a guess, percent: "
             f"{shares}. {_caption(records)}"
         )
         found[""] = Table((Column("Model"), Column("Foreign"), Column("Score"), *_HEADS), tuple(rows), caption)
@@ -68,8 +68,8 @@ def _caption(records: Sequence[Record]) -> str:
     first = records[0]
     measured = first.measured
     return (
-        f"{first.data.name} {first.data.split}, n = {first.n} images. 50 % AUROC: a guess. Scores over the classes "
-        f"that were taught; distance: share of a token's length outside the {measured['directions']:.0f} leading "
+        f"{first.data.name} {first.data.split}, n = {first.n} images. 50 % AUROC: a guess. Scores over the other "
+        f"classes; distance: share of a token's length outside the {measured['directions']:.0f} leading "
         f"directions of tokens of {measured['fitted']['images']:.0f} images of {measured['fitted']['split']}. "
         f"Brackets: {together_words(records)}, by the jackknife."
     )
