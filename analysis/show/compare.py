@@ -158,10 +158,10 @@ def _models(records: Sequence[Record]) -> Table:
         Column("Model"),
         Column("mIoU (%)"),
         Column("difference", 2),
-        Column("p", 4),
-        Column("p, Holm", 4),
+        Column("p", 4, positive=True),
+        Column("p, Holm", 4, positive=True),
         Column("mAcc, difference", 2),
-        Column("p, Holm, of mAcc", 4),
+        Column("p, Holm, of mAcc", 4, positive=True),
         Column("Trainings", 0),
         Column("Monte Carlo"),
     )
@@ -190,8 +190,8 @@ def _beside(records: Sequence[Record]) -> Table:
         Column(f"{first.settings['reference']} (%)"),
         Column("model (%)"),
         Column("difference", 2),
-        Column("p", 4),
-        Column("p, Holm", 4),
+        Column("p", 4, positive=True),
+        Column("p, Holm", 4, positive=True),
     )
     caption = (
         f"Differences to {first.settings['reference']} in percentage points, {first.data.name} {first.data.split}, "

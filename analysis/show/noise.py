@@ -201,8 +201,8 @@ def ratio_table(records: Group) -> Table | None:
     columns = (
         Column("Model"),
         Column(f"sigma_50, multiple of {first.model}", 2),
-        Column("p", 3),
-        Column("p, Holm", 3),
+        Column("p", 3, positive=True),
+        Column("p, Holm", 3, positive=True),
     )
     caption = (
         f"{conditions(first)}. Ratios of sigma_50 in pairs of draws, all models having been given the same random "

@@ -48,10 +48,15 @@ Cell = str | int | float | Estimate | None
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, and how many decimals its numbers show (CSV keeps all)."""
+    """A heading, and how many decimals its numbers show (CSV keeps all).
+
+    Attributes:
+        positive: numbers are above 0, so those that would be shown as 0 are shown as below the least that would not.
+    """
 
     name: str
     decimals: int = 1
+    positive: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,8 @@ class Table:
     def to_latex(self) -> str:
         r"""A ``table`` environment for the package booktabs, text escaped; ``\input`` takes it as it is."""
         alignment = "".join("r" if numeric else "l" for numeric in self.numeric())
-        body = [" & ".join(row).replace(DASH, "--").replace("±", r"$\pm$") + r" \\" for row in self._escaped(latex)]
+        signs = str.maketrans({DASH: "--", "±": r"$\pm$", "<": "$<$"})  # of numbers; those of texts are escaped
+        body = [" & ".join(row).translate(signs) + r" \\" for row in self._escaped(latex)]
         if 0 < self.summary_rows < len(body):
             body.insert(len(body) - self.summary_rows, r"\midrule")
         lines = [
@@ -214,4 +220,6 @@ def _shown(cell: Cell, column: Column) -> str:
         return f"{value} [{_shown(cell.low, column)}, {_shown(cell.high, column)}]{cell.mark}"
     if isinstance(cell, int):
         return str(cell)
+    if column.positive and 0 <= cell < (least := 10**-column.decimals) / 2:
+        return f"<{least:.{column.decimals}f}"
     return DASH if math.isnan(cell) else f"{cell:.{column.decimals}f}"

@@ -170,3 +170,10 @@ def test_cells_of_a_record() -> None:
     assert stored_cell({"value": 1.5, "low": 1.0, "high": 2.0}) == Estimate(1.5, 1.0, 2.0)
     assert stored_cell(3) == 3 and isinstance(stored_cell(3), int) and stored_cell(0.5) == 0.5
     assert math.isnan(stored_cell(None))
+
+
+def test_what_is_above_0_is_never_shown_as_0() -> None:
+    table = Table((Column("p", 3, positive=True), Column("d", 3)), ((0.0004, 0.0004), (0.0006, 0.0)), "")
+    assert table.shown() == [["<0.001", "0.000"], ["0.001", "0.000"]]
+    assert "0.0004" in table.to_csv()
+    assert "$<$0.001 & 0.000" in table.to_latex()
