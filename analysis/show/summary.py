@@ -117,7 +117,10 @@ def summarise(records: Sequence[Record], split: str | None = None) -> Summary:
         for source in (*SOURCES, *OPTIONAL)
     }
     measured = [record for source in (ACCURACY, *NOISE) for record in usable[source]]
-    images = _most_measured([record for record in measured if split in (None, record.data.split)])
+    evaluated = {_images(record) for record in usable[ACCURACY]}
+    images = _most_measured(
+        [record for record in measured if split in (None, record.data.split) and _images(record) in evaluated]
+    )
     chosen = {
         source: _comparable([each for each in found if source is COST or _images(each) == images], source.conditions)
         for source, found in usable.items()

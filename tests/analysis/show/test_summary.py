@@ -118,6 +118,12 @@ def test_accuracy_and_noise_are_of_one_split(tmp_path: Path) -> None:
     assert list(rows([*both, noise("a", 1.0, relative=True), *elsewhere], tmp_path)) == ["a"]
 
 
+def test_images_that_only_noise_was_measured_on_hide_no_evaluation(tmp_path: Path) -> None:
+    few = Data("shapes", "val", 3, "g")  # --limit 3
+    swept = [noise(name, 1.0, data=few, created="2027") for name in "ab"]
+    assert rows([evaluation("a", 0.3), *swept], tmp_path)["a"][0] == "30.0 [20.0, 40.0]"
+
+
 def test_a_model_without_sigma_50_and_one_without_weights(tmp_path: Path) -> None:
     none = dataclasses.replace(noise("a", 1.0), measured={"sigma_50": {"value": None, "low": None, "high": None}})
     assert rows([evaluation("a", 0.3), none, profile("new", weights=None)], tmp_path)["a"][5] == "–"
