@@ -165,7 +165,7 @@ def _of_photos(clean_NS: Float, changed_NS: Float, group_N: NDArray[np.int64]) -
     """As `_rows`, of the mean score of photos; a bin a value."""
     fine_N = ~(np.isnan(clean_NS).any(1) | np.isnan(changed_NS).any(1))
     both_2NS = np.stack([clean_NS[fine_N], changed_NS[fine_N]])
-    groups = np.unique(group_N[fine_N])
+    groups, most = np.unique(group_N[fine_N]), 2 * int(fine_N.sum()) + 1  # bins, at most
     counts_GSE2 = []
     for group in groups:
         own_2NS = both_2NS[:, group_N[fine_N] == group]
@@ -174,7 +174,7 @@ def _of_photos(clean_NS: Float, changed_NS: Float, group_N: NDArray[np.int64]) -
             edges = np.unique(both_2NS[..., score])
             values = own_2NS[..., score]
             per = counted(values.ravel(), np.repeat([False, True], values.shape[1]), edges)
-            per_score.append(np.pad(per, ((0, 2 * fine_N.sum() + 1 - len(per)), (0, 0))))
+            per_score.append(np.pad(per, ((0, most - len(per)), (0, 0))))
         counts_GSE2.append(np.stack(per_score))
     rows = _rows(np.stack(counts_GSE2))
     return [{key: value for key, value in row.items() if key != "roc"} for row in rows]
