@@ -165,7 +165,7 @@ def against(
                 notes.append(f"has no training images beside those that are measured: --against {name} does not apply.")
             elif name == "train":
                 beside[name] = _by_key([asked(name, lambda run: run, replace(chosen, split=run.data.train_split))])
-            elif name == "random-subspaces" and not _has_subspaces(run.open()):
+            elif name == "random-subspaces" and not _subspaces(run.open()):
                 notes.append("has no subspaces of white-box layers: --against random-subspaces does not apply.")
             else:
                 change = untrained if name == "untrained" else with_random_subspaces
@@ -250,10 +250,6 @@ def _subspaces(run: Run) -> dict[str, Any]:
     return {
         name: each for name, each in run.model.decoder.named_modules(prefix="decoder") if isinstance(each, Subspaces)
     }
-
-
-def _has_subspaces(run: Run) -> bool:
-    return bool(_subspaces(run))
 
 
 def at_weights(run: Run, path: Path) -> Run:
