@@ -60,6 +60,11 @@ def in_heads(z_ND: Tensor, bases_HPD: Tensor) -> Tensor:
     return (z_ND @ bases_HPD.flatten(0, 1).mT).unflatten(-1, bases_HPD.shape[:2]).transpose(-3, -2)
 
 
+def from_heads(w_HNP: Tensor, bases_HPD: Tensor) -> Tensor:
+    """Sum over heads of coordinates times bases, (..., H, N, P) -> (..., N, D)."""
+    return w_HNP.transpose(-3, -2).flatten(-2) @ bases_HPD.flatten(0, 1)
+
+
 def project_moment(m_DD: Tensor, bases_HPD: Tensor) -> Tensor:
     """The second moment of the tokens' coordinates in each subspace, (..., D, D) -> (..., H, P, P)."""
     H, P, _ = bases_HPD.shape
@@ -143,21 +148,32 @@ def compression_rate(z_ND: Tensor, bases_HPD: Tensor, eps: float, dimension: int
 def compression_gradient(z_ND: Tensor, bases_HPD: Tensor, eps: float) -> Tensor:
     """The gradient of R^c(Z | U) by Z, in closed form, (..., N, D) -> (..., N, D), float64.
 
-    With w_h = Z U_h^T and a = P / (N eps^2) it is sum_h a w_h (I + a w_h^T w_h)^-1 U_h (arXiv 2306.01129, eq. 10).
+    It is sum_h g_h U_h, see `coordinate_gradient` (arXiv 2306.01129, eq. 10).
 
     Raises:
         ModelError: the tokens hold NaN or infinity.
     """
-    P, bases_HPD = bases_HPD.shape[1], float64(bases_HPD).to(z_ND.device)
-    w_HNP = in_heads(float64(z_ND), bases_HPD)
-    share = P / (z_ND.shape[-2] * eps**2)
-    moment_HPP = share * (w_HNP.mT @ w_HNP)
+    bases_HPD = float64(bases_HPD).to(z_ND.device)
+    return from_heads(coordinate_gradient(in_heads(float64(z_ND), bases_HPD), eps), bases_HPD)
+
+
+def coordinate_gradient(w_HNP: Tensor, eps: float) -> Tensor:
+    """The gradient of sum_h R(w_h) by the coordinates, (..., H, N, P), float64: g_h = a w_h (I + a w_h^T w_h)^-1.
+
+    With a = P / (N eps^2).
+
+    Raises:
+        ModelError: the coordinates hold NaN or infinity.
+    """
+    w_HNP = float64(w_HNP)
+    N, P = w_HNP.shape[-2:]
+    share = P / (N * eps**2)
+    moment_HPP = share * second_moment(w_HNP)
     _finite_trace(moment_HPP)
     identity_PP = torch.eye(P, dtype=moment_HPP.dtype, device=moment_HPP.device)
     with _one_thread():
-        factor_HPP = torch.linalg.cholesky(identity_PP + moment_HPP)
-        step_HPN = torch.cholesky_solve(share * w_HNP.mT, factor_HPP)
-    return step_HPN.flatten(-3, -2).mT @ bases_HPD.flatten(0, 1)
+        inverse_HPP = torch.cholesky_inverse(torch.linalg.cholesky(identity_PP + moment_HPP))
+    return share * (w_HNP @ inverse_HPP)
 
 
 def rate_reduction(z_ND: Tensor, classes_N: Tensor, eps: float) -> Tensor:

@@ -5,7 +5,8 @@ Each variant is evaluated on the same images: its mIoU minus that of the decoder
 
     R^c = sum over layers of R^c(LayerNorm_l(Z_l) | U_l)        Z_l: tokens after layer l, U_l as trained
 
-in percent, a mean over images. The encoder runs once; its tokens go through each variant of the decoder.
+in percent, a mean over images, of one window of each, by chance and the same in all variants. The encoder runs once;
+its tokens go through each variant of the decoder.
 
 Variants. ``step``: what a layer adds, times 0 (the layer is dropped), 0.5, 2 and -1. ``head``: a head adds nothing; of
 ToST it still takes its share of the membership. ``gradient``: what a layer adds is replaced by what its softmax
@@ -96,8 +97,8 @@ class Ablate(Measurement):
 
     @property
     def seeds(self) -> Mapping[str, int]:
-        """Of the random subspaces, and of the bootstrap over units."""
-        return {"random": self.seed, "bootstrap": self.seed}
+        """Of the random subspaces, of the bootstrap over units, and of the window whose R^c is measured."""
+        return {"random": self.seed, "bootstrap": self.seed, "windows": self.seed}
 
     def settings(self, run: SavedRun | Run) -> Mapping[str, Any]:
         """The other run is its weights.
@@ -143,6 +144,7 @@ class Ablate(Measurement):
         scores = DecoderScores(run, consumed, self.eps, self.seed)
         with moments_heard(spaces) as moments:
             before = scores.seen(nullcontext())
+        changes = scores.changes_from(before)
         variants = steps(run.model, chosen)
         if spaces:
             variants += gradients(run.model, spaces, self.eps)
@@ -161,12 +163,12 @@ class Ablate(Measurement):
             return seen(Variant("head", name, head, lambda: without_heads(run.model, dropped)))
 
         def row(kind: str, layer: str, number: float | None, found: Seen) -> dict[str, Any]:
-            return {"kind": kind, "layer": layer, "number": number, **scores.changes(found, before)}
+            return {"kind": kind, "layer": layer, "number": number, **changes(found)}
 
         rows = [row(each.kind, each.layer, each.number, seen(each)) for each in variants]
         alone = [without([each]) for each in single]
         rows += [row("head", name, head, found) for (name, _, head), found in zip(single, alone, strict=True)]
-        pruning = _pruning(scores, before, single, alone, without)
+        pruning = _pruning(scores, changes, single, alone, without)
         advance(total, total)
         measured = {**scores.levels(before), "variants": rows, "pruning": pruning, "notes": _notes(chosen, spaces)}
         return Answer(measured=measured, n=len(consumed))
@@ -186,7 +188,7 @@ class Ablate(Measurement):
 
 def _pruning(
     scores: DecoderScores,
-    before: Seen,
+    changes: Callable[[Seen], dict[str, Any]],
     single: Sequence[Dropped],
     alone: Sequence[Seen],
     without: Callable[[Sequence[Dropped]], Seen],
@@ -194,6 +196,7 @@ def _pruning(
     """Heads dropped one after another, each fold of units in the order of the other.
 
     Args:
+        changes: see `DecoderScores.changes_from`.
         single: all heads. alone: what the decoder makes of the images without each of them.
         without: the same without several.
     """
@@ -214,7 +217,7 @@ def _pruning(
                 found[dropped] = without([single[index] for index in sorted(dropped)])
             seen.append(found[dropped])
         names = [f"{single[order[count - 1]][0]} {single[order[count - 1]][2]}" for order in orders]
-        rows.append({"dropped": names, **scores.changes(seen[0].where(fold_N == 0, seen[1]), before)})
+        rows.append({"dropped": names, **changes(seen[0].where(fold_N == 0, seen[1]))})
     return rows
 
 

@@ -1,11 +1,11 @@
 """Scores and R^c of a run's decoder, evaluated as often as it is changed; the encoder has run once. See `ablate`.
 
-Shapes: N images, K classes, B windows, D width.
+Shapes: N images, L layers, K classes, B windows, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -36,18 +36,23 @@ class Seen:
 
     Attributes:
         counts_N3K: see `whitebox.engine.evaluate.Evaluation`.
-        rate_N: R^c, a mean over the image's windows; None: the decoder has no subspaces.
+        rates_LN: R^c after each layer, of one window of the image; None: the decoder has no subspaces.
     """
 
     counts_N3K: NDArray[np.int64]
-    rate_N: NDArray[np.float64] | None
+    rates_LN: NDArray[np.float64] | None
+
+    @property
+    def rate_N(self) -> NDArray[np.float64] | None:
+        """R^c of all layers."""
+        return None if self.rates_LN is None else self.rates_LN.sum(0)
 
     def where(self, chosen_N: NDArray[np.bool_], other: Seen) -> Seen:
         """These images of it, the others of ``other``."""
         counts_N3K = np.where(chosen_N[:, None, None], self.counts_N3K, other.counts_N3K)
-        if self.rate_N is None or other.rate_N is None:
+        if self.rates_LN is None or other.rates_LN is None:
             return Seen(counts_N3K, None)
-        return Seen(counts_N3K, np.where(chosen_N, self.rate_N, other.rate_N))
+        return Seen(counts_N3K, np.where(chosen_N, self.rates_LN, other.rates_LN))
 
 
 class DecoderScores:
@@ -61,6 +66,8 @@ class DecoderScores:
         self.run, self.eps, self.seed, self.unit_N = run, eps, seed, consumed.units.of_N
         with tokens_kept(run.model, run.config.store):
             self.images = EncodedImages(run.model, consumed.dataset, run.inference, run.data, limit=consumed.limit)
+        generator = np.random.default_rng(seed)
+        self.window_N = [int(generator.integers(windows)) for windows in self.images.windows]  # whose R^c is measured
         self.bases = {  # as trained
             name: (layer.norm, layer.bases.detach().clone())
             for name, layer in subspace_layers(run.model).items()
@@ -73,18 +80,25 @@ class DecoderScores:
         Raises:
             ModelError: weights that are NaN or infinite.
         """
-        sums_N, windows_N = np.zeros(len(self.images.names)), np.zeros(len(self.images.names))
+        rates_LN = np.zeros((len(self.bases), len(self.images.names)))
+        passed_N = np.zeros(len(self.images.names), dtype=np.int64)  # windows of each image
         with changed, record(self.run.model, *(f"{name}.tokens" for name in self.bases)) as heard:
 
             def add(images: list[int]) -> None:
-                for name, (norm, bases_HPD) in self.bases.items():
+                chosen = []
+                for row, image in enumerate(images):
+                    if passed_N[image] == self.window_N[image]:
+                        chosen.append(row)
+                    passed_N[image] += 1
+                of_n = [images[row] for row in chosen]
+                for index, (name, (norm, bases_HPD)) in enumerate(self.bases.items()):
                     tokens_BND = finite(heard[f"{name}.tokens"], f"{name}.tokens", self.run)
-                    w_BHNP = in_heads(norm(tokens_BND), bases_HPD)  # as exact as the tokens are
-                    np.add.at(sums_N, images, rates(w_BHNP, self.eps).sum(-1).cpu().numpy())
-                np.add.at(windows_N, images, 1)
+                    if chosen:
+                        w_BHNP = in_heads(norm(tokens_BND[chosen]), bases_HPD)  # as exact as the tokens are
+                        rates_LN[index, of_n] = rates(w_BHNP, self.eps).sum(-1).cpu().numpy()
 
             evaluation = self.images.evaluate(add)
-        return Seen(evaluation.counts_N3K, sums_N / windows_N if self.bases else None)
+        return Seen(evaluation.counts_N3K, rates_LN if self.bases else None)
 
     def miou(self, seen: Seen, chosen_N: NDArray[np.bool_]) -> float:
         """Of some images together."""
@@ -98,14 +112,19 @@ class DecoderScores:
             "rate": None if seen.rate_N is None else self._estimates(seen.rate_N),
         }
 
-    def changes(self, seen: Seen, before: Seen) -> dict[str, Any]:
-        """Of mIoU (a fraction) and of R^c (percent), paired over units."""
-        found = interval(self._scores(seen).minus(self._scores(before), matched=True), within=(-1.0, 1.0))
-        rate = None
-        if seen.rate_N is not None and before.rate_N is not None:
-            with np.errstate(divide="ignore", invalid="ignore"):  # tokens that are all zero have no rate
-                rate = self._estimates(100 * (seen.rate_N - before.rate_N) / before.rate_N)
-        return {"miou": stored_interval(found, 0), "rate": rate}
+    def changes_from(self, before: Seen) -> Callable[[Seen], dict[str, Any]]:
+        """What tells the change of mIoU (a fraction) and of R^c (percent), paired over units."""
+        scores = self._scores(before)
+
+        def changes(seen: Seen) -> dict[str, Any]:
+            found = interval(self._scores(seen).minus(scores, matched=True), within=(-1.0, 1.0))
+            rate = None
+            if seen.rate_N is not None and before.rate_N is not None:
+                with np.errstate(divide="ignore", invalid="ignore"):  # tokens that are all zero have no rate
+                    rate = self._estimates(100 * (seen.rate_N - before.rate_N) / before.rate_N)
+            return {"miou": stored_interval(found, 0), "rate": rate}
+
+        return changes
 
     def _scores(self, seen: Seen) -> Sampled:
         return sampled_scores(seen.counts_N3K, self.unit_N, RESAMPLES, self.seed, self.run.data.mean_over)

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from analysis.maths.coding_rate import (
-    compression_gradient,
+    coordinate_gradient,
     float64,
+    from_heads,
+    in_heads,
     principal_directions,
     second_moment,
 )
 from analysis.maths.moves import TRIED, constant
-from analysis.maths.objectives import projected, rates
+from analysis.maths.objectives import rates
 from whitebox.errors import ConfigError
 from whitebox.models import Segmentor, changeable, replace
 from whitebox.models.attention import MHSA, Subspaces
@@ -161,47 +163,62 @@ def gradient_steps(model: Segmentor, layers: Mapping[str, Subspaces], eps: float
 def descended(layer: Subspaces, z_BND: Tensor, update_BND: Tensor, eps: float) -> Tensor:
     """The gradient step of R^c(LayerNorm(Z) | U) that lowers it most in each window, as an update.
 
-    The length of ``update_BND`` is halved, up to twelve times, until the rate is below that of no step in all windows
-    and half as long is no better. Tokens and step are projected once: through a LayerNorm only the length differs.
+    The length of ``update_BND`` is halved, up to twelve times, until the rate is below that of no step and half as long
+    is no better. Tokens and step are projected once: through a LayerNorm only the length differs.
     """
-    step_BND, own_BND = descent(layer, z_BND, eps), float64(update_BND)
-    length_B11, own_B11 = (each.norm(dim=(-2, -1), keepdim=True) for each in (step_BND, own_BND))
+    step_BND, w_BHNP = descent(layer, z_BND, eps)
+    weight_D, bases_HPD, shift_H1P = _of_norm(layer, step_BND)
+    length_B11, own_B11 = (each.norm(dim=(-2, -1), keepdim=True) for each in (step_BND, update_BND.to(step_BND)))
     step_BND = step_BND * (own_B11 / torch.where(length_B11 > 0, length_B11, 1.0))
-    weight_D, bias_D = constant(layer.norm.weight, step_BND), constant(layer.norm.bias, step_BND)
-    parts = [each - each.mean(-1, keepdim=True) for each in (float64(z_BND), step_BND)]
-    start_BHNP, along_BHNP = (projected(weight_D * each, layer.bases.detach()) for each in parts)
-    shift_H1P = projected(bias_D[None], layer.bases.detach())
+    along_BHNP = float64(in_heads(weight_D * step_BND, bases_HPD))  # the step has mean 0, as the gradient has
+    start_BND = float64(z_BND - z_BND.mean(-1, keepdim=True))
+    parts = (start_BND, float64(step_BND))
     own_BN, both_BN, step_BN = ((x * y).mean(-1) for x, y in ((parts[0],) * 2, parts, (parts[1],) * 2))
+    shift_H1P = float64(shift_H1P)
+    start_BHNP = (float64(w_BHNP) - shift_H1P) * (own_BN + layer.norm.eps).sqrt()[:, None, :, None]
 
-    def rate(factor: float) -> Tensor:
-        spread_BN = (own_BN + 2 * factor * both_BN + factor**2 * step_BN + layer.norm.eps).sqrt()
-        w_BHNP = (start_BHNP + factor * along_BHNP) / spread_BN[:, None, :, None] + shift_H1P
-        return rates(w_BHNP, eps).sum(-1)
+    def rate(factor: float, of_B: Tensor) -> Tensor:
+        own, both, step = own_BN[of_B], both_BN[of_B], step_BN[of_B]
+        spread_BN = (own + 2 * factor * both + factor**2 * step + layer.norm.eps).sqrt()
+        w_BHNP = torch.add(start_BHNP[of_B], along_BHNP[of_B], alpha=factor).div_(spread_BN[:, None, :, None])
+        return rates(w_BHNP.add_(shift_H1P), eps).sum(-1)
 
-    none_B = rate(0.0)
-    best_B, chosen_B = none_B, torch.zeros_like(none_B)
+    seeking_B = torch.arange(len(z_BND), device=start_BND.device)
+    none_B = rate(0.0, seeking_B)
+    best_B, chosen_B = none_B.clone(), torch.zeros_like(none_B)
     for factor in TRIED[1:]:
-        rate_B = rate(factor)
-        better_B = rate_B < best_B
-        if not better_B.any() and (best_B < none_B).all():
+        rate_B = rate(factor, seeking_B)
+        better_B = rate_B < best_B[seeking_B]
+        improved_B = seeking_B[better_B]
+        best_B[improved_B], chosen_B[improved_B] = rate_B[better_B], factor
+        seeking_B = seeking_B[better_B | (best_B[seeking_B] >= none_B[seeking_B])]
+        if not len(seeking_B):
             break
-        best_B, chosen_B = best_B.where(~better_B, rate_B), chosen_B.masked_fill(better_B, factor)
-    return (chosen_B[:, None, None] * step_BND).to(update_BND)
+    return (chosen_B[:, None, None].to(step_BND) * step_BND).to(update_BND)
 
 
-def descent(layer: Subspaces, z_BND: Tensor, eps: float) -> Tensor:
-    """Minus the gradient of R^c(LayerNorm(Z) | U) by Z, through the LayerNorm, float64.
+def descent(layer: Subspaces, z_BND: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Minus the gradient of R^c(LayerNorm(Z) | U) by Z, through the LayerNorm, and the coordinates (B, H, N, P).
 
-    In closed form, since a decoder is evaluated without autograd.
+    In closed form, since a decoder is evaluated without autograd. Rates and inverses are float64, projections as exact
+    as the tokens are, float32 at least.
     """
-    z_BND = float64(z_BND)
+    z_BND = z_BND.to(torch.promote_types(z_BND.dtype, torch.float32))
+    weight_D, bases_HPD, shift_H1P = _of_norm(layer, z_BND)
     centred_BND = z_BND - z_BND.mean(-1, keepdim=True)
     spread_BN1 = (centred_BND.square().mean(-1, keepdim=True) + layer.norm.eps).sqrt()
     whitened_BND = centred_BND / spread_BN1
-    weight_D, bias_D = constant(layer.norm.weight, z_BND), constant(layer.norm.bias, z_BND)
-    gradient_BND = weight_D * compression_gradient(whitened_BND * weight_D + bias_D, layer.bases.detach(), eps)
+    w_BHNP = in_heads(weight_D * whitened_BND, bases_HPD) + shift_H1P
+    gradient_BND = weight_D * from_heads(coordinate_gradient(w_BHNP, eps).to(z_BND), bases_HPD)
     along_BN1 = (gradient_BND * whitened_BND).mean(-1, keepdim=True)
-    return -(gradient_BND - gradient_BND.mean(-1, keepdim=True) - whitened_BND * along_BN1) / spread_BN1
+    step_BND = -(gradient_BND - gradient_BND.mean(-1, keepdim=True) - whitened_BND * along_BN1) / spread_BN1
+    return step_BND, w_BHNP
+
+
+def _of_norm(layer: Subspaces, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gain of a layer's norm, its bases, and what the norm's bias is in them, (H, 1, P), as ``like``."""
+    bases_HPD = layer.bases.detach().to(like)
+    return layer.norm.weight.detach().to(like), bases_HPD, in_heads(layer.norm.bias.detach().to(like)[None], bases_HPD)
 
 
 def replaced_subspaces(

@@ -55,8 +55,8 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
     caption = (
         f"{first.data.name} {first.data.split}, n = {first.n} images. Changes are those to the decoder as it was "
         "trained, paired; their intervals are not corrected for the number of variants. R^c: sum over layers, of the "
-        f"tokens after a layer in its subspaces as trained, eps = {first.settings['eps']:g}. Brackets: "
-        f"{together_words(records)}; "
+        f"tokens of one window an image after a layer in its subspaces as trained, eps = {first.settings['eps']:g}. "
+        f"Brackets: {together_words(records)}; "
         f"{bootstrap_words(first)}.{pruned}{remarks}"
     )
     return {"": Table(columns, tuple(rows), caption)}

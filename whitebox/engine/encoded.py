@@ -89,6 +89,15 @@ class EncodedImages:
             seen = through(photos(), device_of(model), inference.window, inference.stride, inference.batch, take)
             self._photos = list(seen)
 
+    @property
+    def windows(self) -> list[int]:
+        """How many windows each image has."""
+        count = dict.fromkeys(map(id, self._photos), 0)
+        for places, _, _ in self._batches:
+            for photo, _, _ in places:
+                count[id(photo)] += 1
+        return [count[id(photo)] for photo in self._photos]
+
     @torch.inference_mode()
     def evaluate(self, on_batch: Callable[[list[int]], None] | None = None) -> Evaluation:
         """Counts with the decoder as it is now.

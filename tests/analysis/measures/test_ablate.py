@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from analysis.measures.decoder_scores import DecoderScores, Seen, folds
 from analysis.measures.variants import bases_as, descended, descent, fitted, layers_of, without_heads
 from analysis.record import Record, read_record, write_record
 from whitebox.errors import ConfigError, ModelError
-from whitebox.models import intervene
+from whitebox.models import intervene, record
 from whitebox.models.attention import SubspaceAttention
 from whitebox.runs import Run, open_run
 
@@ -89,14 +90,14 @@ class TestGradient:
     def test_through_the_norm_too(self, layer: SubspaceAttention) -> None:
         z = normal(2, 20, 12).requires_grad_()
         (expected,) = torch.autograd.grad(-compression_rate(layer.norm(z), layer.bases, 0.5).sum(), z)
-        torch.testing.assert_close(descent(layer, z.detach(), 0.5), expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(descent(layer, z.detach(), 0.5)[0], expected, rtol=1e-9, atol=1e-12)
 
     @pytest.mark.parametrize("length", [0.01, 1.0, 100.0])
     def test_the_step_is_the_best_of_halvings_in_each_window(self, layer: SubspaceAttention, length: float) -> None:
         z, update = normal(2, 20, 12), length * normal(2, 20, 12, seed=1)
         step = descended(layer, z, update, 0.5)
         assert (step.norm(dim=(1, 2)) <= update.norm(dim=(1, 2)) * (1 + 1e-9)).all()
-        torch.testing.assert_close(cosine(step, descent(layer, z, 0.5)), torch.ones(2, dtype=torch.float64))
+        torch.testing.assert_close(cosine(step, descent(layer, z, 0.5)[0]), torch.ones(2, dtype=torch.float64))
         for window in range(2):
             move = compression(layer, z[window] + update[window], update[window], None, 0.5)
             longest = step[window] / step[window].norm() * update[window].norm()
@@ -195,8 +196,6 @@ class TestVariants:
         assert not np.array_equal(found.counts_N3K, scores.seen(nullcontext()).counts_N3K)
 
     def test_the_rate_is_that_of_the_tokens_behind_each_layer(self, opened: Callable[[str], Run]) -> None:
-        from whitebox.models import record
-
         run = opened("depict-sa-tiny")
         image = Ablate().consumes(run, Chosen()).dataset[0].image
         with torch.inference_mode(), record(run.model, "decoder.layers.*.tokens") as heard:
@@ -207,6 +206,26 @@ class TestVariants:
             )
         found = measure(run, limit=1, eps=0.7, layers="decoder.layers.0")
         assert found.measured["rate"]["value"] == pytest.approx(expected, rel=1e-5)
+
+    def test_of_several_windows_one_has_its_rate_measured(self, opened: Callable[[str], Run]) -> None:
+        run = opened("depict-sa-tiny")
+        side = run.inference.window // 2
+        run.config.inference = replace(run.inference, window=side, stride=side, batch=3)
+        scores, layer = scores_of(run), run.model.decoder.layers[0]
+        assert min(scores.images.windows) > 1
+        seen = scores.seen(nullcontext())
+        found: dict[int, list[float]] = {}
+
+        def hear(images: list[int]) -> None:
+            for image, z in zip(images, heard["decoder.layers.0.tokens"], strict=True):
+                found.setdefault(image, []).append(float(compression_rate(layer.norm(z), layer.bases, 0.1)))
+
+        with record(run.model, "decoder.layers.0.tokens") as heard:
+            scores.images.evaluate(hear)
+        assert [len(each) for each in found.values()] == scores.images.windows
+        expected = [found[image][window] for image, window in enumerate(scores.window_N)]
+        assert seen.rates_LN is not None and seen.rates_LN[0].tolist() == pytest.approx(expected, rel=1e-5)
+        assert len(set(scores.window_N)) > 1
 
     def test_a_gradient_step_compresses_more_than_no_step(self, opened: Callable[[str], Run]) -> None:
         found = measure(opened("depict-sa-tiny"), heads="0")
@@ -250,11 +269,11 @@ class TestPruning:
                 order = np.argsort([-scores.miou(each, half != fold) for each in alone], kind="stable")
                 chosen.append(scores.seen(without_heads(run.model, [every[index] for index in order[:count]])))
             together = chosen[0].where(half == 0, chosen[1])
-            assert pruning[count - 1]["miou"]["value"] == scores.changes(together, before)["miou"]["value"]
+            assert pruning[count - 1]["miou"]["value"] == scores.changes_from(before)(together)["miou"]["value"]
         assert len(set(map(tuple, (each["dropped"] for each in pruning)))) > 1
 
     def test_images_of_two_evaluations(self) -> None:
-        first, second = (Seen(np.full((2, 3, 4), each), np.full(2, float(each))) for each in (1, 2))
+        first, second = (Seen(np.full((2, 3, 4), each), np.full((1, 2), float(each))) for each in (1, 2))
         mixed = first.where(np.array([True, False]), second)
         assert mixed.counts_N3K[:, 0, 0].tolist() == [1, 2]
         assert mixed.rate_N is not None and mixed.rate_N.tolist() == [1, 2]
