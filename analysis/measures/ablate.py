@@ -170,7 +170,12 @@ class Ablate(Measurement):
         rows += [row("head", name, head, found) for (name, _, head), found in zip(single, alone, strict=True)]
         pruning = _pruning(scores, changes, single, alone, without)
         advance(total, total)
-        measured = {**scores.levels(before), "variants": rows, "pruning": pruning, "notes": _notes(chosen, spaces)}
+        measured = {
+            **scores.levels(before),
+            "variants": rows,
+            "pruning": pruning,
+            "notes": _notes(chosen, spaces, scores.unit_N),
+        }
         return Answer(measured=measured, n=len(consumed))
 
     def _chosen(self, every: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
@@ -221,17 +226,20 @@ def _pruning(
     return rows
 
 
-def _notes(chosen: Mapping[str, nn.Module], spaces: Mapping[str, Subspaces]) -> list[str]:
-    """What does not apply."""
+def _notes(chosen: Mapping[str, nn.Module], spaces: Mapping[str, Subspaces], unit_N: Sequence[str]) -> list[str]:
+    """What does not apply, and what would mislead."""
     from whitebox.models.attention import UntiedSubspaces
 
     if not chosen:
         return ["has no layer whose change of the tokens can be taken away."]
+    notes = []
     if not spaces:
-        return ["has no layers with subspaces: no gradient step, and nothing to replace them by."]
+        notes.append("has no layers with subspaces: no gradient step, and nothing to replace them by.")
     if any(isinstance(layer, UntiedSubspaces) for layer in spaces.values()):
-        return ["has output maps of its own, which stay where subspaces are replaced."]
-    return []
+        notes.append("has output maps of its own, which stay where subspaces are replaced.")
+    if len(set(unit_N)) == 1:
+        notes.append("all images are of one unit: heads were pruned in an order made on the same images.")
+    return notes
 
 
 def _bases_of(path: Path, layers: Mapping[str, Subspaces]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
     untrained           the same architecture, drawn anew; behind a frozen encoder the decoder alone
     random-subspaces    the trained model with random bases of the same lengths in every white-box layer
-                        (`analysis.measures.variants.bases_as`); it runs with them
+                        (`analysis.measures.variants.fitted`); it runs with them
     train               the trained model on training images
     epochs              the weights that a training kept on its way (``train.keep_every``)
 
@@ -158,6 +158,8 @@ def against(
         return measurement.quantities(ask(changed, answer, folder / "records", again=again).measured)
 
     def measured() -> Answer:
+        from whitebox.models.attention import white_box_layers
+
         notes, beside = [], dict[str, dict[Key, Any]]()
         exact = isinstance(consumed, WeightsAlone)
         for name in wanted.names:
@@ -165,7 +167,7 @@ def against(
                 notes.append(f"has no training images beside those that are measured: --against {name} does not apply.")
             elif name == "train":
                 beside[name] = _by_key([asked(name, lambda run: run, replace(chosen, split=run.data.train_split))])
-            elif name == "random-subspaces" and not _subspaces(run.open()):
+            elif name == "random-subspaces" and not white_box_layers(run.open().model):
                 notes.append("has no subspaces of white-box layers: --against random-subspaces does not apply.")
             else:
                 change = untrained if name == "untrained" else with_random_subspaces
@@ -230,26 +232,17 @@ def with_random_subspaces(run: Run, seed: int) -> Run:
 
     import torch
 
-    from analysis.measures.variants import bases_as
+    from analysis.maths.coding_rate import float64
+    from analysis.measures.variants import fitted
+    from whitebox.models.attention import white_box_layers
 
     run = replace(run, model=copy.deepcopy(run.model))
-    layers = _subspaces(run)
     generator = torch.Generator().manual_seed(seed)
-    random = {name: torch.randn(layer.bases.shape, generator=generator) for name, layer in layers.items()}
-    for name, layer in layers.items():
-        with bases_as({name: layer}, random):
-            changed = layer.basis.detach().clone()
-        with torch.no_grad():
-            layer.basis.copy_(changed)
+    with torch.no_grad():
+        for layer in white_box_layers(run.model).values():
+            random_HPD = float64(torch.randn(layer.bases.shape, generator=generator))
+            layer.basis.copy_(fitted(random_HPD, float64(layer.bases.detach()).cpu()).flatten(0, 1))
     return run
-
-
-def _subspaces(run: Run) -> dict[str, Any]:
-    from whitebox.models.attention import Subspaces
-
-    return {
-        name: each for name, each in run.model.decoder.named_modules(prefix="decoder") if isinstance(each, Subspaces)
-    }
 
 
 def at_weights(run: Run, path: Path) -> Run:

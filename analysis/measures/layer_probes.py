@@ -18,6 +18,7 @@ from torch import Tensor
 
 from analysis.consumed import Images
 from analysis.maths.agreement import adjusted_rand_index, normalised_mutual_information
+from analysis.maths.coding_rate import coding_rate
 from analysis.maths.collapse import collapse, collapse_without_each, rates
 from analysis.maths.conventions import Convention
 from analysis.maths.intervals import ranged
@@ -181,7 +182,11 @@ def probed(asked: Probe, run: Run, images: Images, patterns: Sequence[str], adva
 
     kept = Kept(len(indices), asked.patches, asked.seed)
     for done, sample in enumerate(samples(run, training.dataset, indices)):
-        kept.take(looked.at(sample), done)
+        seen = looked.at(sample)
+        kept.take(seen, done)
+        if done == 0:  # an eps that doubles cannot resolve is refused before anything is fitted
+            for tokens in seen.tokens.values():
+                coding_rate(tokens.vectors_BND[0], asked.eps)
         advance(done + 1, total)
     readers = _readers(looked, kept, [training.units.of_N[index] for index in indices], asked.seed, training)
 

@@ -40,6 +40,7 @@ __all__ = [
     "is_subspace_layer",
     "mhsa_weights",
     "subspace_layers",
+    "white_box_layers",
 ]
 
 ATTENTIONS = (MHSA, EvaAttention, AttentionRope)  # what ``mhsa_weights`` knows
@@ -63,6 +64,11 @@ def is_subspace_layer(module: nn.Module) -> TypeGuard[SubspaceLayer]:
 def subspace_layers(model: nn.Module) -> dict[str, SubspaceLayer]:
     """The layers of ``model`` that have ``bases``, by module name, in order; empty for a linear decoder."""
     return {name: module for name, module in model.named_modules() if is_subspace_layer(module)}
+
+
+def white_box_layers(model: nn.Module) -> dict[str, Subspaces]:
+    """Those of `subspace_layers` whose subspaces can be replaced."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Subspaces)}
 
 
 def attention_weights(q_BHMP: Tensor, k_BHNP: Tensor, scale: float) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from whitebox.errors import ModelError
-from whitebox.models.attention import Subspaces, UntiedSubspaces
+from whitebox.models.attention import Subspaces, UntiedSubspaces, white_box_layers
 
 OPERATIONS = ("head_ortho", "head_trans", "ortho_trans")
 
@@ -70,7 +70,7 @@ def intervene(model: nn.Module, operation: str, layers: Sequence[str] | None = N
     if operation not in OPERATIONS:
         raise ModelError(f"Unknown intervention {operation!r}: choose from {', '.join(OPERATIONS)}.")
     altered = copy.deepcopy(model)
-    found = {name: module for name, module in altered.named_modules() if isinstance(module, Subspaces)}
+    found = white_box_layers(altered)
     if not found:
         raise ModelError("This model has no subspace attention, so there are no bases to replace.")
     for name in layers or ():

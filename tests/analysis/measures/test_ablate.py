@@ -272,6 +272,14 @@ class TestPruning:
             assert pruning[count - 1]["miou"]["value"] == scores.changes_from(before)(together)["miou"]["value"]
         assert len(set(map(tuple, (each["dropped"] for each in pruning)))) > 1
 
+    def test_of_one_unit_the_order_is_made_on_the_same_images_and_that_is_said(
+        self, opened: Callable[[str], Run]
+    ) -> None:
+        run = opened("depict-sa-tiny")
+        run.config.data = replace(run.data, unit="(.).*")  # their names begin alike
+        found = measure(run, limit=3, layers="decoder.layers.0")
+        assert "of one unit" in " ".join(found.measured["notes"])
+
     def test_images_of_two_evaluations(self) -> None:
         first, second = (Seen(np.full((2, 3, 4), each), np.full((1, 2), float(each))) for each in (1, 2))
         mixed = first.where(np.array([True, False]), second)

@@ -151,6 +151,12 @@ class TestRefuses:
         with pytest.raises(ConfigError):
             Probe(**options)
 
+    def test_an_eps_too_small_for_doubles_is_refused_at_the_first_image(self, runs: Path) -> None:
+        passed: list[int] = []
+        with pytest.raises(ConfigError, match="too small for double precision"):
+            asked(Probe(eps=1e-9), opened(runs), advance=lambda done, _total: passed.append(done))
+        assert not passed
+
     def test_a_dataset_for_evaluation_only(self, runs: Path) -> None:
         run = opened(runs)
         run.config.data.train_split = ""
