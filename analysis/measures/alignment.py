@@ -96,6 +96,9 @@ class Alignment(Measurement):
     ] = "tokens"
     draws: Annotated[int, Option(min=1, help="Random updates of each window and layer.")] = 4
     path: Annotated[int, Option(min=1, help="Small gradient steps that are together as long as an update.")] = 16
+    windows: Annotated[
+        int | None, Option(min=1, help="Judge so many windows of each image, by chance. Default: all.")
+    ] = None
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -103,6 +106,7 @@ class Alignment(Measurement):
         require(self.at in _AT, "--at", self.at, f"choose {' or '.join(_AT)}")
         require(self.draws >= 1, "--draws", self.draws, "it must be at least 1")
         require(self.path >= 1, "--path", self.path, "it must be at least 1")
+        require(self.windows is None or self.windows >= 1, "--windows", self.windows, "it must be at least 1")
 
     @property
     def variant(self) -> str:
@@ -112,13 +116,17 @@ class Alignment(Measurement):
 
     @property
     def seeds(self) -> Mapping[str, int]:
-        """Of the random updates, and of the bootstrap over images."""
-        return {"random": self.seed, "bootstrap": self.seed}
+        """Of the random updates, of the bootstrap over images, and of which windows are judged."""
+        chosen = {} if self.windows is None else {"windows": self.seed}
+        return {"random": self.seed, "bootstrap": self.seed, **chosen}
 
     def settings(self, run: SavedRun | Run) -> Mapping[str, Any]:
         """The options, where along an update the objective is measured, and at which other distortions."""
         along = {"multiples": MULTIPLES, "distortions": DISTORTIONS}
-        return {**super().settings(run), **along, "resamples": RESAMPLES}
+        own = super().settings(run)
+        if self.windows is None:  # as in records of before there was a choice
+            del own["windows"]
+        return {**own, **along, "resamples": RESAMPLES}
 
     def quantities(self, measured: Mapping[str, Any]) -> list[Quantity]:
         """Cosine, and changes of the objective; of layers of one objective apart."""
@@ -153,18 +161,20 @@ class Alignment(Measurement):
         layers = {name: layer for name, layer in subspace_layers(run.model).items() if name.startswith("decoder.")}
         asked = judged(layers)
         rows: list[list[dict[str, Any]]] = [[] for _ in asked]
-        generator = torch.Generator().manual_seed(self.seed)
+        generator, by_chance = torch.Generator().manual_seed(self.seed), np.random.default_rng(self.seed)
         for sample in consumed.each(run, advance) if layers else ():
             with torch.inference_mode(), record(run.model, *taps(layers)) as activations:
                 masks_BKhw = run.model.masks(sample.pixels_B3HW)
             grid = (masks_BKhw.shape[-2], masks_BKhw.shape[-1])
             way = Way(self.eps, self.at, self.draws, self.path, grid, generator)
             with torch.no_grad():  # only where a gradient is asked for
+                count = len(sample.pixels_B3HW)
+                chosen = by_chance.permutation(count)[: self.windows] if self.windows else np.arange(count)
                 known = {tap: finite(float64(value).clone(), tap, run) for tap, value in activations.items()}
                 for each, found in zip(asked, rows, strict=True):
                     windows = [
                         judge_window(each, {tap: value[window] for tap, value in known.items()}, way)
-                        for window in range(len(sample.pixels_B3HW))
+                        for window in np.sort(chosen)
                     ]
                     found.append({key: np.stack([window[key] for window in windows]) for key in windows[0]})
         measured = {

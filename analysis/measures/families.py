@@ -24,7 +24,7 @@ from analysis.maths.resampling import LEAST
 from analysis.measures.evaluation import Evaluated, measured_scores
 from analysis.measures.extras import SEED, Extra
 from analysis.record import Answer, Question, Record, RecordError, Weights
-from whitebox.runs import Family, Run, SavedRun
+from whitebox.runs import Family
 
 
 def family_evaluation(family: Family, trained: Sequence[Evaluated], output: Path | None = None) -> Evaluated:
@@ -97,7 +97,7 @@ def averaged(records: Sequence[Record]) -> Answer:
 
 
 def family_records(
-    runs: Sequence[SavedRun | Run],
+    seeds: Sequence[int],
     records: Sequence[Record],
     families: Sequence[Family],
     output: Path | None = None,
@@ -106,6 +106,7 @@ def family_records(
     """One record a family, those of runs that stand alone as they are.
 
     Args:
+        seeds: of the trainings, as families count them.
         together: what the trainings of a family, by seed, have measured as one model.
 
     Raises:
@@ -117,8 +118,8 @@ def family_records(
         if len(own) == 1:
             found.append(own[0])
             continue
-        seeds = [runs[index].seed for index in family.indices]
-        question = _question(family, own, seeds, own[0].seeds.get("bootstrap"))
+        of_family = [seeds[index] for index in family.indices]
+        question = _question(family, own, of_family, own[0].seeds.get("bootstrap"))
         found.append(keep(question, together(own), (output or family.folder) / "records"))
     return found
 

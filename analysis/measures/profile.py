@@ -306,7 +306,7 @@ def as_families(subjects: Sequence[Subject], records: Sequence[Record], output: 
     at = [index for index, subject in enumerate(subjects) if subject.run is not None]
     runs = [subject.run for subject in subjects if subject.run is not None]
     grouped = families(runs)
-    together = family_records(runs, [records[index] for index in at], grouped, output, pooled)
+    together = family_records([run.seed for run in runs], [records[index] for index in at], grouped, output, pooled)
     places = [min(at[index] for index in family.indices) for family in grouped]
     found = {index: record for index, record in enumerate(records) if index not in at}
     found |= dict(zip(places, together, strict=True))

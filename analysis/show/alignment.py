@@ -254,12 +254,13 @@ def _convention(records: Sequence[Record]) -> str:
     known = {layer["objective"] for each in records for layer in each.measured["layers"]}
     own = "".join(f" {word[0].upper()}{word[1:]}: {words}." for name, (word, words) in _OWN.items() if name in known)
     path = f", {settings['path']} small steps a path" if "path" in settings else ""
+    some = f" ({settings['windows']} of each image, by chance)" if settings.get("windows") else ""
     tokens = {"tokens": "tokens through the layer's LayerNorm", "normed": "Z the layer's normalised tokens"}
     return (
-        f"R^c: {tokens[settings['at']]}, all tokens of a window, eps = {settings['eps']:g}, P / (N eps^2), sum over "
-        f"heads, natural log.{own} {data.name} {data.split}, n = {first.n} images; brackets: {interval_words(first)}; "
-        f"{bootstrap_words(first)}; of random: {_of_random(first)}, {settings['draws']} draws a window{path}, seed "
-        f"{first.seeds['random']}."
+        f"R^c: {tokens[settings['at']]}, all tokens of a window{some}, eps = {settings['eps']:g}, P / (N eps^2), sum "
+        f"over heads, natural log.{own} {data.name} {data.split}, n = {first.n} images; brackets: "
+        f"{interval_words(first)}; {bootstrap_words(first)}; of random: {_of_random(first)}, {settings['draws']} "
+        f"draws a window{path}, seed {first.seeds['random']}."
     )
 
 

@@ -156,7 +156,7 @@ def ask_runs(
             again=again,
         )
         grouped = families(found)
-        own, records = records, family_records(found, records, grouped, output)
+        own, records = records, family_records([run.seed for run in found], records, grouped, output)
         if beside is not None:
             for record, family in zip(tuple(records), grouped, strict=True):
                 records.append(beside(record, [found[index] for index in family.indices], output or family.folder))
@@ -165,7 +165,7 @@ def ask_runs(
                 held_against(measurement, run, chosen, wanted, record, bar, output or run.folder, again=again)
                 for run, record in zip(found, own, strict=True)
             ]
-            records = [*records, *family_records(found, baselines, grouped, output)]
+            records = [*records, *family_records([run.seed for run in found], baselines, grouped, output)]
     if main_process():
         render(records, output or common_folder([family.folder for family in grouped]))
 

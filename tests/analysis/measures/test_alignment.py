@@ -296,6 +296,21 @@ class TestMeasure:
         assert found["before"]["value"] == pytest.approx(float(before), rel=1e-5)
         assert found["change"]["value"] == pytest.approx(float(100 * (after - before) / before), rel=1e-3)
 
+    def test_one_window_of_each_image(self, opened: Callable[[str], Run]) -> None:
+        run = opened("depict-sa-tiny")
+        side = run.inference.window // 2
+        run.config.inference = replace(run.inference, window=side, stride=side)
+        (sample,) = samples_of(run, 1)
+        layer = run.model.decoder.layers[1]
+        with record(run.model, "decoder.layers.0.tokens") as seen, torch.inference_mode():
+            run.model.masks(sample.pixels_B3HW)
+            rates = [float(compression_rate(layer.norm(z), layer.bases, 0.1)) for z in seen["decoder.layers.0.tokens"]]
+        one, every, more = (measure(run, limit=1, windows=windows) for windows in (1, None, 100))
+        after = [each.measured["layers"][1]["before"]["value"] for each in (one, every)]
+        assert len(rates) == 4 and min(abs(after[0] - rate) for rate in rates) < 1e-3 * abs(after[0])
+        assert after[1] == pytest.approx(np.mean(rates), rel=1e-5)
+        assert more.measured == every.measured and "windows" not in every.settings and one.identity != every.identity
+
     def test_depict_ca(self, opened: Callable[[str], Run]) -> None:
         layers = measure(opened("depict-ca-tiny"), limit=3).measured["layers"]
         assert [layer["objective"] for layer in layers] == ["compression"] * 3 + ["principal directions"] * 3
@@ -395,6 +410,7 @@ class TestMeasure:
             ({"at": "raw"}, "--at='raw' is impossible: choose tokens or normed"),
             ({"draws": 0}, "--draws=0 is impossible"),
             ({"path": 0}, "--path=0 is impossible"),
+            ({"windows": 0}, "--windows=0 is impossible"),
             ({"limit": 0}, "--limit 0 is impossible"),
             ({"eps": 1e-9, "limit": 1}, "too small for double precision"),
         ):

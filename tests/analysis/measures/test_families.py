@@ -298,7 +298,7 @@ def test_notes_are_those_of_all_trainings(runs: Path, tmp_path: Path) -> None:
         replace(evaluated(run, run.name).record, measured={"notes": note})
         for run, note in zip(found, notes, strict=True)
     ]
-    (together,) = family_records(found, records, families(found), tmp_path)
+    (together,) = family_records([run.seed for run in found], records, families(found), tmp_path)
     assert together.measured["notes"] == ["has none.", "sa-seed-0, sa-seed-2: one."]
 
 
