@@ -123,7 +123,7 @@ class Alignment(Measurement):
     def settings(self, run: SavedRun | Run) -> Mapping[str, Any]:
         """The options, where along an update the objective is measured, and at which other distortions."""
         along = {"multiples": MULTIPLES, "distortions": DISTORTIONS}
-        own = super().settings(run)
+        own = dict(super().settings(run))
         if self.windows is None:  # as in records of before there was a choice
             del own["windows"]
         return {**own, **along, "resamples": RESAMPLES}
