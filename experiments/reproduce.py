@@ -6,7 +6,7 @@ What has been measured is read (`analysis.ask`), so a killed reproduction goes o
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from analysis.show.render import render
 from analysis.show.tables import Column, Table
 from experiments import EXPERIMENTS, PAPERS, STUDIES
 from experiments.experiment import Experiment, Setting, beside
+from experiments.foundation import DECODERS, Foundation
 from experiments.study import Study
 from whitebox.catalog import flatten, model_names, nearest
 from whitebox.config import RunConfig, architecture, resolve
 from whitebox.data import build_dataset, dataset_info
 from whitebox.engine.header import WEIGHTS
 from whitebox.errors import ConfigError
-from whitebox.runs import Run, SavedRun, saved_runs
+from whitebox.runs import Run, SavedRun, ended, saved_runs
 from whitebox.terminal import print_line, table_console
 
 
@@ -135,14 +136,10 @@ def training_cost(config: RunConfig) -> TrainingCost:
     steps = config.train.epochs * (images // config.train.batch_size)
     seen = steps * config.train.batch_size
     crop = torch.zeros(1, 3, config.data.crop, config.data.crop)
-    seconds = []
     with torch.inference_mode():
-        for _ in range(3):
-            start = time.perf_counter()
-            model.masks(crop)
-            seconds.append(time.perf_counter() - start)
+        seconds = _least_seconds(lambda: model.masks(crop))
     flops = 3 * 2 * count(model, config.data.crop)["model"].macs * seen
-    return TrainingCost(steps, seen, flops / 1e15, 3 * min(seconds) * seen / 3600)
+    return TrainingCost(steps, seen, flops / 1e15, 3 * seconds * seen / 3600)
 
 
 def plan_table(needed: Sequence[Needed], dataset: str, overrides: Sequence[str], data_root: Path | None) -> Table:
@@ -180,6 +177,70 @@ def study_plan(study: Study, folder: Path, overrides: Sequence[str], data_root: 
             cost = training_cost(study_config(study, name, overrides, data_root))
             rows.append((name, "to be trained", cost.steps, cost.petaflops, cost.hours))
     return _plan(rows)
+
+
+def foundation_plan(study: Foundation, setting: Setting) -> Table:
+    """Which trainings on a frozen encoder are there, and what the others would cost, without measuring them."""
+    rows: list[tuple[Any, ...]] = []
+    stored: set[str] = set()  # decoders that take the same layers share the encoder's tokens
+    for decoder in DECODERS:
+        missing = [
+            seed
+            for seed in study.seeds
+            if not (study.done(decoder, seed, setting) or ended(study.place(decoder, seed)))
+        ]
+        there = f"{len(study.seeds) - len(missing)} of {len(study.seeds)} trainings there"
+        if not missing:
+            rows.append((decoder, there, None, None, None, None))
+            continue
+        config = study.config(decoder)
+        layers = str(getattr(config.decoder, "encoder_layers", None))
+        rows.append((decoder, there, *_frozen_cost(config, len(missing), layers not in stored)))
+        stored.add(layers)
+    plan = _plan([row[:5] for row in rows])
+    return replace(
+        plan,
+        columns=(*plan.columns, Column("Disk (GB)", 2)),
+        rows=tuple(rows),
+        caption=f"{plan.caption} The encoder's tokens are computed once, by the first decoder that takes them.",
+    )
+
+
+def _frozen_cost(config: RunConfig, trainings: int, first: bool) -> tuple[int, float, float, float]:
+    """Steps, PFLOP, hours and GB of disk of trainings on a frozen encoder, see `TrainingCost`.
+
+    Args:
+        first: whether the encoder's tokens have to be computed and stored.
+    """
+    import torch
+
+    from analysis.measures.costs import count
+    from whitebox.models import build
+
+    images, side = len(build_dataset(config.data, config.data.train_split, augment=False)), config.data.crop
+    steps = config.train.epochs * (images // config.train.batch_size) * trainings
+    bare = replace(config.encoder, pretrained=False, weights=None)
+    model = build(bare, config.decoder, len(dataset_info(config.data)[0])).eval()
+    costs, crop = count(model, side), torch.zeros(1, 3, side, side)
+    with torch.inference_mode():
+        tokens, grid = model.encode(crop)
+        decoding = _least_seconds(lambda: model.decoder.predict(tokens, grid))
+        encoding = _least_seconds(lambda: model.encode(crop))
+    passes = 3 * steps * config.train.batch_size  # a backward pass costs two forward passes
+    views = images * (config.data.views or config.train.epochs) * first
+    flops = 2 * (costs["decoder"].macs * passes + costs["encoder"].macs * views)
+    parts = tokens if isinstance(tokens, list) else [tokens]
+    disk = sum(each.numel() for each in parts) * 2 * views * bool(config.data.views)  # fp16
+    return steps, flops / 1e15, (decoding * passes + encoding * views) / 3600, disk / 1e9
+
+
+def _least_seconds(task: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        task()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def reproduce(

@@ -13,6 +13,7 @@ from whitebox.errors import ConfigError
 
 if TYPE_CHECKING:
     from experiments.experiment import Setting
+    from experiments.foundation import Foundation
     from experiments.study import Study
 
 
@@ -24,7 +25,13 @@ def reproduce_command(
     ] = None,
     dataset: Annotated[str, typer.Option(help="The papers' is ade20k.")] = "ade20k",
     data_root: DataRoot = None,
-    size: Annotated[list[str] | None, typer.Option(help="tiny, small, base, large. Repeatable. Default: tiny.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Of the study on a frozen encoder. Default: dinov2-small.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="A:B", help="Of that study's trainings. Default: 0:5.")] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="tiny, small, base, large. Repeatable. Default: tiny; of that study small.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are looked for, and trained.")] = Path("results"),
     split: Split = None,
     limit: Limit = None,
@@ -45,6 +52,7 @@ def reproduce_command(
     whitebox reproduce --list
     whitebox reproduce depict --dataset camvid --dry-run
     whitebox reproduce depict-fig7 --dataset camvid --limit 20
+    whitebox reproduce foundation --dataset camvid --encoder dinov2-small --seeds 0:5
     """
     if list_all:
         _list()
@@ -53,14 +61,32 @@ def reproduce_command(
         raise ConfigError("Name a paper or a figure; `whitebox reproduce --list` lists them.")
     from experiments import STUDIES
     from experiments.experiment import Setting
+    from experiments.foundation import ENCODER, SEEDS, Foundation
+    from experiments.foundation import NAME as FOUNDATION
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
     from whitebox.cli.progress import image_progress
-    from whitebox.cli.training import train
+    from whitebox.cli.training import seeds_of, train
     from whitebox.data.preflight import preflight
     from whitebox.runs import find_run
     from whitebox.terminal import table_console
 
     setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
+    if name == FOUNDATION:
+        if split or len(size or []) > 1:
+            raise ConfigError(f"{name} has splits of its own, and one --size: leave --split out.")
+        study = Foundation(
+            dataset=dataset,
+            encoder=encoder or ENCODER,
+            size=size[0] if size else "small",
+            seeds=seeds_of(seeds) if seeds else SEEDS,
+            overrides=tuple(overrides or ()),
+            folder=output or runs / name,
+            data_root=data_root,
+        )
+        _foundation(study, setting, device, dry_run, again)
+        return
+    if encoder or seeds:
+        raise ConfigError(f"--encoder and --seeds belong to `whitebox reproduce {FOUNDATION}`.")
     if name in STUDIES:
         if size or split or dataset not in ("ade20k", STUDIES[name].dataset):
             raise ConfigError(f"{name} is a study of fixed models and data: leave --dataset, --size and --split out.")
@@ -125,10 +151,45 @@ def _study(
     study.measure(found, setting, output or folder, lambda title: image_progress(title, None), again=again)
 
 
+def _foundation(study: Foundation, setting: Setting, device: str | None, dry_run: bool, again: bool) -> None:
+    """Train, measure and let go, seed by seed; then all as a few models."""
+    from experiments.reproduce import foundation_plan
+    from whitebox.cli.progress import image_progress
+    from whitebox.cli.training import train
+    from whitebox.runs import ended, find_run
+    from whitebox.terminal import table_console
+
+    if dry_run:
+        table_console().print(foundation_plan(study, setting).to_rich())
+        return
+    for decoder, seed in study.trainings():
+        folder = study.place(decoder, seed)
+        if study.done(decoder, seed, setting) and not again:
+            say(f"{folder} is measured.")
+            continue
+        if not ended(folder):
+            train(
+                study.model(decoder),
+                study.chosen(decoder),
+                dataset=study.dataset,
+                encoder=study.encoder,
+                recipe="frozen",
+                data_root=study.data_root,
+                output=study.folder,
+                name=decoder,
+                seeds=f"{seed}:{seed + 1}",
+                resume=True,
+                device=device,
+            )
+        run = find_run(folder, None, study.data_root, (), device)
+        study.measure(run, decoder, seed, setting, lambda title: image_progress(title, None), again=again)
+    study.show(setting)
+
+
 def _list() -> None:
     from rich.table import Table
 
-    from experiments import EXPERIMENTS, STUDIES
+    from experiments import EXPERIMENTS, STUDIES, foundation
     from whitebox.terminal import table_console
 
     table = Table("name", "shows", "where", "models", box=None)
@@ -136,4 +197,5 @@ def _list() -> None:
         table.add_row(each.name, each.title, each.where, ", ".join(each.decoders))
     for study in STUDIES.values():
         table.add_row(study.name, study.title, f"ours, results/{study.name}", ", ".join(study.runs))
+    table.add_row(foundation.NAME, foundation.TITLE, f"ours, results/{foundation.NAME}", ", ".join(foundation.DECODERS))
     table_console().print(table)

@@ -108,10 +108,10 @@ def train(
         return
     if any(each.startswith("train.seed=") for each in chosen):
         raise ConfigError("--seeds and train.seed both choose the seed: leave one of them out.")
-    _train_family(config, folder, _seeds(seeds), resume=resume, allow_changes=allow_changes, device=device)
+    _train_family(config, folder, seeds_of(seeds), resume=resume, allow_changes=allow_changes, device=device)
 
 
-def _seeds(text: str) -> range:
+def seeds_of(text: str) -> range:
     """``0:5`` -> 0 to 4."""
     first, colon, end = text.partition(":")
     if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
