@@ -32,6 +32,7 @@ from analysis.show.render import render
 from experiments.experiment import Setting
 from experiments.study import Trained
 from whitebox.config import RunConfig, resolve
+from whitebox.errors import require
 from whitebox.runs import Family, SavedRun, seed_folder
 
 NAME = "foundation"
@@ -73,8 +74,8 @@ class Own:
     Attributes:
         measurement: made of a setting.
         images: whether it looks at images, not at weights alone.
-        first: of so many seeds only; None: of all.
-        baseline: also of untrained decoders, once: it is the same for all seeds.
+        first: of seeds below this one only; None: of all.
+        baseline: also of untrained decoders, of the first seed: it is the same for all.
     """
 
     measurement: Callable[[Setting], Measurement]
@@ -112,6 +113,10 @@ class Foundation:
         size: of the decoders, as in a model's name.
         folder: of all of it.
         overrides: for all trainings, after the study's own.
+        only: these decoders; empty: all.
+
+    Raises:
+        ConfigError: it has no such decoder.
     """
 
     dataset: str
@@ -121,6 +126,11 @@ class Foundation:
     folder: Path
     overrides: tuple[str, ...] = ()
     data_root: Path | None = None
+    only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for decoder in self.only:
+            require(decoder in DECODERS, "--decoder", decoder, f"choose {', '.join(DECODERS)}")
 
     @property
     def splits(self) -> tuple[str | None, ...]:
@@ -129,7 +139,7 @@ class Foundation:
 
     def trainings(self) -> Iterator[tuple[str, int]]:
         """Decoder and seed, in the order in which they are trained."""
-        return ((decoder, seed) for seed in self.seeds for decoder in DECODERS)
+        return ((decoder, seed) for seed in self.seeds for decoder in self.only or DECODERS)
 
     def place(self, decoder: str, seed: int) -> Path:
         """The folder of a training."""
@@ -160,7 +170,7 @@ class Foundation:
 
     def wanted(self, seed: int) -> list[Own]:
         """What is measured of the trainings of a seed."""
-        return [own for own in OWN if own.first is None or seed < self.seeds[0] + own.first]
+        return [own for own in OWN if own.first is None or seed < own.first]
 
     def done(self, decoder: str, seed: int, setting: Setting) -> bool:
         """Whether all records of a training are there."""
@@ -191,7 +201,7 @@ class Foundation:
             measurement = own.measurement(setting)
             chosen = Chosen(limit=setting.limit) if own.images else Chosen()
             (record,) = measure_runs(measurement, [run], chosen, bar, again=again)
-            if own.baseline and seed == self.seeds[0]:
+            if own.baseline and seed == SEEDS[0]:
                 against(measurement, run, chosen, Wanted(("untrained",)), record, bar, run.folder, again=again)
 
     def show(self, setting: Setting, *, figures: bool = True) -> None:
@@ -203,7 +213,7 @@ class Foundation:
         """
         kinds: dict[object, list[Record]] = {}
         evaluations: dict[str, dict[str, Evaluated]] = {}
-        for decoder in DECODERS:
+        for decoder in self.only or DECODERS:
             by_seed = {seed: self.records(decoder, seed) for seed in self.seeds}
             family = Family(decoder, self.folder / decoder, tuple(range(len(self.seeds))))
             for key in dict.fromkeys(_key(record) for records in by_seed.values() for record in records):

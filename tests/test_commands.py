@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "summary": ("sa -o all", "all/tables/summary*.md"),
     "intervene": ("sa --ortho head_ortho --limit 1", "sa-head_ortho/model.safetensors"),
     "reproduce": ("--list", "depict"),
+    "sweep": ("plan.yaml --status", "2 waiting"),
     "data prepare": ("camvid --from raw --allow-partial --data-root data", "data/camvid/.whitebox.json"),
     "data check": ("shapes data.train_length=2 data.val_length=2", "shapes"),
     "data show": ("shapes -n 1 -o shapes.png", "shapes.png"),
@@ -79,6 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_run(folder / "linear", "segmenter-linear-tiny")
     pixels = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "photo.png")
+    (folder / "plan.yaml").write_text("train: {models: [depict-sa-tiny], seeds: '0:2'}")
     for split in ("train", "val", "test"):
         for name, picture in ((split, pixels), (f"{split}annot", pixels[..., 0] % 12)):
             (folder / "raw" / name).mkdir(parents=True)
@@ -110,4 +112,4 @@ def test_runs(command: str, call: Call, here: Path) -> None:
 def test_nothing_is_left_of_what_was_here(made: Path) -> None:
     """The commands above worked on copies."""
     there: Any = sorted(path.name for path in made.iterdir())
-    assert there == ["linear", "photo.png", "raw", "sa"]
+    assert there == ["linear", "photo.png", "plan.yaml", "raw", "sa"]

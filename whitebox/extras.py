@@ -22,6 +22,7 @@ class Extra(NamedTuple):
 
 
 EXTRAS = {
+    "cluster": Extra("submitit", "submitit"),
     "corruptions": Extra("imagecorruptions", "imagecorruptions-imaug", opencv=True),
     "mmseg": Extra("mmseg", "mmsegmentation", opencv=True),
     "sed": Extra("open_clip", "open_clip"),

@@ -97,6 +97,15 @@ class Lock:
             for folder in self._made:
                 folder.rmdir()  # those that are not empty stay
 
+    def held(self) -> bool:
+        """Whether a process has it that lives, as far as can be told at once: of one elsewhere it is taken to be so.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        found = self._found()
+        return found is not None and _lives_here(found) is not False
+
     def check(self) -> None:
         """Make sure, before something is written, that it is still this process that may.
 

@@ -90,7 +90,7 @@ def test_what_it_refuses(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for more, message in (
         (("foundation", "--split", "val"), "foundation has splits of its own, and one --size"),
         (("foundation", "--seeds", "3"), "--seeds 3 is impossible"),
-        (("depict", "--seeds", "0:2"), "--encoder and --seeds belong to"),
+        (("depict", "--seeds", "0:2"), "--encoder, --seeds and --decoder belong to"),
     ):
         code, _, err = call("reproduce", *more, "--dataset", "shapes")
         assert code == 2 and err.count("\n") == 1 and message in err, err

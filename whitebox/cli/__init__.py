@@ -5,7 +5,7 @@ from importlib import import_module
 from whitebox.cli.app import app, main
 
 # in the order of --help
-for subject in ("training", "data", "cache", "analysis", "robustness", "comparison", "reproduce"):
+for subject in ("training", "data", "cache", "analysis", "robustness", "comparison", "reproduce", "sweep"):
     import_module(f"whitebox.cli.{subject}")  # its commands register themselves
 
 __all__ = ["app", "main"]

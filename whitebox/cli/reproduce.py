@@ -29,6 +29,7 @@ def reproduce_command(
         str | None, typer.Option(help="Of the study on a frozen encoder. Default: dinov2-small.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="A:B", help="Of that study's trainings. Default: 0:5.")] = None,
+    decoder: Annotated[list[str] | None, typer.Option(help="Only these of that study. Repeatable.")] = None,
     size: Annotated[
         list[str] | None, typer.Option(help="tiny, small, base, large. Repeatable. Default: tiny; of that study small.")
     ] = None,
@@ -82,11 +83,12 @@ def reproduce_command(
             overrides=tuple(overrides or ()),
             folder=output or runs / name,
             data_root=data_root,
+            only=tuple(decoder or ()),
         )
         _foundation(study, setting, device, dry_run, again)
         return
-    if encoder or seeds:
-        raise ConfigError(f"--encoder and --seeds belong to `whitebox reproduce {FOUNDATION}`.")
+    if encoder or seeds or decoder:
+        raise ConfigError(f"--encoder, --seeds and --decoder belong to `whitebox reproduce {FOUNDATION}`.")
     if name in STUDIES:
         if size or split or dataset not in ("ade20k", STUDIES[name].dataset):
             raise ConfigError(f"{name} is a study of fixed models and data: leave --dataset, --size and --split out.")

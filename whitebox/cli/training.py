@@ -111,6 +111,27 @@ def train(
     _train_family(config, folder, seeds_of(seeds), resume=resume, allow_changes=allow_changes, device=device)
 
 
+def config_of(words: Sequence[str]) -> RunConfig:
+    """What ``whitebox train WORDS`` would be carried out with.
+
+    Raises:
+        ConfigError: see `whitebox.config.resolve`.
+    """
+    from whitebox.config import resolve
+
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    given = command.make_context("train", list(words)).params
+    overrides = [*(given["overrides"] or ()), *(["encoder.frozen=true"] if given["frozen"] else [])]
+    return resolve(
+        given["model"],
+        given["dataset"],
+        overrides,
+        given["data_root"],
+        encoder=given["encoder"],
+        recipe=given["recipe"],
+    )
+
+
 def seeds_of(text: str) -> range:
     """``0:5`` -> 0 to 4."""
     first, colon, end = text.partition(":")
