@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,19 @@ def write_text(path: Path, text: str) -> Path:
 
     write_atomically(path, write)
     return path
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy what a file holds, atomically.
+
+    Raises:
+        OutputError: see ``write_atomically``.
+    """
+
+    def write(target: Path) -> None:
+        shutil.copyfile(source, target)
+
+    write_atomically(path, write)
 
 
 def make_folder(folder: Path) -> None:

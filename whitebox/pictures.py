@@ -28,17 +28,21 @@ _IGNORED = (0, 0, 0)
 _PALETTE = 256  # colours that a PNG can name
 
 
-def save_label(label_HW: NDArray[np.integer], palette: Palette, path: str | os.PathLike[str]) -> None:
+def save_label(
+    label_HW: NDArray[np.integer], palette: Palette, path: str | os.PathLike[str], kind: str | None = None
+) -> None:
     """Write class indices as a palette PNG: viewers show colours, programs read the indices back.
+
+    ``kind``: of the file; None: what its name says.
 
     Of more than 256 classes it is a grey PNG of 16 bits: a palette has no more colours.
     """
     if len(palette) > _PALETTE:
-        Image.fromarray(label_HW.astype(np.uint16)).save(path)
+        Image.fromarray(label_HW.astype(np.uint16)).save(path, kind)
         return
     picture = Image.fromarray(label_HW.astype(np.uint8))
     picture.putpalette(_colours(palette).reshape(-1).tolist())  # turns mode L into P and keeps the indices
-    picture.save(path, optimize=True)
+    picture.save(path, kind, optimize=True)
 
 
 def save_picture(picture: Pixels, path: Path) -> None:

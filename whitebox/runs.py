@@ -23,9 +23,10 @@ from whitebox.config import (
     to_dict,
 )
 from whitebox.data.readers import dataset_info
-from whitebox.engine.header import WEIGHTS, read_header, weights_file
+from whitebox.engine.header import RUNS, WEIGHTS, read_header
 from whitebox.errors import CheckpointError, ConfigError, require
 from whitebox.foreign import parse_json
+from whitebox.interop.hub import Reference, weights_of
 from whitebox.names import OPEN_VOCABULARY, TOPK, check_vocabulary
 
 if TYPE_CHECKING:
@@ -41,18 +42,20 @@ class Run:
 
     Attributes:
         name: of its folder, as figures and tables show it.
-        weights: file they were read from; its folder takes the run's records, tables and figures.
+        weights: file they were read from.
         config: of the training, changed as the user asked.
+        place: takes the run's records, tables and figures; None: the folder of its weights.
     """
 
     name: str
     weights: Path
-    model: Segmentor
-    config: RunConfig
+    model: Segmentor = field(repr=False)
+    config: RunConfig = field(repr=False)
+    place: Path | None = None
 
     @property
     def folder(self) -> Path:
-        return self.weights.parent
+        return self.place or self.weights.parent
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -89,7 +92,7 @@ class SavedRun:
     """A run on disk, whose model is loaded when it is asked for; what it is made of and shown is known before.
 
     Attributes:
-        name, weights: see `Run`.
+        name, weights, place: see `Run`.
         classes: their names.
         data, inference: of the training, changed as the user asked.
         seed: of the training.
@@ -100,13 +103,14 @@ class SavedRun:
 
     name: str
     weights: Path
-    classes: tuple[str, ...]
-    data: DataConfig
-    inference: InferenceConfig
+    classes: tuple[str, ...] = field(repr=False)
+    data: DataConfig = field(repr=False)
+    inference: InferenceConfig = field(repr=False)
     seed: int
     saved: Mapping[str, Any] = field(repr=False)
     load: Callable[[], Run] = field(repr=False)
     altered: bool = False
+    place: Path | None = None
 
     @property
     def open_vocabulary(self) -> bool:
@@ -115,7 +119,7 @@ class SavedRun:
 
     @property
     def folder(self) -> Path:
-        return self.weights.parent
+        return self.place or self.weights.parent
 
     def open(self) -> Run:
         """With its model, which is loaded each time.
@@ -138,7 +142,9 @@ def find_run(
     fast: bool = False,
     topk: int | None = None,
 ) -> SavedRun:
-    """Find a run folder, a ``.safetensors`` or an official checkpoint; of the latter all is read at once.
+    """Find a run folder, a ``.safetensors``, ``hf-hub:ORG/NAME``, or an official checkpoint, which is read as a whole.
+
+    A run of the Hub keeps what is measured of it below ``results/``.
 
     Args:
         dataset, data_root, overrides: see `whitebox.config.change`.
@@ -153,7 +159,7 @@ def find_run(
         ConfigError: an unknown dataset or key; names, or ``fast``, for a model that has classes of its own; names or
             ``topk`` that cannot be.
     """
-    weights = weights_file(path)
+    weights, reference = weights_of(path), Reference.of(path)
     altered = False
     if weights.suffix == ".safetensors":
         header = read_header(weights)
@@ -169,7 +175,8 @@ def find_run(
     shown = change_shown(saved, dataset, overrides, data_root)
     if multiscale:
         shown.inference = replace(shown.inference, scales=list(MULTISCALE), flip=True)
-    name = _name(weights.resolve().parent)
+    name = _name(weights.resolve().parent) if reference is None else reference.name
+    place = None if reference is None else RUNS / reference.folder
     own = classes
     if saved.get("decoder", {}).get("name") in OPEN_VOCABULARY:
         if names is None and dataset is not None:
@@ -191,10 +198,10 @@ def find_run(
         config = replace(config, data=shown.data, inference=shown.inference)
         if classes != own:
             cast("OpenSegmentor", model).set_vocabulary(classes)
-        return Run(name, weights, model.to(join(device).device), config)
+        return Run(name, weights, model.to(join(device).device), config, place)
 
     seed = int(saved.get("train", {}).get("seed", 0))
-    return SavedRun(name, weights, classes, shown.data, shown.inference, seed, saved, opened, altered)
+    return SavedRun(name, weights, classes, shown.data, shown.inference, seed, saved, opened, altered, place)
 
 
 def _name(folder: Path) -> str:
@@ -234,7 +241,7 @@ def class_names(path: Path) -> tuple[str, ...]:
     Raises:
         CheckpointError: see `open_run`.
     """
-    weights = weights_file(path)
+    weights = weights_of(path)
     return tuple(read_header(weights)["classes"]) if weights.suffix == ".safetensors" else _load(weights)[0].classes
 
 

@@ -107,9 +107,9 @@ class Ablate(Measurement):
             WhiteboxError: it cannot be read, or is the run itself.
         """
         from analysis.record import describe_weights
-        from whitebox.engine.header import weights_file
+        from whitebox.interop.hub import weights_of
 
-        other = None if self.other is None else describe_weights(weights_file(Path(self.other))).sha256
+        other = None if self.other is None else describe_weights(weights_of(self.other)).sha256
         if other is not None and other == describe_weights(run.weights).sha256:
             raise ConfigError(f"--other {self.other} is {run.name} itself: give another training.")
         return {**super().settings(run), "other": other, "resamples": RESAMPLES}

@@ -33,6 +33,7 @@ from whitebox.data import dataset_info
 from whitebox.data.fingerprint import fingerprint
 from whitebox.engine.distributed import join
 from whitebox.errors import ConfigError
+from whitebox.interop.hub import Reference
 from whitebox.models import OpenSegmentor, Segmentor, build
 from whitebox.runs import find_run
 
@@ -140,7 +141,7 @@ def find_subject(
     device: str | None = None,
     encoder: str | None = None,
 ) -> Subject:
-    """A run (what exists on the disk), or a new model of a name with random weights.
+    """A run (what exists on the disk or the Hub), or a new model of a name with random weights.
 
     Args:
         size: px, of the grid that a new model's position embeddings are made for.
@@ -152,10 +153,10 @@ def find_subject(
         CheckpointError: it is a file or folder, and no run.
         ConfigError: neither on the disk nor a model; or ``classes`` or ``encoder`` for a run, which has its own.
     """
-    if item.exists():
+    if item.exists() or Reference.of(item) is not None:
         run = find_run(item, dataset, data_root, overrides, device)
         if classes not in (None, len(run.classes)):
-            raise ConfigError(f"--classes is for models by name: {run.name} has {len(run.classes)} classes.")
+            raise ConfigError(f"--num-classes is for models by name: {run.name} has {len(run.classes)} classes.")
         if encoder is not None:
             raise ConfigError(f"--encoder is for models by name: {run.name} has its own.")
         return subject_of(run, join(device).device.type)

@@ -7,10 +7,12 @@ asked first.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from whitebox import terminal
 from whitebox.errors import ModelError
 
 T = TypeVar("T")
@@ -36,10 +38,10 @@ def from_hub(what: str, repository: str | None, files: Sequence[str], fetch: Cal
             isinstance(try_to_load_from_cache(repository, file), str) for file in files
         )
         if cached:
-            with _offline():
+            with offline():
                 return fetch()
         if repository is not None:
-            _require_answer()
+            require_answer()
         return fetch()
     except Exception as error:  # the client raises errors of several libraries; all mean the same to the user
         raise ModelError(_reason(error, what, repository)) from error
@@ -59,7 +61,7 @@ def _reason(error: Exception, what: str, repository: str | None) -> str:
     )
 
 
-def _require_answer() -> None:
+def require_answer() -> None:
     """Raise an error of the client's unless the Hub answers, whatever it says."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
@@ -69,14 +71,21 @@ def _require_answer() -> None:
 
 
 @contextmanager
-def _offline() -> Iterator[None]:
+def offline(there: bool = True) -> Iterator[None]:
+    """Inside the block the client keeps its warnings, and reads its cache alone (``there``: False: asks the Hub)."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     before, log = constants.HF_HUB_OFFLINE, logging.getLogger("huggingface_hub")
-    level, constants.HF_HUB_OFFLINE = log.level, True
+    level, constants.HF_HUB_OFFLINE = log.level, before or there
     log.setLevel(logging.ERROR)
+    watched = sys.stderr.isatty() and not terminal.manner.quiet and not are_progress_bars_disabled()
+    if not watched:
+        disable_progress_bars()
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
         log.setLevel(level)
+        if not watched:
+            enable_progress_bars()
