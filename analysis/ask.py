@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from analysis.record import Answer, Question, Record, RecordError, new_record, r
 if TYPE_CHECKING:
     from whitebox.runs import Run, SavedRun
 
+log = logging.getLogger("whitebox")
 Bar = Callable[[str], AbstractContextManager[Progress]]
 
 
@@ -88,6 +90,7 @@ def stored(question: Question, folder: Path) -> Record | None:
         raise RecordError(f"{str(error).removesuffix('Measure again.')}With --again it is measured anew.") from error
     if record.identity != question.identity:
         raise RecordError(f"{path} does not hold what its name says. With --again it is measured anew.")
+    log.info("Measured before: %s", path)
     return record
 
 

@@ -107,7 +107,7 @@ class Answer:
     reported: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Record(Question):
     """One measurement. `new_record` fills in what describes code and machine; `write_record` stores it."""
 
@@ -119,6 +119,10 @@ class Record(Question):
     versions: dict[str, Any] = field(default_factory=dict)  # of the code and of what it stands on
     hardware: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    def __repr__(self) -> str:
+        data = " ".join(part for part in (self.data.name, self.data.split) if part)
+        return f"<Record {self.identity}: {self.kind} of {self.model} on {data}, n = {self.n}, {self.created}>"
 
 
 def new_record(question: Question, answer: Answer, command: Sequence[str] | None = None) -> Record:
@@ -161,8 +165,14 @@ def write_record(record: Record, folder: str | os.PathLike[str]) -> Path:
             path.rename(aside)
         except OSError as error:
             raise OutputError(f"Cannot write {path}: {error.strerror}; choose another folder with -o.") from error
-    text = json.dumps(_plain(asdict(record)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(plain_record(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_text(path, text)
+
+
+def plain_record(record: Record) -> dict[str, Any]:
+    """A record in JSON's own types, as it is stored."""
+    found: dict[str, Any] = _plain(asdict(record))
+    return found
 
 
 def _is_repetition(path: Path, record: Record) -> bool:

@@ -274,4 +274,4 @@ def reproduce(
         table = beside(experiment, records, models)
         if table is not None:
             table.write(folder / "tables" / f"{experiment.name}-reported")
-            console.print(table.to_rich())
+            table.show()

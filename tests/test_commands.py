@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("sa --limit 2", "sa/records/eval-shapes-val-*.json"),
     "predict": ("sa photo.png -o out", "out/photo_overlay.jpg"),
     "convert": ("sa/model.safetensors -o converted", "converted/config.yaml"),
+    "export": ("sa -o weights.safetensors", "weights.safetensors"),
+    "push": ("sa me/sa --to-folder page", "page/README.md"),
     "models": ("", "depict-sa-tiny"),
     "datasets": ("", "camvid"),
     "encoders": ("", "dinov2-small"),

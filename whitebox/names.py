@@ -30,6 +30,12 @@ def check_vocabulary(names: Sequence[str]) -> None:
         seen[known] = place
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Names with commas between them; where there is a semicolon, that is between them, and a name may have commas."""
+    parts = text.split(";" if ";" in text else ",")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
 def fits_label_set(names: Sequence[str], classes: Sequence[str]) -> bool:
     """Whether names are those of a label set, one each, by their number.
 

@@ -43,6 +43,7 @@ from typer import Option
 from analysis.measurement import Measurement, Progress, Quantity
 from analysis.record import Answer
 from whitebox.errors import ConfigError
+from whitebox.names import listed
 
 if TYPE_CHECKING:
     from analysis.consumed import Photos
@@ -58,7 +59,7 @@ class Attention(Measurement):
     \b
     whitebox attention results/depict-sa-tiny-camvid photo.jpg --head all --classes car,road
     whitebox attention results/depict-ca-tiny-camvid photo.jpg --patch 3,21 --layer all
-    whitebox attention results/depict-sa-tiny-camvid photo.jpg --encoder --cls --rollout
+    whitebox attention results/depict-sa-tiny-camvid photo.jpg --encoder-layers --cls --rollout
     whitebox attention results/segvit-tiny-camvid photo.jpg --masks --layer all
     """
 
@@ -66,9 +67,13 @@ class Attention(Measurement):
     takes = "photos"
     layer: Annotated[str | None, Option(help="From 0, among the layers with such rows; all. Default: the last.")] = None
     head: Annotated[str | None, Option(help="From 0, mean or all. Default: mean.")] = None
-    part: Annotated[bool, Option("--decoder/--encoder", help="Whose attention.")] = True
+    part: Annotated[bool, Option("--decoder-layers/--encoder-layers", help="Whose attention.")] = True
     classes: Annotated[
-        str | None, Option(help="Class embeddings, car,road. Default in decoders: the three most predicted.")
+        str | None,
+        Option(
+            help="Class embeddings, car,road; where a name has a comma, with semicolons between them. Default in "
+            "decoders: the three most predicted."
+        ),
     ] = None
     patch: Annotated[
         list[str] | None, Option(metavar="ROW,COLUMN", help="A patch, both from 0; repeat for several.")
@@ -186,14 +191,16 @@ class Choice:
         layer, head, classes, masks = options.layer, options.head, options.classes, options.masks
         if not options.part and classes is not None:
             raise ConfigError(
-                "--classes goes with --decoder: an encoder has no class embeddings; use --patch or --cls."
+                "--classes goes with --decoder-layers: an encoder has no class embeddings; use --patch or --cls."
             )
         if options.part and options.cls:
-            raise ConfigError("--cls goes with --encoder: a decoder has class embeddings instead; use --classes.")
+            raise ConfigError(
+                "--cls goes with --encoder-layers: a decoder has class embeddings instead; use --classes."
+            )
         if options.rollout and head not in (None, "mean"):
             raise ConfigError(f"--head {head} does not go with --rollout, which averages heads: leave it out.")
         for option, given in (
-            ("encoder", not options.part),
+            ("encoder-layers", not options.part),
             ("patch", options.patch),
             ("head", head is not None),
             ("rollout", options.rollout),
@@ -209,7 +216,7 @@ class Choice:
         ):
             if value not in known:
                 raise ConfigError(f"--{option} {value!r} is unknown: choose {' or '.join(known)}.")
-        names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
+        names = listed(classes or "")
         if classes is not None and not names:
             raise ConfigError("--classes is empty: name classes with commas between them, --classes car,road.")
         return Choice(

@@ -34,6 +34,7 @@ from typer import Option
 from analysis.measurement import Measurement, Progress, Seed
 from analysis.record import Answer
 from whitebox.errors import ConfigError, require
+from whitebox.names import listed
 
 if TYPE_CHECKING:
     from analysis.consumed import Images
@@ -94,10 +95,8 @@ class OOD(Measurement):
         Raises:
             ConfigError: unknown, or too few are left; or nothing is foreign.
         """
-        named = (
-            self.held_out.split(",") if self.held_out is not None else run.saved.get("data", {}).get("held_out") or ()
-        )
-        names = tuple(name.strip() for name in named if name.strip())
+        taught_without = run.saved.get("data", {}).get("held_out") or ()
+        names = tuple(taught_without) if self.held_out is None else listed(self.held_out)
         for name in names:
             require(name in run.classes, "--held-out", name, f"{run.name} has {', '.join(run.classes[:30])}")
         require(len(run.classes) - len(names) >= 2, "--held-out", ",".join(names), "two classes at least must be left")

@@ -47,12 +47,12 @@ class Probe(Measurement):
     """What do layers know? Linear probes, clusters, neural collapse, rates and energies of classes, layer by layer.
 
     \b
-    whitebox probe results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --encoder
+    whitebox probe results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --encoder-layers
     whitebox probe results/depict-sa-tiny-camvid --split test --patches 50000
     """
 
     kind = "probe"
-    encoder: Annotated[bool, Option("--encoder", help="Also the encoder's layers.")] = False
+    encoder: Annotated[bool, Option("--encoder-layers", help="Also the encoder's layers.")] = False
     layers: Annotated[
         str | None, Option(help="Only these, with wildcards: decoder.input,decoder.layers.*,encoder.layers.11.")
     ] = None

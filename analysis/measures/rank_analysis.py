@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 class RankAnalysis(Measurement):
     """How much do tokens hold along the layers? Coding rates, rate reduction, projected rates, spectra and ranks.
 
-    Defaults: --tokens normed --normalise none --eps 0.1 --prefactor subspace --heads sum --which patches.
+    Defaults: --tokens normed --normalise none --eps 0.1 --prefactor subspace --over-heads sum --which patches.
 
     \b
     whitebox rank-analysis results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --limit 100
-    whitebox rank-analysis results/depict-ca-tiny-camvid --preset crate --encoder
+    whitebox rank-analysis results/depict-ca-tiny-camvid --preset crate --encoder-layers
     """
 
     kind = "rank-analysis"
@@ -67,9 +67,9 @@ class RankAnalysis(Measurement):
     normalise: Annotated[str | None, Option(help="Scale to length 1: none, token, projected.")] = None
     eps: Annotated[float | None, Option(help="Distortion; the formula has its square. Default: 0.1.")] = None
     prefactor: Annotated[str | None, Option(help="d of projected rates: subspace (P) or width (D).")] = None
-    heads: Annotated[str | None, Option(help="sum or mean of their rates.")] = None
+    heads: Annotated[str | None, Option("--over-heads", help="sum or mean of their rates.")] = None
     which: Annotated[str | None, Option(help="patches, or all: with class embeddings compressed along.")] = None
-    encoder: Annotated[bool, Option("--encoder", help="Also the encoder's layers.")] = False
+    encoder: Annotated[bool, Option("--encoder-layers", help="Also the encoder's layers.")] = False
     layers: Annotated[
         str | None, Option(help="Only these, with wildcards: decoder.input,decoder.layers.*,encoder.layers.11.")
     ] = None

@@ -72,7 +72,7 @@ def _classes(record: Record) -> Table:
     ]
     rows.append(("mean", percent(measured["miou"]), 100 * number(measured["mask_miou"])))
     columns = (Column("Class"), Column("Boundary IoU (%)"), Column("IoU (%)"))
-    return Table(columns, tuple(rows), f"{record.model} on {_caption([record])}", summary_rows=1)
+    return Table(columns, tuple(rows), f"{record.model} on {_caption([record])}", summary_rows=1, ranked=1)
 
 
 def _models(records: Sequence[Record]) -> Table:

@@ -105,7 +105,7 @@ def _table(records: Sequence[Record]) -> Table:
         f"{first.data.split}, n = {first.n} images. Brackets: of the paired difference, {together_words(records)}; "
         f"{bootstrap_words(first)}; not corrected for the number of classes and models.{starred}"
     )
-    return Table(columns, tuple(rows), caption + _less_is_better(records), summary_rows=len(means))
+    return Table(columns, tuple(rows), caption + _less_is_better(records), summary_rows=len(means), ranked=2)
 
 
 def _starred(cells: Sequence[Cell], stars: Sequence[bool]) -> list[Cell]:

@@ -89,7 +89,7 @@ def per_class_table(record: Record) -> Table:
     if record.settings.get("mean_over") == "labelled":
         caption += " mIoU over the classes that are in the truth."
     columns = (Column("Class"), Column("IoU (%)"), Column("Acc (%)"), Column("Label pixels (%)"))
-    return Table(columns, tuple(rows), caption, summary_rows=3)
+    return Table(columns, tuple(rows), caption, summary_rows=3, ranked=1)
 
 
 def evaluation(record: Record) -> Mapping[str, Any]:

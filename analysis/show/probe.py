@@ -125,7 +125,7 @@ def _by_class(
     rows: list[tuple[Cell, ...]] = [
         (name, *(column[index] for column in columns)) for index, name in enumerate(classes)
     ]
-    return Table((Column("Class"), *map(Column, heads)), tuple(rows), caption)
+    return Table((Column("Class"), *map(Column, heads)), tuple(rows), caption, ranked=1)
 
 
 # What is drawn along the layers: title, and of each line its key, how it is drawn, its name, and a factor.

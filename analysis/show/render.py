@@ -17,12 +17,15 @@ from importlib import import_module
 from pathlib import Path
 
 from analysis.measurement import KINDS
-from analysis.record import Record, RecordError, notes, read_record, read_records
+from analysis.record import Record, RecordError, notes, plain_record, read_record, read_records
+from whitebox import terminal
 from whitebox.catalog import nearest
-from whitebox.terminal import print_line, table_console
+from whitebox.terminal import print_fitting, show_record, table_console
 
 
-def render(records: Sequence[Record], folder: Path, name: str | None = None, *, figures: bool = True) -> None:
+def render(
+    records: Sequence[Record], folder: Path, name: str | None = None, *, figures: bool = True, show: bool = True
+) -> None:
     """Write tables (CSV, Markdown, LaTeX) and figures (PNG, PDF) of ``records`` below ``folder``; show the tables.
 
     Records that belong together are shown together, in the order given (see `groups`). Figures that were drawn of these
@@ -31,6 +34,7 @@ def render(records: Sequence[Record], folder: Path, name: str | None = None, *, 
     Args:
         name: of the files; None: what is shown, and a hash of which records it is made of.
         figures: False: tables alone.
+        show: False: only write.
 
     Raises:
         RecordError: no records, a kind that has no renderer, or records that do not fit together.
@@ -40,7 +44,8 @@ def render(records: Sequence[Record], folder: Path, name: str | None = None, *, 
     for group in together:
         own = f"{plain_name(group)}-{_together(group)}"
         stem = own if name is None else name if len(together) == 1 else f"{name}-{own}"
-        _render_group(group, folder, stem, figures=figures and not _drawn(group, folder / "figures", stem))
+        anew = figures and not _drawn(group, folder / "figures", stem)
+        _render_group(group, folder, stem, figures=anew, show=show)
 
 
 def render_folders(paths: Sequence[Path], output: Path, *, figures: bool = True) -> None:
@@ -119,19 +124,26 @@ def _drawn(group: Sequence[Record], folder: Path, stem: str) -> bool:
         return False
 
 
-def _render_group(group: Sequence[Record], folder: Path, stem: str, figures: bool) -> None:
+def _render_group(group: Sequence[Record], folder: Path, stem: str, figures: bool, show: bool = True) -> None:
     shown = import_module(KINDS[group[0].kind].shown)
-    console = table_console()
     tables = shown.tables(group)
     if figures:
         shown.figures(group, folder / "figures" / stem)
     for suffix, table in tables.items():
         table.write(folder / "tables" / f"{stem}{suffix}")
-        console.print(table.to_rich())
+    if not show:
+        return
+    for record in group:
+        show_record(plain_record(record))
+    if terminal.manner.json:
+        return
+    console = table_console()
+    for table in tables.values():
+        table.print(console)
     for note in notes(group):
-        print_line(console, note)
+        print_fitting(console, note)
     if tables:
-        print_line(console, f"Figures and tables: {folder}/*/{stem}*")
+        print_fitting(console, f"Figures and tables: {folder}/*/{stem}*")
 
 
 def plain_name(group: Sequence[Record]) -> str:

@@ -12,7 +12,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from whitebox.files import write_text
 from whitebox.text import csv_text, latex, markdown
 
 if TYPE_CHECKING:
+    import rich.console
     import rich.table
 
 DASH = "–"
@@ -59,14 +60,19 @@ class Column:
     positive: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
-    """Rows of cells under columns; the last ``summary_rows`` stand below a rule."""
+    """Rows of cells under columns; the last ``summary_rows`` stand below a rule.
+
+    Where a table is too long for the screen, its ends are shown: the first and last rows, or those that are first and
+    last by the column ``ranked``. A notebook shows it as a table.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     caption: str
     summary_rows: int = 0
+    ranked: int | None = None
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -146,13 +152,69 @@ class Table:
         ]
         return "\n".join(lines) + "\n"
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """An object a row, in JSON's types and full precision; an estimate is ``{"value", "low", "high"}``."""
+        return [
+            {column.name: _as_json(cell) for column, cell in zip(self.columns, row, strict=True)} for row in self.rows
+        ]
+
+    def ends(self, most: int) -> Table:
+        """At most so many rows, the summaries among them, what was left out between; itself where it is as short."""
+        body, summary = self.rows[: len(self.rows) - self.summary_rows], self.rows[len(self.rows) - self.summary_rows :]
+        if len(self.rows) <= most:
+            return self
+        half = max(1, (most - len(summary) - 1) // 2)
+        if (column := self.ranked) is not None:
+            known = [row for row in body if not math.isnan(_rank(row[column]))]
+            body = tuple(sorted(known, key=lambda row: -_rank(row[column])))
+        between = (f"... {len(self.rows) - len(summary) - 2 * half} more", *(None for _ in self.columns[1:]))
+        return replace(self, rows=(*body[:half], between, *body[-half:], *summary))
+
+    def show(self) -> None:
+        """On the terminal, as much of it as has room there; as JSON all of it."""
+        from whitebox import terminal
+
+        if terminal.manner.json:
+            terminal.manner.found += self.to_rows()
+        else:
+            self.print(terminal.table_console())
+
+    def print(self, console: rich.console.Console) -> None:
+        """As much of it as has room on the screen: all, or its ends and the beginning of its caption, or nothing."""
+        from whitebox import terminal
+
+        room, whole = terminal.manner.room, self.to_rich()
+        lines = len(console.render_lines(whole))
+        if terminal.fits(lines):
+            console.print(whole)
+            return
+        frame = 4 + bool(self.summary_rows) + 2
+        if room < terminal.LEAST + self.summary_rows:
+            terminal.manner.hidden += lines
+            return
+        ends = replace(self.ends(min(room, lines - 1) - frame), caption="")
+        short = len(console.render_lines(ends.to_rich()))
+        terminal.manner.room -= short + 2
+        terminal.manner.hidden += lines - short
+        console.print(ends.to_rich())
+        terminal.print_line(console, _cut(self.caption, 2 * console.width - 8))
+
+    def __repr__(self) -> str:
+        lines = [[column.name for column in self.columns], *self.shown()]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(self.columns))]
+        aligned = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([*(line.rstrip() for line in aligned), self.caption])
+
+    def _repr_markdown_(self) -> str:
+        return self.to_markdown()
+
     def to_rich(self) -> rich.table.Table:
         """For the terminal."""
         from rich.table import Table as RichTable
 
         from whitebox.terminal import plain
 
-        table = RichTable(caption=plain(self.caption), caption_justify="left")
+        table = RichTable(caption=plain(self.caption) if self.caption else None, caption_justify="left")
         for column, numeric in zip(self.columns, self.numeric(), strict=True):
             table.add_column(plain(column.name), justify="right" if numeric else "left")
         for index, row in enumerate(self.shown()):
@@ -173,6 +235,22 @@ class Table:
         """
         texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
         return [write_text(Path(os.fspath(stem) + suffix), text) for suffix, text in texts.items()]
+
+
+def _rank(cell: Cell) -> float:
+    value = cell.value if isinstance(cell, Estimate) else cell
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _as_json(cell: Cell) -> Any:
+    if isinstance(cell, Estimate):
+        return {key: _as_json(getattr(cell, key)) for key in ("value", "low", "high")}
+    return None if isinstance(cell, float) and not math.isfinite(cell) else cell
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning of a text, whole words."""
+    return text if len(text) <= most else f"{text[:most].rpartition(' ')[0]} ..."
 
 
 def percent(stored: Mapping[str, Any]) -> Estimate:

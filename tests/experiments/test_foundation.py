@@ -27,7 +27,7 @@ FEW = {
     "train.epochs": 1,
     "optim.warmup_steps": 1,
 }
-ARGUMENTS = ("--dataset", "shapes", "--encoder", "vit-tiny", "--size", "tiny", "--limit", "3", "--draws", "1")
+ARGUMENTS = ("--dataset", "shapes", "--encoder", "vit-tiny", "--model-size", "tiny", "--limit", "3", "--draws", "1")
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_record_that_cannot_be_read_is_said(few: Callable[..., list[str]], tmp
 def test_what_it_refuses(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for more, message in (
-        (("foundation", "--split", "val"), "foundation has splits of its own, and one --size"),
+        (("foundation", "--split", "val"), "foundation has splits of its own, and one --model-size"),
         (("foundation", "--seeds", "3"), "--seeds 3 is impossible"),
         (("depict", "--seeds", "0:2"), "--encoder, --seeds and --decoder belong to"),
     ):

@@ -161,7 +161,7 @@ def test_a_damaged_answer_is_named_with_its_cure(runs: Path, call: Call) -> None
 
 
 def test_missing_runs_are_named_with_their_cost(runs: Path, call: Call) -> None:
-    code, out, _ = call("reproduce", "depict-tab1", *SAME, "--dataset", "shapes", "--size", "small", "--dry-run")
+    code, out, _ = call("reproduce", "depict-tab1", *SAME, "--dataset", "shapes", "--model-size", "small", "--dry-run")
     assert code == 0 and out.count("to be trained") == 4 and not list(runs.glob("*small*"))
 
 

@@ -108,7 +108,7 @@ def test_a_study_names_runs_that_can_be_trained() -> None:
 
 def test_the_command_of_a_study(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = call("reproduce", "camvid", "--size", "small")
+    code, _, err = call("reproduce", "camvid", "--model-size", "small")
     assert code == 2 and err.count("\n") == 1 and "camvid is a study of fixed models and data" in err
     code, out, _ = call("reproduce", "--list")
     assert code == 0 and "nine decoders on CamVid" in " ".join(out.split())

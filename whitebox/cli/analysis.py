@@ -27,8 +27,8 @@ from whitebox.cli.app import (
     say,
     together,
 )
-from whitebox.engine.header import weights_file
 from whitebox.errors import ConfigError
+from whitebox.interop.hub import weights_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -139,7 +139,7 @@ def ask_runs(
     wanted = Wanted.of(against or (), initialisations, checkpoints)
     paths, overrides = runs_and_overrides(list(items or ()))
     for path in paths if wanted.epochs else ():
-        kept_weights(weights_file(path).parent)
+        kept_weights(weights_of(path).parent)
     found: list[SavedRun] = []
     chosen = Chosen(split, limit, tuple(photos), unit)
 
@@ -208,7 +208,7 @@ def profile_command(
             min=1, help="px. Repeatable, for cost against tokens. Default: the window of --dataset, else 512."
         ),
     ] = None,
-    classes: Annotated[
+    num_classes: Annotated[
         int | None, typer.Option(min=1, help="Of models by name. Default: those of --dataset, else 150.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 1,
@@ -258,7 +258,7 @@ def profile_command(
             find_subject(
                 path,
                 each,
-                classes,
+                num_classes,
                 dataset=dataset,
                 data_root=data_root,
                 overrides=overrides,

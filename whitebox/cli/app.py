@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import io
+import logging
 import os
 import re
 import sys
@@ -11,35 +13,69 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from whitebox.errors import OutputError, WhiteboxError
 from whitebox.extras import opencv_explained
+from whitebox.terminal import speaking
 from whitebox.text import require_text, shown
+
+PANEL = "Options of all commands"
+SPEECH: dict[str, Any] = {
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Errors alone.", rich_help_panel=PANEL)],
+    "verbose": Annotated[
+        bool, typer.Option("--verbose", "-v", help="All rows of all tables, and what is read.", rich_help_panel=PANEL)
+    ],
+    "as_json": Annotated[
+        bool, typer.Option("--json", help="Records as JSON in place of tables.", rich_help_panel=PANEL)
+    ],
+}
+
+
+log = logging.getLogger("whitebox")
 
 
 class App(typer.Typer):
-    """A Typer app whose commands share what comes before their work.
+    """A Typer app whose commands share options, and what comes before their work.
 
     In paths ``~`` is the home directory, which a shell does not make of ``-o=~/x``; and results must be writable.
     """
 
-    def command(self, *names: Any, **settings: Any) -> Callable[[Any], Any]:
+    def command(self, *names: Any, tables: bool = True, **settings: Any) -> Callable[[Any], Any]:
+        """As Typer's; ``tables``: whether it prints such, and so takes ``--json``."""
         register = super().command(*names, **settings)
 
         def decorate(function: Any) -> Any:
             @functools.wraps(function)
             def expanded(**given: Any) -> Any:
+                manner = [given.pop(name, False) for name in SPEECH]
                 given = {key: _expanded(value) for key, value in given.items()}
                 _look_before_work(given)
-                return function(**given)
+                with speaking(*manner):
+                    return function(**given)
 
+            _add_options(expanded, function, {key: SPEECH[key] for key in SPEECH if tables or key != "as_json"})
             register(expanded)
             return function
 
         return decorate
+
+
+def _add_options(expanded: Any, function: Any, more: Mapping[str, Any]) -> None:
+    """Give the command of a function further options, all of them off."""
+    own = inspect.signature(function)
+    hints = {**get_type_hints(function, include_extras=True), **more}
+    parameters = [
+        *(each.replace(annotation=hints[name]) for name, each in own.parameters.items()),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hints[name])
+            for name in more
+        ),
+    ]
+    expanded.__signature__ = inspect.Signature(parameters)
+    expanded.__annotations__ = hints
 
 
 def _expanded(value: Any) -> Any:
@@ -71,9 +107,59 @@ app = App(
     help="Train, evaluate and dissect white-box decoders for semantic segmentation.",
     epilog="Any command with --debug shows the traceback of an error.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    """``--version``: of ourselves, and of what results stand on."""
+    if not asked:
+        return
+    import torch
+
+    from whitebox.versions import versions
+
+    found = versions()
+    cuda = f", CUDA {torch.version.cuda}" if torch.version.cuda else ", without CUDA"
+    devices = f" ({torch.cuda.device_count()} devices)" if torch.cuda.is_available() else ""
+    commit = f" ({str(found['git_commit'])[:12]})" if found["git_commit"] else ""
+    typer.echo(f"whitebox {found['whitebox']}{commit}, Python {found['python']}")
+    typer.echo(f"torch {found['torch']}{cuda}{devices}, timm {found['timm']}, NumPy {found['numpy']}")
+    raise typer.Exit
+
+
+@app.callback()
+def _whitebox(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show versions and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _completed(kind: str) -> Callable[[str], list[str]]:
+    """What a shell offers for an argument that names an encoder, a model, a dataset or a recipe."""
+
+    def names(incomplete: str) -> list[str]:
+        from whitebox import catalog
+
+        known: list[str] = getattr(catalog, f"{kind}_names")()
+        return [name for name in known if name.startswith(incomplete)]
+
+    return names
+
+
+def completed_runs(incomplete: str) -> list[str]:
+    """The runs below results/ that begin so."""
+    from whitebox.engine.header import RUNS, WEIGHTS
+
+    found = sorted(str(weights.parent) for weights in RUNS.glob(f"**/{WEIGHTS}"))
+    return [run for run in found if run.startswith(incomplete)]
+
+
+complete_models, complete_datasets = _completed("model"), _completed("dataset")
+complete_encoders, complete_recipes = _completed("encoder"), _completed("recipe")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. optim.lr=0.01 train.epochs=20.")
@@ -83,7 +169,10 @@ DataRoot = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.")]
 Encoder = Annotated[
-    str | None, typer.Option(help="A name of `whitebox encoders`. Default: the ViT of the model's size.")
+    str | None,
+    typer.Option(
+        help="A name of `whitebox encoders`. Default: the ViT of the model's size.", autocompletion=complete_encoders
+    ),
 ]
 Multiscale = Annotated[bool, typer.Option("--multiscale", help="Average six scales and their mirror images.")]
 Unit = Annotated[
@@ -98,10 +187,18 @@ RunsAndOverrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RUN]... [KEY=VALUE]...",
-        help="Run folders, model.safetensors files, official checkpoints (default: all below results/); overrides.",
+        help="Run folders, model.safetensors files, official checkpoints, hf-hub:ORG/NAME (default: all below "
+        "results/); overrides.",
+        autocompletion=completed_runs,
     ),
 ]
-RunPath = Annotated[Path, typer.Argument(help="A run folder, a model.safetensors, or an official checkpoint.pth.")]
+RunPath = Annotated[
+    Path,
+    typer.Argument(
+        help="A run folder, a model.safetensors, an official checkpoint.pth, or hf-hub:ORG/NAME.",
+        autocompletion=completed_runs,
+    ),
+]
 
 
 def runs_and_overrides(items: list[str] | None) -> tuple[list[Path], list[str]]:
@@ -152,13 +249,40 @@ def main_process() -> bool:
 
 def say(line: object, *, err: bool = False) -> None:
     """One line on standard output or, for errors, on standard error; text of others in it does nothing."""
-    typer.echo(shown(line), err=err)
+    from whitebox import terminal
+
+    if err or not terminal.manner.quiet:
+        typer.echo(shown(line), err=err or terminal.manner.json)
+
+
+# Options that had the name of another command's, and meant something else: until 0.2 they work, with a warning.
+RENAMED = {
+    "attention": {"--encoder": "--encoder-layers", "--decoder": "--decoder-layers"},
+    "power": {"--seeds": "--trainings"},
+    "probe": {"--encoder": "--encoder-layers"},
+    "profile": {"--classes": "--num-classes"},
+    "rank-analysis": {"--encoder": "--encoder-layers", "--heads": "--over-heads"},
+    "reproduce": {"--size": "--model-size"},
+    "similarity": {"--encoder": "--encoder-layers"},
+}
+
+
+def _renamed(arguments: list[str]) -> list[str]:
+    """A command line with the options that its command has now."""
+    known = RENAMED.get(next((each for each in arguments if not each.startswith("-")), ""), {})
+    found = []
+    for each in arguments:
+        option, equals, value = each.partition("=")
+        if option in known:
+            log.warning("%s is called %s now, and will not be understood from whitebox 0.2 on.", option, known[option])
+        found.append(f"{known.get(option, option)}{equals}{value}")
+    return found
 
 
 def main() -> None:
     """Entry point: one line and an exit code for what the user can mend, a traceback with --debug or for our bugs."""
     debug = "--debug" in sys.argv or bool(os.environ.get("WHITEBOX_DEBUG"))
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    sys.argv = [sys.argv[0], *_renamed([argument for argument in sys.argv[1:] if argument != "--debug"])]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding lacks letters

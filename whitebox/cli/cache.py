@@ -21,28 +21,25 @@ def list_command() -> None:
     """
     from datetime import datetime
 
-    from rich.table import Table
-
     from whitebox.engine.rows import stores, stores_folder
-    from whitebox.terminal import table_console
-    from whitebox.text import shown
+    from whitebox.terminal import show_rows
 
     found = stores()
     if not found:
         say(f"There are no stores in {stores_folder()}.")
         return
-    table = Table("Store", "Holds", "Encoder", "Rows", "GiB", "Changed")
+    table = []
     for stored in found:
         what = (str(stored.question.get(key, "?")) for key in ("what", "encoder"))
         changed = datetime.fromtimestamp(stored.used).strftime("%Y-%m-%d %H:%M")
         rows = str(stored.done) if stored.rows is None else f"{stored.done} of {stored.rows}"
         size = f"{stored.bytes / 2**30:.2f}"
-        table.add_row(stored.key, *map(shown, what), rows, size, changed)
-    table_console().print(table)
+        table.append((stored.key, *what, rows, size, changed))
+    show_rows(("Store", "Holds", "Encoder", "Rows", "GiB", "Changed"), table)
     say(f"{sum(stored.bytes for stored in found) / 2**30:.2f} GiB in {stores_folder()}")
 
 
-@cache_app.command(name="rm")
+@cache_app.command(name="rm", tables=False)
 def remove_command(
     keys: Annotated[list[str] | None, typer.Argument(metavar="[STORE]...", help="Names as `ls` shows them.")] = None,
     all_stores: Annotated[bool, typer.Option("--all", help="All of them.")] = False,

@@ -65,7 +65,6 @@ def compare_command(
     from analysis.measures.compare import compare, distinct_names
     from analysis.measures.families import model_evaluations
     from analysis.show.render import render
-    from whitebox.engine.header import weights_file
     from whitebox.runs import families, find_run
 
     paths, overrides = runs_and_overrides(runs)
@@ -81,7 +80,7 @@ def compare_command(
                 f"{grouped[0].name} is one model, trained with {len(paths)} seeds: compare takes a reference and at "
                 "least one other."
             )
-        names = distinct_names([weights_file(path) for path in paths])
+        names = distinct_names([run.folder / run.weights.name for run in runs_found])
         for run, name in zip(runs_found, names, strict=True):
             single.append(_evaluated(run, name, chosen, output, again, extras))
         found = model_evaluations(grouped, single, output)
@@ -97,7 +96,7 @@ def compare_command(
 @app.command(name="similarity")
 def similarity_command(
     runs: RunsAndOverrides = None,
-    encoder: Annotated[bool, typer.Option("--encoder", help="Also the encoder's layers.")] = False,
+    encoder: Annotated[bool, typer.Option("--encoder-layers", help="Also the encoder's layers.")] = False,
     draws: Annotated[int, typer.Option(min=1, help="Random rotations to compare subspaces with.")] = 20,
     dataset: Dataset = None,
     data_root: DataRoot = None,
@@ -115,7 +114,7 @@ def similarity_command(
 
     \b
     whitebox similarity results/depict-sa-tiny-camvid-0 results/depict-sa-tiny-camvid-1 --limit 50
-    whitebox similarity results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --encoder
+    whitebox similarity results/depict-sa-tiny-camvid results/segmenter-mask-tiny-camvid --encoder-layers
     """
     from itertools import combinations
 
@@ -124,15 +123,14 @@ def similarity_command(
     from analysis.measures.similarity import Setting, similarity
     from analysis.show.render import render
     from whitebox.cli.progress import image_progress
-    from whitebox.engine.header import weights_file
     from whitebox.runs import find_run
 
     paths, overrides = runs_and_overrides(runs)
-    names = distinct_names([weights_file(path) for path in paths])
     chosen, setting = Chosen(split, limit, unit=unit), Setting(encoder, draws, seed)
     records = []
     with together(device):
         found = [find_run(path, dataset, data_root, overrides, device) for path in paths]
+        names = distinct_names([run.folder / run.weights.name for run in found])
         folder = output or common_folder([run.folder for run in found])
         for one, other in combinations(range(len(found)), 2) if len(found) > 1 else [(0, 0)]:
             both = names[one], names[other]
@@ -153,7 +151,7 @@ def power_command(
     sd_residual: Annotated[
         float | None, typer.Option(min=0, help="Of a training on a unit. Default: the runs'.")
     ] = None,
-    seeds: Annotated[str, typer.Option(help="How many trainings of each model, as 3,5,10.")] = "3,5,10",
+    trainings: Annotated[str, typer.Option(help="How many of each model, as 3,5,10.")] = "3,5,10",
     units: Annotated[
         str | None, typer.Option(help="How many units, as 10,20. Default: as the runs have; that twice and four times.")
     ] = None,
@@ -173,7 +171,7 @@ def power_command(
 
     \b
     whitebox power results/depict-sa-tiny-camvid results/cbsa-tiny-camvid --comparisons 7
-    whitebox power --sd-seed 0.4 --sd-unit 2 --sd-residual 0.8 --units 10,23 --seeds 3,5
+    whitebox power --sd-seed 0.4 --sd-unit 2 --sd-residual 0.8 --units 10,23 --trainings 3,5
     """
     from analysis.consumed import Chosen
     from analysis.maths.variance import Sds
@@ -183,13 +181,14 @@ def power_command(
     from analysis.show.power import power_table
     from analysis.show.render import render
     from whitebox.runs import families, find_run
-    from whitebox.terminal import table_console
 
     given = {"--sd-seed": sd_seed, "--sd-unit": sd_unit, "--sd-residual": sd_residual}
 
     def study(default: Sequence[int]) -> Study:
         counts = default if units is None else _numbers("units", units)
-        return Study(seeds=tuple(_numbers("seeds", seeds)), units=tuple(counts), power=power, comparisons=comparisons)
+        return Study(
+            seeds=tuple(_numbers("trainings", trainings)), units=tuple(counts), power=power, comparisons=comparisons
+        )
 
     if not runs:
         if lacking := [name for name, sd in given.items() if sd is None]:
@@ -201,7 +200,7 @@ def power_command(
         about = "Standard deviations as given"
         table = power_table({"given": found_of}, power=power, comparisons=comparisons, about=about)
         if main_process():
-            table_console().print(table.to_rich())
+            table.show()
             if output is not None:
                 table.write(output / "tables" / "power")
                 say(f"Table: {output}/tables/power*")
@@ -254,7 +253,6 @@ def summary_command(
     """
     from analysis.record import laid_out
     from analysis.show import summary as shown
-    from whitebox.terminal import print_line, table_console
 
     places = folders or [Path("results")]
     if missing := [str(place) for place in places if not place.is_dir()]:
@@ -265,11 +263,10 @@ def summary_command(
         shown.figure(summary, folder / "figures" / "summary")
         table = shown.table(summary)
     table.write(folder / "tables" / "summary")
-    console = table_console()
-    console.print(table.to_rich())
+    table.show()
     for line in summary.missing:
-        print_line(console, line)
-    print_line(console, f"Figure and table: {folder}/*/summary*")
+        say(line)
+    say(f"Figure and table: {folder}/*/summary*")
 
 
 @app.command(name="intervene")
@@ -310,7 +307,7 @@ def intervene_command(
     chosen = None if layers is None else [name.strip() for name in layers.split(",")]
     altered = intervene(opened.model, ortho, chosen, seed)
     assert isinstance(altered, Segmentor)
-    folder = output or Path(os.path.normpath(opened.folder / ".." / f"{opened.name}-{ortho}"))
+    folder = output or Path(os.path.normpath(opened.folder / ".." / f"{opened.name.replace('/', '--')}-{ortho}"))
 
     def check() -> None:
         if (folder / WEIGHTS).exists():

@@ -15,7 +15,7 @@ app.add_typer(data_app, name="data")
 DatasetName = Annotated[str, typer.Argument(metavar="NAME", help="A name of `whitebox datasets`.")]
 
 
-@data_app.command(name="prepare")
+@data_app.command(name="prepare", tables=False)
 def prepare_command(
     name: Annotated[
         str,
@@ -71,21 +71,24 @@ def check_command(
     whitebox data check camvid
     whitebox data check folder data.path=photos data.reduce_zero_label=true
     """
+    from whitebox import terminal
     from whitebox.cli.progress import image_progress
     from whitebox.config import resolve
-    from whitebox.data.check import check_dataset, print_report
+    from whitebox.data.check import check_dataset, described, print_report
     from whitebox.terminal import table_console
 
     config = resolve("segmenter-linear-tiny", _config_name(name), overrides or (), data_root).data
     with image_progress(f"checking {config.name}", None) as advance:
         report = check_dataset(config, split or (), allow_partial=allow_partial, on_image=advance)
-    console = table_console()
-    print_report(report, console, None if all_problems else 50)
+    if terminal.manner.json:
+        terminal.manner.found.append(described(report))
+    else:
+        print_report(report, table_console(), None if all_problems else 50)
     if report.problems:
         raise typer.Exit(1)
 
 
-@data_app.command(name="show")
+@data_app.command(name="show", tables=False)
 def show_command(
     name: DatasetName,
     overrides: Overrides = None,

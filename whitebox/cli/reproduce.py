@@ -30,7 +30,7 @@ def reproduce_command(
     ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="A:B", help="Of that study's trainings. Default: 0:5.")] = None,
     decoder: Annotated[list[str] | None, typer.Option(help="Only these of that study. Repeatable.")] = None,
-    size: Annotated[
+    model_size: Annotated[
         list[str] | None, typer.Option(help="tiny, small, base, large. Repeatable. Default: tiny; of that study small.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are looked for, and trained.")] = Path("results"),
@@ -69,16 +69,15 @@ def reproduce_command(
     from whitebox.cli.training import seeds_of, train
     from whitebox.data.preflight import preflight
     from whitebox.runs import find_run
-    from whitebox.terminal import table_console
 
     setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
     if name == FOUNDATION:
-        if split or len(size or []) > 1:
-            raise ConfigError(f"{name} has splits of its own, and one --size: leave --split out.")
+        if split or len(model_size or []) > 1:
+            raise ConfigError(f"{name} has splits of its own, and one --model-size: leave --split out.")
         study = Foundation(
             dataset=dataset,
             encoder=encoder or ENCODER,
-            size=size[0] if size else "small",
+            size=model_size[0] if model_size else "small",
             seeds=seeds_of(seeds) if seeds else SEEDS,
             overrides=tuple(overrides or ()),
             folder=output or runs / name,
@@ -90,15 +89,17 @@ def reproduce_command(
     if encoder or seeds or decoder:
         raise ConfigError(f"--encoder, --seeds and --decoder belong to `whitebox reproduce {FOUNDATION}`.")
     if name in STUDIES:
-        if size or split or dataset not in ("ade20k", STUDIES[name].dataset):
-            raise ConfigError(f"{name} is a study of fixed models and data: leave --dataset, --size and --split out.")
+        if model_size or split or dataset not in ("ade20k", STUDIES[name].dataset):
+            raise ConfigError(
+                f"{name} is a study of fixed models and data: leave --dataset, --model-size and --split out."
+            )
         _study(STUDIES[name], overrides or [], setting, runs / name, output, data_root, device, dry_run, again)
         return
     experiments = chosen_experiments(name, dataset)
-    sizes = size or ["tiny"]
+    sizes = model_size or ["tiny"]
     needed = needed_runs(experiments, dataset, sizes, runs, overrides or ())
     if dry_run:
-        table_console().print(plan_table(needed, dataset, overrides or (), data_root).to_rich())
+        plan_table(needed, dataset, overrides or (), data_root).show()
         return
     folder = output or Path("results") / name.partition("-")[0] / dataset
     preflight(folder)
@@ -130,10 +131,9 @@ def _study(
     from whitebox.cli.training import train
     from whitebox.engine.header import WEIGHTS
     from whitebox.runs import find_run
-    from whitebox.terminal import table_console
 
     if dry_run:
-        table_console().print(study_plan(study, folder, overrides, data_root).to_rich())
+        study_plan(study, folder, overrides, data_root).show()
         return
     for name, run in study.runs.items():
         if not (folder / name / WEIGHTS).is_file():
@@ -159,10 +159,9 @@ def _foundation(study: Foundation, setting: Setting, device: str | None, dry_run
     from whitebox.cli.progress import image_progress
     from whitebox.cli.training import train
     from whitebox.runs import ended, find_run
-    from whitebox.terminal import table_console
 
     if dry_run:
-        table_console().print(foundation_plan(study, setting).to_rich())
+        foundation_plan(study, setting).show()
         return
     for decoder, seed in study.trainings():
         folder = study.place(decoder, seed)
@@ -189,15 +188,12 @@ def _foundation(study: Foundation, setting: Setting, device: str | None, dry_run
 
 
 def _list() -> None:
-    from rich.table import Table
-
     from experiments import EXPERIMENTS, STUDIES, foundation
-    from whitebox.terminal import table_console
+    from whitebox.terminal import show_rows
 
-    table = Table("name", "shows", "where", "models", box=None)
-    for each in EXPERIMENTS.values():
-        table.add_row(each.name, each.title, each.where, ", ".join(each.decoders))
+    rows = [(each.name, each.title, each.where, ", ".join(each.decoders)) for each in EXPERIMENTS.values()]
     for study in STUDIES.values():
-        table.add_row(study.name, study.title, f"ours, results/{study.name}", ", ".join(study.runs))
-    table.add_row(foundation.NAME, foundation.TITLE, f"ours, results/{foundation.NAME}", ", ".join(foundation.DECODERS))
-    table_console().print(table)
+        rows.append((study.name, study.title, f"ours, results/{study.name}", ", ".join(study.runs)))
+    where = f"ours, results/{foundation.NAME}"
+    rows.append((foundation.NAME, foundation.TITLE, where, ", ".join(foundation.DECODERS)))
+    show_rows(("name", "shows", "where", "models"), rows)

@@ -16,11 +16,14 @@ from whitebox.cli.app import (
     Encoder,
     Multiscale,
     Overrides,
-    RunPath,
     RunsAndOverrides,
     Unit,
     app,
     common_folder,
+    complete_datasets,
+    complete_models,
+    complete_recipes,
+    completed_runs,
     main_process,
     runs_and_overrides,
     say,
@@ -32,21 +35,28 @@ from whitebox.errors import ConfigError, DataError
 from whitebox.extras import require_extra
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from analysis.consumed import Chosen
     from analysis.measures.evaluation import Evaluated
     from analysis.measures.extras import Extra
     from analysis.record import Record
-    from whitebox.config import RunConfig
+    from whitebox.config import DataConfig, InferenceConfig, RunConfig
     from whitebox.runs import Family, SavedRun
 
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Argument(help="A name of `whitebox models`.")],
+    model: Annotated[str, typer.Argument(help="A name of `whitebox models`.", autocompletion=complete_models)],
     overrides: Overrides = None,
-    dataset: Annotated[str, typer.Option(help="A name of `whitebox datasets`.")] = "shapes",
+    dataset: Annotated[
+        str, typer.Option(help="A name of `whitebox datasets`.", autocompletion=complete_datasets)
+    ] = "shapes",
     encoder: Encoder = None,
-    recipe: Annotated[str | None, typer.Option(help="A name of `whitebox recipes`. Default: the dataset's.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A name of `whitebox recipes`. Default: the dataset's.", autocompletion=complete_recipes),
+    ] = None,
     data_root: DataRoot = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = Path("results"),
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: MODEL-DATASET.")] = None,
@@ -286,7 +296,7 @@ def evaluate_command(
         shown = [_as_one(family, found, extras, output) for family in grouped]
     if main_process():
         for own, family in zip(shown, grouped, strict=True):
-            render(own, output or family.folder)
+            render(own, output or family.folder, show=len(shown) == 1)
         if len(shown) > 1:
             all_shown = [record for own in shown for record in own]
             render(all_shown, output or common_folder([family.folder for family in grouped]))
@@ -325,9 +335,16 @@ def _evaluate(
     return found
 
 
-@app.command()
+@app.command(tables=False)
 def predict(
-    run: RunPath,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="A run folder, a model.safetensors, an official checkpoint.pth, hf-hub:ORG/NAME, or an exported "
+            "model.onnx.",
+            autocompletion=completed_runs,
+        ),
+    ],
     inputs: Annotated[list[Path], typer.Argument(help="Photos, folders of photos, or videos.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path("predictions"),
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also NAME_probabilities.npz.")] = False,
@@ -352,7 +369,6 @@ def predict(
     from whitebox.cli.progress import image_progress
     from whitebox.engine.predict import predict_files
     from whitebox.engine.video import is_video, predict_videos
-    from whitebox.runs import open_run
 
     videos = inputs if video else [path for path in inputs if is_video(path)]
     photos = [path for path in inputs if path not in videos]
@@ -362,9 +378,7 @@ def predict(
         raise ConfigError("--fps is for videos: give a video file, or --video OUT.mp4 with a folder of frames.")
     names = chosen_names(classes, vocabulary)
     require_fast(fast, topk)
-    opened = open_run(run, device=device, multiscale=multiscale, names=names, fast=fast, topk=topk)
-    encode_names(opened)
-    model, config = opened.model, opened.config
+    model, inference, data = _predictor(run, device, multiscale, names, fast, topk)
     failed = []
     if photos:
         with image_progress("predicting", None) as advance:
@@ -372,8 +386,8 @@ def predict(
                 model,
                 photos,
                 output,
-                config.inference,
-                config.data,
+                inference,
+                data,
                 probabilities=probabilities,
                 on_file=lambda done, total, _path: advance(done, total),
             )
@@ -384,8 +398,8 @@ def predict(
             model,
             videos,
             output,
-            config.inference,
-            config.data,
+            inference,
+            data,
             video=video,
             fps=fps,
             labels=labels,
@@ -400,7 +414,31 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command()
+def _predictor(
+    run: Path, device: str | None, multiscale: bool, names: tuple[str, ...] | None, fast: bool, topk: int | None
+) -> tuple[nn.Module, InferenceConfig, DataConfig]:
+    """The model of a run or of an exported file, and how photos are shown to it."""
+    from whitebox.config import MULTISCALE
+    from whitebox.runs import open_run
+
+    if run.suffix != ".onnx":
+        opened = open_run(run, device=device, multiscale=multiscale, names=names, fast=fast, topk=topk)
+        encode_names(opened)
+        return opened.model, opened.inference, opened.data
+    from whitebox.interop.export import read_onnx
+
+    if names is not None or fast:
+        raise ConfigError(f"{run} has the classes it was exported with: leave --classes, --vocabulary and --fast out.")
+    if device not in (None, "cpu"):
+        raise ConfigError(f"{run} runs on the processor: leave --device {device} out, or name the run it was made of.")
+    model = read_onnx(run)
+    inference = model.inference
+    if multiscale:
+        inference = replace(inference, scales=list(MULTISCALE), flip=True)
+    return model, inference, model.data
+
+
+@app.command(tables=False)
 def convert(
     checkpoint: Annotated[
         Path,
@@ -459,86 +497,90 @@ def convert(
 
 
 @app.command()
-def models() -> None:
-    """List the models."""
-    from rich.table import Table
+def models(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Only names like this, as depict or *-tiny.", autocompletion=complete_models)
+    ] = None,
+) -> None:
+    """List the models.
 
-    from whitebox.catalog import model_names
+    \b
+    whitebox models depict
+    whitebox models "*-tiny"
+    """
+    from whitebox.catalog import model_names, nearest
     from whitebox.config import resolve
-    from whitebox.terminal import table_console
+    from whitebox.terminal import show_rows
 
-    table = Table("model", "encoder", "decoder", box=None)
-    for name in model_names():
+    rows = []
+    for name in (each for each in model_names() if _fits(each, pattern)):
         config = resolve(name)
         chosen = {key: value for key, value in vars(config.decoder).items() if key != "name" and value is not None}
         texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in chosen.items()}
         settings = ", ".join(f"{key}={text}" for key, text in texts.items())
-        table.add_row(
-            name, config.encoder.name, f"{config.decoder.name} ({settings})" if settings else config.decoder.name
-        )
-    table_console().print(table)
+        decoder = f"{config.decoder.name} ({settings})" if settings else config.decoder.name
+        rows.append((name, config.encoder.name, decoder))
+    if not rows:
+        raise ConfigError(f"No model is called like {pattern!r}{nearest(str(pattern), model_names())}")
+    show_rows(("model", "encoder", "decoder"), rows)
+
+
+def _fits(name: str, pattern: str | None) -> bool:
+    """Whether a name holds a text, or is like a pattern with * and ?."""
+    from fnmatch import fnmatchcase
+
+    if pattern is None:
+        return True
+    return fnmatchcase(name, pattern) if set(pattern) & set("*?[") else pattern.lower() in name
 
 
 @app.command()
 def datasets(data_root: DataRoot = None) -> None:
     """List the datasets, and which of them are there."""
-    from rich.table import Table
-
     from whitebox.catalog import dataset_names
     from whitebox.config import resolve
     from whitebox.data import GENERATED
-    from whitebox.terminal import table_console
+    from whitebox.terminal import show_rows
 
-    table = Table("dataset", "classes", "epochs", "batch", "crop", "folder", box=None)
+    rows = []
     for name in dataset_names():
         config = resolve("segmenter-linear-tiny", name, (), data_root)
         folder = Path(config.data.root) / config.data.path
         there = "built in" if config.data.kind in GENERATED else f"{folder}{'' if folder.is_dir() else ' (not there)'}"
-        table.add_row(
-            name,
-            _class_count(config),
-            str(config.train.epochs) if config.train.steps is None else f"{config.train.steps} steps",
-            str(config.train.batch_size),
-            str(config.data.crop),
-            there,
-        )
-    table_console().print(table)
+        length = str(config.train.epochs) if config.train.steps is None else f"{config.train.steps} steps"
+        rows.append((name, _class_count(config), length, config.train.batch_size, config.data.crop, there))
+    show_rows(("dataset", "classes", "epochs", "batch", "crop", "folder"), rows)
 
 
 @app.command()
 def encoders() -> None:
     """List the encoders that `--encoder` takes."""
-    from rich.table import Table
-
     from whitebox.catalog import about, encoder_names
-    from whitebox.terminal import table_console
+    from whitebox.terminal import show_rows
 
-    table = Table(
-        "encoder", "parameters", "patch", "made for", "pretraining", "licence", "before downloading", box=None
-    )
+    rows = []
     for name in encoder_names():
         known = about(name)
         sizes = f"{known.parameters:.1f} M", f"{known.patch} px", f"{known.image_size} px"
-        table.add_row(name, *sizes, known.pretraining, known.licence, known.gated)
-    table_console().print(table)
+        rows.append((name, *sizes, known.pretraining, known.licence, known.gated))
+    columns = ("encoder", "parameters", "patch", "made for", "pretraining", "licence", "before downloading")
+    show_rows(columns, rows)
 
 
 @app.command()
 def recipes() -> None:
     """List the recipes that `--recipe` takes, on a dataset that they do not name."""
-    from rich.table import Table
-
     from whitebox.catalog import datasets_of, recipe_names
     from whitebox.config import resolve
-    from whitebox.terminal import table_console
+    from whitebox.terminal import show_rows
 
-    table = Table("recipe", "optimiser", "rate", "length", "batch", "crop", "has its own settings for", box=None)
+    rows = []
     for name in recipe_names():
         config = resolve("segmenter-linear-tiny", recipe=name)
         length = f"{config.train.epochs} epochs" if config.train.steps is None else f"{config.train.steps} steps"
-        numbers = f"{config.optim.lr:g}", length, str(config.train.batch_size), f"{config.data.crop} px"
-        table.add_row(name, config.optim.name, *numbers, ", ".join(datasets_of(name)))
-    table_console().print(table)
+        numbers = f"{config.optim.lr:g}", length, config.train.batch_size, f"{config.data.crop} px"
+        rows.append((name, config.optim.name, *numbers, ", ".join(datasets_of(name))))
+    show_rows(("recipe", "optimiser", "rate", "length", "batch", "crop", "has its own settings for"), rows)
 
 
 def _class_count(config: RunConfig) -> str:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -373,6 +373,30 @@ def print_report(report: DatasetReport, console: Console, most: int | None = 50)
     if doubts and not count:
         verdict = f"no problem, and {doubts} thing{'s' if doubts > 1 else ''} to look at"
     print_line(console, f"{report.config.name}: {verdict}")
+
+
+def described(report: DatasetReport) -> dict[str, Any]:
+    """A report in JSON's types: what each split holds, by class where its files could be read, and what is wrong."""
+    splits = []
+    for split in report.splits:
+        stored, pixels_K, images_K = split.stored(), report.class_pixels(split), report.class_images(split)
+        splits.append(
+            {
+                "name": split.name,
+                "images": split.images,
+                "labels": split.labels,
+                "good_pairs": split.checked,
+                "stored_values": None if stored is None else list(stored),
+                "ignored": report.ignored(split),
+                "sizes": [{"width": w, "height": h, "images": count} for (w, h), count in split.sizes.most_common()],
+                "classes": [
+                    {"name": name, "pixels": int(pixels_K[k]), "images": int(images_K[k])}
+                    for k, name in enumerate(report.classes)
+                ],
+            }
+        )
+    told = {"problems": report.problems, "doubts": report.doubts, "notes": report.notes}
+    return {"dataset": report.config.name, "splits": splits, **told}
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:

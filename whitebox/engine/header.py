@@ -6,6 +6,7 @@ to rebuild the model.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,16 @@ def _how(name: str) -> str:
     return f": {name} is a model without weights; train it, `whitebox train {name}`, and name the run it saves"
 
 
+def _near(path: Path) -> str:
+    """Runs that are there and called nearly so, else the first that are there; empty: there are none."""
+    runs = sorted(weights.parent for weights in RUNS.glob(f"**/{WEIGHTS}"))
+    close = difflib.get_close_matches(path.name, [run.name for run in runs], n=3, cutoff=0.5)
+    near = [str(run) for name in dict.fromkeys(close) for run in runs if run.name == name]
+    if near:
+        return f"; did you mean {' or '.join(near[:3])}?"
+    return f"; there are {', '.join(map(str, runs[:3]))}{', ...' if len(runs) > 3 else ''}." if runs else "."
+
+
 def weights_file(path: Path) -> Path:
     """The file that holds the weights: ``path`` itself, or the one in the folder ``path``.
 
@@ -103,7 +114,8 @@ def weights_file(path: Path) -> Path:
                 return path / name
         raise CheckpointError(f"{path} holds neither {WEIGHTS} nor an official checkpoint.pth{_why(path)}.")
     if not path.exists():
-        raise CheckpointError(f"There is no file or folder {path}{_how(path.name)}.")
+        how = _how(path.name)
+        raise CheckpointError(f"There is no file or folder {path}{f'{how}.' if how else _near(path)}")
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise CheckpointError(f"{path} is no weights file: give a run folder, a .safetensors, or an official .pth.")
     return path

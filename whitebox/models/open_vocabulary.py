@@ -16,7 +16,7 @@ from whitebox.errors import ModelError
 from whitebox.models.clip import CLIPEncoder
 from whitebox.models.cross_entropy import IGNORED
 from whitebox.models.decoders.base import Decoder, Prediction
-from whitebox.models.segmentor import Encoded, Segmentor
+from whitebox.models.segmentor import Encoded, Photos, Segmentor, as_images
 from whitebox.models.text import Progress, cached_text_features, random_features, templates, text_features
 from whitebox.names import check_vocabulary
 from whitebox.palette import distinct_palette
@@ -94,7 +94,7 @@ class OpenSegmentor(Segmentor):
         assert features is not None
         return features
 
-    def encode(self, images: Tensor) -> Encoded:
+    def encode(self, images: Tensor | Photos) -> Encoded:
         """The image's maps at the decoder's strides, finest first, the last one embedded; and their grids."""
         self.prepare()
         x_B3HW = self.pad(self.view(self.normalise(images)))
@@ -102,8 +102,9 @@ class OpenSegmentor(Segmentor):
         maps[-1] = self.encoder.embedded(maps[-1])
         return Encoded(maps, [(each.shape[-2], each.shape[-1]) for each in maps])
 
-    def forward(self, images: Tensor | Encoded, labels: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor | Encoded | Photos, labels: Tensor | None = None) -> Tensor:
         """RGB images (B, 3, H, W) -> probabilities (B, T, H, W); with labels the sums of ``loss``."""
+        images = images if isinstance(images, Encoded) else as_images(images, self.mean.device)
         few = getattr(self.loss, "names", None)
         if labels is not None and self.training:
             few = self.num_classes if few is None else few

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,28 @@ from whitebox.models.taps import Tap
 from whitebox.models.unused import freeze_unused
 from whitebox.models.weights import LoadReport
 from whitebox.palette import distinct_palette
+
+Photos = Any  # what NumPy makes an array of: its own arrays, pictures of Pillow
+
+
+def as_images(images: Tensor | Photos, device: torch.device) -> Tensor:
+    """Photos (H, W, 3) or (B, H, W, 3) as a batch (B, 3, H, W) on a device; tensors as they are.
+
+    Raises:
+        ModelError: it is nothing that holds numbers.
+    """
+    if isinstance(images, Tensor):
+        return images
+    try:
+        array = np.asarray(images)
+        found = torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
+    except (TypeError, ValueError):
+        raise ModelError(
+            f"A model takes images of shape (B, 3, H, W), or photos (H, W, 3) of NumPy or Pillow, not "
+            f"{type(images).__name__}."
+        ) from None
+    found = found[None] if found.dim() == 3 else found
+    return found.permute(0, 3, 1, 2) if found.dim() == 4 and found.shape[3] == 3 else found
 
 
 class Encoded(NamedTuple):
@@ -74,12 +97,14 @@ class Segmentor(nn.Module):
         load_report: what loading the weights matched; None for a new model.
         kept: what gives the tokens of one normalised and padded image behind a fixed encoder in place of the encoder
             itself, from where they are kept (``whitebox.engine.kept``).
+        configuration: of its training, where ``whitebox.load_model`` loaded it; None: it is new.
     """
 
     mean: Tensor
     std: Tensor
     load_report: LoadReport | None = None
     kept: Callable[[Tensor], Encoded] | None = None
+    configuration: Any = None
 
     def __init__(
         self,
@@ -129,10 +154,16 @@ class Segmentor(nn.Module):
     def num_classes(self) -> int:
         return self.decoder.num_classes
 
-    def forward(self, images: Tensor | Encoded, labels: Tensor | None = None) -> Tensor:
+    def extra_repr(self) -> str:
+        names = ", ".join(self.classes[:5]) + (", ..." if self.num_classes > 5 else "")
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return f"{self.num_classes} classes: {names}; {count / 1e6:.2f} M parameters"
+
+    def forward(self, images: Tensor | Encoded | Photos, labels: Tensor | None = None) -> Tensor:
         """RGB images (B, 3, H, W), uint8 or float in [0, 1] -> logits (B, K, H, W), float32.
 
-        Instead of images there may be what ``encode`` made of them; the logits are then those of the padded images.
+        Photos as NumPy and Pillow have them, (H, W, 3) or (B, H, W, 3), are images, too. Instead of
+        images there may be what ``encode`` made of them; the logits are then those of the padded images.
 
         Decoders that say what each mask is (``decoder.scores``) give scores instead of logits: the largest is the
         class here too, but their softmax is not its probability; each score's share of their sum is.
@@ -144,6 +175,7 @@ class Segmentor(nn.Module):
         Raises:
             ModelError: ``images`` has another shape or type; ``labels`` does not fit.
         """
+        images = images if isinstance(images, Encoded) else as_images(images, self.mean.device)
         prediction = self.predict(images)
         if labels is not None:
             return self.loss(prediction, labels, self.encoder.patch_size)
@@ -157,15 +189,15 @@ class Segmentor(nn.Module):
             scores_BPK = class_scores(maps_BKHW.flatten(2).transpose(1, 2), prediction.shares_BKK)
             return scores_BPK.transpose(1, 2).unflatten(2, (H, W))
 
-    def masks(self, images: Tensor) -> Tensor:
+    def masks(self, images: Tensor | Photos) -> Tensor:
         """Mask logits at the patch grid of the padded image, (B, K, h, w)."""
         return self.predict(images).masks_BKhw
 
-    def predict(self, images: Tensor | Encoded) -> Prediction:
+    def predict(self, images: Tensor | Encoded | Photos) -> Prediction:
         """All that the decoder says, at the patch grid of the padded image."""
         return self.decoder.predict(*(images if isinstance(images, Encoded) else self.encode(images)))
 
-    def encode(self, images: Tensor) -> Encoded:
+    def encode(self, images: Tensor | Photos) -> Encoded:
         """What the decoder takes of images, see ``Decoder.forward``.
 
         An encoder that is fixed sees one image at a time on a processor: its tokens are then the same to the last bit
@@ -195,8 +227,9 @@ class Segmentor(nn.Module):
             return Encoded(*self.encoder(x_B3HW))
         return Encoded(*self.encoder.intermediate(x_B3HW, self.decoder.encoder_layers))
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor | Photos) -> Tensor:
         """RGB uint8 or float in [0, 1] -> zero-mean network input."""
+        images = as_images(images, self.mean.device)
         if images.dim() != 4 or images.shape[1] != 3:
             raise ModelError(f"A model takes images of shape (B, 3, H, W); these have shape {tuple(images.shape)}.")
         if images.dtype == torch.uint8:

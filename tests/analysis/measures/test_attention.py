@@ -668,7 +668,7 @@ class TestParse:
             ({"rollout": True, "head": "1"}, "--head 1 does not go with --rollout"),
             ({"interpolation": "cubic"}, "--interpolation 'cubic' is unknown: choose nearest or bilinear"),
             ({"colours": "log"}, "--colours 'log' is unknown: choose own or shared or unit"),
-            ({"masks": True, "part": "encoder"}, "--encoder does not go with --masks"),
+            ({"masks": True, "part": "encoder"}, "--encoder-layers does not go with --masks"),
             ({"masks": True, "patches": ["0,0"]}, "--patch does not go with --masks"),
             ({"masks": True, "head": "mean"}, "--head does not go with --masks"),
             ({"masks": True, "rollout": True}, "--rollout does not go with --masks"),
