@@ -23,6 +23,7 @@ class Extra(NamedTuple):
 
 EXTRAS = {
     "cluster": Extra("submitit", "submitit"),
+    "export": Extra("onnxruntime", "onnx, onnxruntime and onnxscript"),
     "corruptions": Extra("imagecorruptions", "imagecorruptions-imaug", opencv=True),
     "mmseg": Extra("mmseg", "mmsegmentation", opencv=True),
     "sed": Extra("open_clip", "open_clip"),

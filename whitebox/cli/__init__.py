@@ -5,7 +5,19 @@ from importlib import import_module
 from whitebox.cli.app import app, main
 
 # in the order of --help
-for subject in ("training", "data", "cache", "analysis", "robustness", "comparison", "reproduce", "sweep"):
+SUBJECTS = (
+    "training",
+    "export",
+    "hub",
+    "data",
+    "cache",
+    "analysis",
+    "robustness",
+    "comparison",
+    "reproduce",
+    "sweep",
+)
+for subject in SUBJECTS:
     import_module(f"whitebox.cli.{subject}")  # its commands register themselves
 
 __all__ = ["app", "main"]

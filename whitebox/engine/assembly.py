@@ -177,8 +177,9 @@ _PROBABILITIES = Kind(_IndependentView, _as_it_is)
 
 def kind_of(model: nn.Module, scores: str) -> Kind:
     """How this model's masks become probabilities; ``scores``: see ``inference.scores``."""
-    if not isinstance(model, Segmentor):
-        return _LOGITS
+    if not isinstance(model, Segmentor):  # an exported one says what its maps at the pixels are
+        normalise = {"scores": _softmax if scores == "softmax" else _shares, "probabilities": _as_it_is}
+        return Kind(View, normalise.get(getattr(model, "gives", ""), _softmax))
     if model.decoder.independent:
         return _PROBABILITIES
     if not model.decoder.scores:

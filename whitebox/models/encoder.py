@@ -142,6 +142,7 @@ class Encoder(nn.Module):
     """
 
     load_report: LoadReport | None = None  # of pretrained weights
+    resampled_always = False  # position embeddings, also for the grid they are of: no size is then a special case
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -353,15 +354,18 @@ class Encoder(nn.Module):
 
     def _resample(self, embedding_1ND: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
         how = self._positions
-        if how == "timm":
+        if self.resampled_always:
+            pass
+        elif how == "timm":
             return resample_abs_pos_embed(embedding_1ND, list(new), list(old), num_prefix_tokens=prefix)
-        if old[0] * old[1] == new[0] * new[1] if how == "segmenter" else old == new:
+        elif old[0] * old[1] == new[0] * new[1] if how == "segmenter" else old == new:
             return embedding_1ND
         front, patches = embedding_1ND[:, :prefix], embedding_1ND[:, prefix:]
         if how == "dinov2":
             patches = resample_as_dinov2(patches, old, new)
         else:
-            patches = resample(patches, old, new, "bilinear" if how == "segmenter" else "bicubic")
+            mode = "bilinear" if how == "segmenter" else "bicubic"
+            patches = resample(patches, old, new, mode, antialias=how == "timm")
         return torch.cat([front, patches], dim=1)
 
     def _hears_attention(self, taps: EncoderLayerTaps) -> bool:
@@ -519,10 +523,11 @@ def shrunk_block(block: Any, z_BND: Tensor, kept_M: Tensor) -> Tensor:
     return cast(Tensor, z_BMD + block.drop_path2(block.ls2(block.mlp(block.norm2(z_BMD)))))
 
 
-def resample(embedding_1ND: Tensor, old: Grid, new: Grid, mode: str) -> Tensor:
-    """Embeddings of the places of one grid -> those of another; half-pixel centres, no antialiasing."""
+def resample(embedding_1ND: Tensor, old: Grid, new: Grid, mode: str, antialias: bool = False) -> Tensor:
+    """Embeddings of the places of one grid -> those of another; half-pixel centres."""
     map_1Dhw = embedding_1ND.transpose(1, 2).unflatten(2, old)
-    return F.interpolate(map_1Dhw, size=new, mode=mode, align_corners=False).flatten(2).transpose(1, 2)
+    found_1Dhw = F.interpolate(map_1Dhw, size=new, mode=mode, align_corners=False, antialias=antialias)
+    return found_1Dhw.flatten(2).transpose(1, 2)
 
 
 def resample_as_dinov2(embedding_1ND: Tensor, old: Grid, new: Grid) -> Tensor:
@@ -586,8 +591,14 @@ def _not_plain(name: str) -> str:
     )
 
 
+def hub_repository(name: str) -> str | None:
+    """The repository of the Hub that holds the pretrained weights of timm's model; None: none does."""
+    found: str | None = getattr(timm.models.get_pretrained_cfg(name), "hf_hub_id", None)
+    return found
+
+
 def _pretrained_tensors(name: str) -> dict[str, Tensor]:
-    known = timm.models.get_pretrained_cfg(name)
     files = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
-    repository = getattr(known, "hf_hub_id", None)
-    return from_hub(name, repository, files, lambda: dict(timm.create_model(name, pretrained=True).state_dict()))
+    return from_hub(
+        name, hub_repository(name), files, lambda: dict(timm.create_model(name, pretrained=True).state_dict())
+    )
