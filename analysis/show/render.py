@@ -141,7 +141,8 @@ def _render_group(group: Sequence[Record], folder: Path, stem: str, figures: boo
     for table in tables.values():
         table.print(console)
     for note in notes(group):
-        print_fitting(console, note)
+        if not any(note in table.caption for table in tables.values()):
+            print_fitting(console, note)
     if tables:
         print_fitting(console, f"Figures and tables: {folder}/*/{stem}*")
 
