@@ -180,9 +180,8 @@ def _write_onnx(program: Any, path: Path, opset: int | None, about: str) -> None
     except Exception as error:  # see `_program`
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"torch.onnx of torch {torch.__version__} cannot translate this model ({reason}).") from error
-    for key, value in ((METADATA, about),):
-        said = proto.metadata_props.add()
-        said.key, said.value = key, value
+    said = proto.metadata_props.add()
+    said.key, said.value = METADATA, about
     if proto.ByteSize() >= 2**31:
         raise ModelError(
             "The model has more than 2 GB, which an ONNX file cannot hold: add --half, or take another format."
@@ -211,17 +210,15 @@ def _about(model: Segmentor, config: RunConfig, size: int | None, half: bool) ->
 
 @contextmanager
 def _any_size(model: Segmentor, dynamic: bool) -> Iterator[None]:
-    """Inside the block position embeddings are resampled whatever the grid is, so that no size is a special case."""
-    encoder: Any = model.encoder
-    before = getattr(encoder, "resampled_always", None)
-    if before is None or not dynamic:
-        yield
-        return
-    encoder.resampled_always = True
+    """Inside the block the parts of a model that have special cases of a size compute without them."""
+    parts: list[Any] = [each for each in model.modules() if dynamic and hasattr(each, "any_size")]
+    for part in parts:
+        part.any_size = True
     try:
         yield
     finally:
-        encoder.resampled_always = before
+        for part in parts:
+            part.any_size = False
 
 
 @contextmanager

@@ -201,7 +201,10 @@ class CBSA(UntiedSubspaces):
 
     Attributes:
         step_size, representative_step: (H, 1, 1), learned; ``step_x`` and ``step_rep`` of the official code.
+        any_size: means over cells are a product of matrices, which can be followed for any grid (export).
     """
+
+    any_size = False
 
     def __init__(self, width: int, heads: int, head_dim: int, pool: int) -> None:
         super().__init__(width, heads, head_dim)
@@ -231,8 +234,23 @@ class CBSA(UntiedSubspaces):
     def pooled(self, w_BHNP: Tensor, grid: tuple[int, int]) -> Tensor:
         """Means of the patch tokens over the cells of the pooling grid, (B, H, pool * pool, P)."""
         patches_BHPN = w_BHNP[:, :, : grid[0] * grid[1]].transpose(-1, -2)
-        pooled = F.adaptive_avg_pool2d(patches_BHPN.unflatten(-1, grid).flatten(1, 2), self.pool)
+        map_BChw = patches_BHPN.unflatten(-1, grid).flatten(1, 2)
+        if self.any_size:
+            rows_Rh, columns_Rw = (cells(self.pool, side, map_BChw) for side in grid)
+            pooled = rows_Rh @ map_BChw @ columns_Rw.T
+        else:
+            pooled = F.adaptive_avg_pool2d(map_BChw, self.pool)
         return pooled.flatten(2).unflatten(1, (self.heads, self.head_dim)).transpose(-1, -2)
+
+
+def cells(count: int, length: int, like: Tensor) -> Tensor:
+    """Means over ``count`` cells of a length, those of ``adaptive_avg_pool2d``, as a matrix (count, length)."""
+    first_R1 = torch.arange(count, device=like.device)[:, None]
+    place_L = torch.arange(length, device=like.device)
+    start_R1 = first_R1 * length // count
+    end_R1 = -(-(first_R1 + 1) * length // count)
+    within_RL = (place_L >= start_R1) & (place_L < end_R1)
+    return within_RL.to(like.dtype) / (end_R1 - start_R1).to(like.dtype)
 
 
 class TSSA(UntiedSubspaces):

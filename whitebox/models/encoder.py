@@ -142,7 +142,7 @@ class Encoder(nn.Module):
     """
 
     load_report: LoadReport | None = None  # of pretrained weights
-    resampled_always = False  # position embeddings, also for the grid they are of: no size is then a special case
+    any_size = False  # position embeddings are resampled for every grid, so that no size is a special case (export)
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -354,7 +354,7 @@ class Encoder(nn.Module):
 
     def _resample(self, embedding_1ND: Tensor, old: Grid, new: Grid, prefix: int) -> Tensor:
         how = self._positions
-        if self.resampled_always:
+        if self.any_size:
             pass
         elif how == "timm":
             return resample_abs_pos_embed(embedding_1ND, list(new), list(old), num_prefix_tokens=prefix)
