@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from own_data import make_folder
 from PIL import Image
 from tiny_runs import tiny_run
 from typer.models import OptionInfo
@@ -151,6 +152,14 @@ def test_json_of_tables(call: Call, arguments: str, first: dict[str, Any]) -> No
     told = json.loads(out)
     assert code == 0 and len(told) >= 1
     assert first.items() <= told[0].items()
+
+
+def test_json_of_a_check_that_found_something(call: Call, tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "d")
+    next((root / "masks" / "val").iterdir()).unlink()
+    code, out, _ = call("data", "check", "folder", f"data.path={root}", "--json")
+    (told,) = json.loads(out)
+    assert code == 1 and len(told["problems"]) >= 1
 
 
 def test_an_error_is_no_json(call: Call) -> None:

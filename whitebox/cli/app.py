@@ -49,12 +49,18 @@ class App(typer.Typer):
 
         def decorate(function: Any) -> Any:
             @functools.wraps(function)
-            def expanded(**given: Any) -> Any:
+            def expanded(**given: Any) -> None:
                 manner = [given.pop(name, False) for name in SPEECH]
                 given = {key: _expanded(value) for key, value in given.items()}
                 _look_before_work(given)
+                stopped: typer.Exit | None = None
                 with speaking(*manner):
-                    return function(**given)
+                    try:
+                        function(**given)
+                    except typer.Exit as end:  # what was found is told all the same
+                        stopped = end
+                if stopped is not None:
+                    raise stopped
 
             _add_options(expanded, function, {key: SPEECH[key] for key in SPEECH if tables or key != "as_json"})
             register(expanded)

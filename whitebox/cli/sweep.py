@@ -132,7 +132,6 @@ def _dry_run(plan: Plan, states: Mapping[str, Found]) -> None:
     from experiments.reproduce import training_cost
     from whitebox.cli.training import config_of
     from whitebox.sweep import DONE
-    from whitebox.terminal import table_console
 
     rows: list[tuple[Any, ...]] = []
     known: dict[str, Any] = {}
@@ -160,7 +159,7 @@ def _dry_run(plan: Plan, states: Mapping[str, Found]) -> None:
         f"{done} of {len(plan.tasks)} tasks are done. Hours of a training on this machine, guessed from one timed "
         "forward pass; measurements are not in it. GPU hours: what each task may take."
     )
-    table_console().print(Table(columns, tuple(rows), caption).to_rich())
+    Table(columns, tuple(rows), caption).show()
 
 
 def _show(plan: Plan, states: Mapping[str, Found]) -> None:
@@ -168,18 +167,17 @@ def _show(plan: Plan, states: Mapping[str, Found]) -> None:
     from collections import Counter
 
     from analysis.show.tables import Column, Table
+    from whitebox import terminal
     from whitebox.sweep import DONE, FAILED, LOST, RUNNING
-    from whitebox.terminal import table_console
 
     order = {FAILED: 0, LOST: 1, RUNNING: 2}
     listed = sorted(states.items(), key=lambda each: order.get(each[1].state, 4 if each[1].state == DONE else 3))
-    rows = [
-        (name, found.state, found.job or "", found.seconds / 60, found.last[:80]) for name, found in listed[:_SHOWN]
-    ]
+    most = len(listed) if terminal.manner.json or terminal.manner.verbose else _SHOWN
+    rows = [(name, found.state, found.job or "", found.seconds / 60, found.last[:80]) for name, found in listed[:most]]
     hours = sum(found.seconds for found in states.values()) / 3600
     counts = ", ".join(f"{count} {state}" for state, count in Counter(found.state for found in states.values()).items())
-    more = f" {len(listed) - _SHOWN} more are not shown." if len(listed) > _SHOWN else ""
+    more = f" {len(listed) - most} more are not shown." if len(listed) > most else ""
     cost = f"{hours:.2f} hours" + (f", {hours * plan.job.gpus:.2f} of a GPU" if plan.job.gpus else "")
     caption = f"{counts}; {cost} so far.{more} What each has printed: {plan.place}/TASK.log"
     columns = (Column("Task"), Column("State"), Column("Job"), Column("Minutes", 1), Column("Last line"))
-    table_console().print(Table(columns, tuple(rows), caption).to_rich())
+    Table(columns, tuple(rows), caption).show()
