@@ -71,7 +71,7 @@ EPOCH = 367 // 8 * 8  # images of an epoch of CamVid, in batches of 8
 class Bench:
     """A decoder behind the encoder, a batch of views, and their rows in a store."""
 
-    def __init__(self, title: str, way: str, crop: int, batch: int) -> None:
+    def __init__(self, title: str, way: str, crop: int, batch: int, device: str = "cpu") -> None:
         model, overrides = DECODERS[title]
         shapes = (f"data.size={crop}", f"data.resize={crop}", f"data.crop={crop}", f"data.train_length={batch}")
         own = (f"train.batch_size={batch}", "data.views=1", *overrides)
@@ -81,7 +81,7 @@ class Bench:
         torch.manual_seed(0)
         classes, palette = dataset_info(self.config.data)
         built = build(self.config.encoder, self.config.decoder, len(classes), classes, palette)
-        self.learner = Learner(built, self.config, accelerator_for(self.config, Path(), "cpu"), None)
+        self.learner = Learner(built, self.config, accelerator_for(self.config, Path(), device), None)
         self.signals, self.way, self.keys = StopSignals(), way, [(0, index) for index in range(batch)]
         self.samples: Views | EncodedViews = self.views(0)
         if way == "stored":
