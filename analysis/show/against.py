@@ -8,6 +8,8 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis.record import Record
 from analysis.show.figures import PAGE, figure_style, legend_columns, new_figure, save_figure
 from analysis.show.spread import together_words
@@ -130,6 +132,7 @@ def _draw_beside(records: Sequence[Record], stem: Path) -> None:
                     shown = [estimate(row["against"][baseline], row["factor"]) for _, row in behind]
                     _line(axes, [at for at, _ in behind], shown, colours[index], _DASHES[baseline], faint=True)
                 _line(axes, x, [estimate(row["trained"], row["factor"]) for row in rows], colours[index], "-")
+            _not_below_zero(axes)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
             if not all("layer" in place or "input" in place for place in places.values()):
                 axes.set_xticks(list(places), list(places.values()), fontsize=6)
@@ -155,6 +158,13 @@ def _line(
     axes.plot(x, [each.value for each in values], color=colour, linestyle=dashes, markersize=3, **look)
     low, high = ([getattr(each, end) for each in values] for end in ("low", "high"))
     axes.fill_between(x, low, high, color=colour, alpha=0.1 if faint else 0.2, linewidth=0)
+
+
+def _not_below_zero(axes: Axes) -> None:
+    """A wide interval of few draws may reach below 0, where a rate or a rank does not."""
+    least = [float(np.nanmin(line.get_ydata())) for line in axes.lines if np.isfinite(line.get_ydata()).any()]
+    if axes.get_ylim()[0] < 0 <= min(least, default=-1.0):
+        axes.set_ylim(bottom=0)
 
 
 def _draw_epochs(record: Record, stem: Path) -> None:
@@ -184,6 +194,7 @@ def _draw_epochs(record: Record, stem: Path) -> None:
                     value = estimate(row["against"]["untrained"], row["factor"]).value
                     axes.axhline(value, color=colour, linewidth=0.8, linestyle=":")
                 _line(axes, [epoch for epoch, _ in pairs], [each for _, each in pairs], colour, "-")
+            _not_below_zero(axes)
             if number >= len(names) - _ABREAST:
                 axes.set_xlabel("epoch")
         handles = [Line2D([], [], color=colours[place], marker="o", markersize=3, label=place) for place in places]
