@@ -95,40 +95,43 @@ class Way(NamedTuple):
 def judge_window(each: Judged, known: Mapping[str, Tensor], way: Way) -> dict[str, Array]:
     """What one layer did in one window; ``known``: what was heard, float64. See `analysis.maths.moves.judge`."""
     name, layer, objective = each
-    after, update = known[f"{name}.tokens"], known[f"{name}.update"]
-    before = after - update
+    after = known[f"{name}.tokens"]
+    before = after - known[f"{name}.update"]
     if isinstance(layer, CrateLayer):  # ISTA follows, which is not there to compress
         after = known[f"{name}.compressed"]
-        update = after - before
-
-    def made(eps: float) -> Move:
-        if objective == BOUND:
-            heard = known[f"{name}.projected"], known[f"{name}.membership"]
-            return variational(cast(TSSA, layer), after, update, *heard, eps, way.at)
-        if objective == CONTRACTION:
-            heard = known[f"{name}.projected"], known[f"{name}.attention"]
-            return contraction(cast(CBSA, layer), after, update, *heard, way.grid, eps, way.at)
-        if objective == SPARSE:
-            crate = cast(CrateLayer, layer)
-            return sparsification(normed(crate.sparse_norm, after), known[f"{name}.sparse"], crate.sparsity, eps)
-        return compression(layer, after, update, known.get(f"{name}.projected"), eps, way.at)
-
+    numbers = judge(move_of(each, known, way.grid, way.eps, way.at), way.generator, way.draws, way.steps)
     if objective == DIRECTIONS:
-        patches_ND = known["decoder.patches"]
-        heard_HNP = known[f"{name}.projected"]
-        move = refinement(cast(SubspaceAttention, layer), after, update, heard_HNP, patches_ND)
-        numbers = judge(move, way.generator, way.draws, way.steps)
         for when, q_KD in (("before", before), ("after", after)):
-            numbers[f"captured_{when}"] = 100 * captured(q_KD, patches_ND).cpu().numpy()
+            numbers[f"captured_{when}"] = 100 * captured(q_KD, known["decoder.patches"]).cpu().numpy()
         return numbers
-    move = made(way.eps)
-    numbers = judge(move, way.generator, way.draws, way.steps)
-    numbers |= over_distortions([made(eps) for eps in DISTORTIONS])
+    numbers |= over_distortions([move_of(each, known, way.grid, eps, way.at) for eps in DISTORTIONS])
     if objective == CONTRACTION:
         numbers["given_change"] = _given(cast(CBSA, layer), before, after, known[f"{name}.attention"], way.eps)
     if objective == SPARSE:
         numbers |= _sparse_rate_parts(cast(CrateLayer, layer), before, after, known[f"{name}.sparse"], way.eps)
     return numbers
+
+
+def move_of(each: Judged, known: Mapping[str, Tensor], grid: tuple[int, int], eps: float, at: str = "tokens") -> Move:
+    """What one layer did to the tokens of one window; ``known``: what was heard of it (`taps`), float64."""
+    name, layer, objective = each
+    after, update = known[f"{name}.tokens"], known[f"{name}.update"]
+    if objective == DIRECTIONS:
+        heard_HNP = known[f"{name}.projected"]
+        return refinement(cast(SubspaceAttention, layer), after, update, heard_HNP, known["decoder.patches"])
+    if isinstance(layer, CrateLayer):
+        before, after = after - update, known[f"{name}.compressed"]
+        update = after - before
+    if objective == BOUND:
+        heard = known[f"{name}.projected"], known[f"{name}.membership"]
+        return variational(cast(TSSA, layer), after, update, *heard, eps, at)
+    if objective == CONTRACTION:
+        heard = known[f"{name}.projected"], known[f"{name}.attention"]
+        return contraction(cast(CBSA, layer), after, update, *heard, grid, eps, at)
+    if objective == SPARSE:
+        crate = cast(CrateLayer, layer)
+        return sparsification(normed(crate.sparse_norm, after), known[f"{name}.sparse"], crate.sparsity, eps)
+    return compression(layer, after, update, known.get(f"{name}.projected"), eps, at)
 
 
 def _given(layer: CBSA, before_ND: Tensor, after_ND: Tensor, weights_HRN: Tensor, eps: float) -> Array:

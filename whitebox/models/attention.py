@@ -38,6 +38,7 @@ __all__ = [
     "UntiedSubspaces",
     "attention_weights",
     "is_subspace_layer",
+    "mhsa_projected",
     "mhsa_weights",
     "subspace_layers",
     "white_box_layers",
@@ -77,7 +78,13 @@ def attention_weights(q_BHMP: Tensor, k_BHNP: Tensor, scale: float) -> Tensor:
 
 
 def mhsa_weights(attention: Any, z_BND: Tensor, rope: Tensor | None = None) -> Tensor:
-    """Attention weights (B, H, N, N) of a layer of timm's for its (already normalised) input.
+    """Attention weights (B, H, N, N) of a layer of timm's for its (already normalised) input, see `mhsa_projected`."""
+    q_BHNP, k_BHNP = mhsa_projected(attention, z_BND, rope)
+    return attention_weights(q_BHNP, k_BHNP, attention.scale)
+
+
+def mhsa_projected(attention: Any, z_BND: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Queries and keys, (B, H, N, P) each, of a layer of timm's for its (already normalised) input.
 
     Args:
         attention: one of ``ATTENTIONS``: of a ViT, or of an encoder with rotary positions (EVA-02, DINOv3, PE).
@@ -98,7 +105,7 @@ def mhsa_weights(attention: Any, z_BND: Tensor, rope: Tensor | None = None) -> T
         q_BHNP, k_BHNP = _turned(attention, q_BHNP, rope), _turned(attention, k_BHNP, rope)
     if k_BHNP.shape[1] < q_BHNP.shape[1]:  # several heads share their keys
         k_BHNP = k_BHNP.repeat_interleave(q_BHNP.shape[1] // k_BHNP.shape[1], dim=1)
-    return attention_weights(q_BHNP, k_BHNP, attention.scale)
+    return q_BHNP, k_BHNP
 
 
 def _turned(attention: Any, x_BHNP: Tensor, rope: Tensor) -> Tensor:
