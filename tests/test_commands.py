@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rank-analysis": ("sa --limit 1 -o ranks", "ranks/records/rank*-*.json"),
     "orthogonality": ("sa --draws 2 -o bases", "bases/records/orthogonality-*.json"),
     "attention": ("sa photo.png -o maps", "maps/records/attention-*.json"),
+    "explore": ("sa photo.png -o page.html", "page.html"),
     "pca": ("sa photo.png -o components", "components/records/pca-*.json"),
     "ood": ("sa --held-out egg --train-images 2 -o foreign", "foreign/records/ood-*.json"),
     "probe": ("sa --limit 1 -o probed", "probed/records/probe-*.json"),

@@ -12,6 +12,7 @@ SUBJECTS = (
     "data",
     "cache",
     "analysis",
+    "explore",
     "robustness",
     "comparison",
     "reproduce",

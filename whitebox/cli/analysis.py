@@ -275,17 +275,22 @@ def profile_command(
 
 
 def split_photos(items: list[str]) -> tuple[list[Path], list[str]]:
-    """Photos are what ends like one (an override only where there is no such file); then runs and overrides."""
+    """Photos (see `is_photo`), then runs and overrides."""
     from whitebox.data.images import IMAGE_SUFFIXES
     from whitebox.errors import ConfigError
 
-    photos = [
-        item for item in items if item.lower().endswith(IMAGE_SUFFIXES) and ("=" not in item or Path(item).exists())
-    ]
+    photos = [item for item in items if is_photo(item)]
     if not photos:
         raise ConfigError(f"No photo is named: give files that end in {', '.join(IMAGE_SUFFIXES)}.")
     once = {Path(photo).resolve(): Path(photo) for photo in photos}
     return list(once.values()), [item for item in items if item not in photos]
+
+
+def is_photo(item: str) -> bool:
+    """Whether it ends like one (as an override only where there is such a file)."""
+    from whitebox.data.images import IMAGE_SUFFIXES
+
+    return item.lower().endswith(IMAGE_SUFFIXES) and ("=" not in item or Path(item).exists())
 
 
 @app.command(name="render")
