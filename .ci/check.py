@@ -52,7 +52,7 @@ def downloads(log: str) -> list[str]:
 
 
 def cases(report: str) -> dict[str, str | None]:
-    """The tests of a report, and why they were skipped (None: they ran); without those that need a GPU.
+    """The tests of a report, and why they were skipped (None: they ran); without those that need a GPU or a browser.
 
     By dotted name; that of a file which is skipped as a whole ends with the file.
     """
@@ -61,7 +61,7 @@ def cases(report: str) -> dict[str, str | None]:
         skipped = case.find("skipped")
         # of a file that is skipped as a whole only the text says why
         reason = None if skipped is None else f"{skipped.get('message')} {skipped.text}"
-        if reason is None or "needs a GPU" not in reason:
+        if reason is None or not any(each in reason for each in ("needs a GPU", "needs a browser")):
             found[f"{case.get('classname')}.{case.get('name')}".lstrip(".")] = reason
     return found
 
