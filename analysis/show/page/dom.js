@@ -1,10 +1,11 @@
 // Elements. Text becomes text, never HTML: names of classes and files are anybody's.
 
-/** @typedef {string|number|Node|null|undefined|false|Child[]} Child */
+/** @typedef {string|number|Node|null|undefined|false} Leaf */
+/** @typedef {Leaf|Leaf[]|Leaf[][]|Leaf[][][]} Child */
 
 /**
  * @template {keyof HTMLElementTagNameMap} T
- * @param {T} tag @param {Record<string, any>} [attributes] @param {...(Child|Child[])} children
+ * @param {T} tag @param {Record<string, any>} [attributes] @param {...Child} children
  * @returns {HTMLElementTagNameMap[T]}
  */
 export function h(tag, attributes = {}, ...children) {
@@ -19,10 +20,10 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** @param {Element} element @param {...(Child|Child[])} children */
+/** @param {Element} element @param {...Child} children */
 export function fill(element, ...children) {
   element.replaceChildren(
-    ...children.flat(3).filter((child) => child !== null && child !== undefined && child !== false)
+    ...(/** @type {Leaf[]} */ (children.flat(3))).filter((child) => child !== null && child !== undefined && child !== false)
       .map((child) => (child instanceof Node ? child : document.createTextNode(String(child)))),
   );
 }

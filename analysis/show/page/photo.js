@@ -73,6 +73,9 @@ export class PhotoPanel {
     this.images = images;
     this.photos = photos;
     this.later = 0;
+    this.madeOf = "";
+    /** @type {ReturnType<typeof small>[]} */
+    this.smalls = [];
     const said = fresh("said"), how = fresh("how");
     this.canvas = h("canvas", {
       class: "photo", tabindex: "0", role: "application", "aria-roledescription": "photo of patches",
@@ -216,7 +219,7 @@ export class PhotoPanel {
       fill(this.heads, this.smalls.map(({ button }) => button));
       this.headsTitle.textContent = `Heads of ${shortName(layer.name)}`;
     }
-    this.smalls?.forEach(({ button, canvas, number }, head) => {
+    this.smalls.forEach(({ button, canvas, number }, head) => {
       fit(canvas, this.ratio());
       paint(canvas, grey(image), { over: mapPicture(maps[head], look.grid[1]), cover: look.cover });
       button.setAttribute("aria-pressed", String(state.head === head));
