@@ -396,7 +396,9 @@ class _Heard:
                 return
             if front and getattr(getattr(self.run.model.encoder, "vit", None), "cls_token", None) is not None:
                 row_HN = (q_HMP[:, :1] @ k_HCP.mT).softmax(-1)[:, 0, front:].cpu().float()
-                self.layers_heard.append({"name": short, "of": "class token", "values": row_HN.half().numpy()})
+                self.layers_heard.append(
+                    {"name": f"{short} class token", "of": "class token", "values": row_HN.half().numpy()}
+                )
             if name == self.encoder_layers[-1]:
                 self._add(short, "patches", front, q_HMP, k_HCP)
             return

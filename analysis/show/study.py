@@ -33,36 +33,66 @@ def records_below(folder: Path) -> dict[Path, Record]:
 def study_content(found: Mapping[Path, Record], page: Path) -> dict[str, Any]:
     """What the page of these records holds; ``page``: where it will lie, from which it links them.
 
-    Raises:
-        RecordError: records are not laid out as they should be.
+    Records that cannot be shown together (too many for a figure, or damaged) are said to be left out, and why.
     """
     records = list(found.values())
-    place = {id(record): index for index, record in enumerate(records)}
+    index_of = {id(record): index for index, record in enumerate(records)}
+    order = list(KINDS)
+    together = [(place, group) for place, inside in _places(found).items() for group in groups(inside)]
     kinds: dict[str, dict[str, Any]] = {}
-    for group in groups(records):
-        kind = kinds.setdefault(
-            group[0].kind, {"id": f"kind-{group[0].kind}", "title": group[0].kind, "tables": [], "curves": []}
+    for where, group in sorted(together, key=lambda each: order.index(each[1][0].kind)):
+        first = group[0].kind
+        kind = kinds.setdefault(first, {"id": f"kind-{first}", "title": first, "tables": [], "curves": [], "notes": []})
+        shown = import_module(KINDS[first].shown)
+        try:
+            with laid_out(f"The records of {plain_name(group)}"):
+                tables: Mapping[str, Table] = shown.tables(group)
+                kind["tables"] += [_table(each, group, suffix, where, index_of) for suffix, each in tables.items()]
+                kind["curves"] += _curves(group, where)
+        except RecordError as error:  # of one figure's worth of records; the page has others
+            kind["notes"].append(f"{_titled(where, plain_name(group))} is not shown: {error}")
+    words = [
+        f"{len(records)} records of {len({record.model for record in records})} models. Press a number for its record: "
+        "command, commit, seeds. Press a heading to sort."
+    ]
+    if others := sorted({record.kind for record in records} - set(KINDS)):
+        words.append(
+            f"Records of {', '.join(others)} are listed at the end alone: an experiment has tables of its own."
         )
-        with laid_out(f"The records of {plain_name(group)}"):
-            tables: Mapping[str, Table] = import_module(KINDS[group[0].kind].shown).tables(group)
-            kind["tables"] += [_table(each, group, suffix, place) for suffix, each in tables.items()]
-            kind["curves"] += _curves(group)
     return {
         "kind": "study",
         "models": sorted({record.model for record in records}),
         "kinds": list(kinds.values()),
         "records": [_record(path, record, page) for path, record in found.items()],
-        "words": [
-            f"{len(records)} records of {len({record.model for record in records})} models. Press a number for its "
-            "record: command, commit, seeds. Press a heading to sort."
-        ],
+        "words": words,
     }
 
 
-def _table(table: Table, group: Sequence[Record], suffix: str, place: Mapping[int, int]) -> dict[str, Any]:
+def _places(found: Mapping[Path, Record]) -> dict[str, list[Record]]:
+    """The records that can be shown, by the folder of their study: of a folder of one model, the one above it."""
+    models: dict[Path, set[str]] = {}
+    for path, record in found.items():
+        models.setdefault(path.parent, set()).add(record.model)
+    above = {folder: folder.parent.parent if len(own) == 1 else folder.parent for folder, own in models.items()}
+    common = Path(os.path.commonpath([*map(os.path.abspath, above.values())]))
+    places: dict[str, list[Record]] = {}
+    for path, record in found.items():
+        if record.kind in KINDS:
+            place = os.path.relpath(os.path.abspath(above[path.parent]), common)
+            places.setdefault("" if place == "." else place, []).append(record)
+    return places
+
+
+def _titled(where: str, name: str) -> str:
+    return f"{where}: {name}" if where else name
+
+
+def _table(
+    table: Table, group: Sequence[Record], suffix: str, where: str, index_of: Mapping[int, int]
+) -> dict[str, Any]:
     models: dict[str, list[int]] = {}
     for record in group:
-        models.setdefault(record.model, []).append(place[id(record)])
+        models.setdefault(record.model, []).append(index_of[id(record)])
     everything = [index for indices in models.values() for index in indices]
     name = f"{plain_name(group)}{suffix}"
     rows = []
@@ -78,7 +108,7 @@ def _table(table: Table, group: Sequence[Record], suffix: str, place: Mapping[in
         )
     numeric = table.numeric()
     return {
-        "title": name,
+        "title": _titled(where, name),
         "kind": group[0].kind,
         "caption": table.caption,
         "columns": [{"name": each.name, "numeric": flag} for each, flag in zip(table.columns, numeric, strict=True)],
@@ -94,7 +124,7 @@ def _sort(cell: Cell) -> float | str | None:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _curves(group: Sequence[Record]) -> list[dict[str, Any]]:
+def _curves(group: Sequence[Record], where: str) -> list[dict[str, Any]]:
     first = group[0]
     if first.kind in ("parameter-noise", "input-noise"):
         shown: dict[tuple[str, bool], list[Record]] = {}
@@ -102,7 +132,10 @@ def _curves(group: Sequence[Record]) -> list[dict[str, Any]]:
             shown.setdefault((record.settings["target"], record.settings["relative"]), []).append(record)
         return [
             {
-                "title": f"mIoU under noise on {target}{', relative' * relative}, {first.data.name} {first.data.split}",
+                "title": _titled(
+                    where,
+                    f"mIoU under noise on {target}{', relative' * relative}, {first.data.name} {first.data.split}",
+                ),
                 "x": "sigma",
                 "y": "mIoU (%)",
                 "factor": 100,
@@ -127,11 +160,11 @@ def _curves(group: Sequence[Record]) -> list[dict[str, Any]]:
         for record in group
     ]
     names = list(dict.fromkeys(each.name for _, own in quantities for each in own))
-    return [made for name in names[:_MOST] if (made := _along_layers(name, quantities, first)) is not None]
+    return [made for name in names[:_MOST] if (made := _along_layers(name, quantities, first, where)) is not None]
 
 
 def _along_layers(
-    name: str, quantities: Sequence[tuple[Record, Sequence[Quantity]]], first: Record
+    name: str, quantities: Sequence[tuple[Record, Sequence[Quantity]]], first: Record, where: str
 ) -> dict[str, Any] | None:
     """One quantity against places, all records together; None: no record has it at two places."""
     position = {each.place: each.position for _, own in quantities for each in own if each.name == name}
@@ -145,7 +178,7 @@ def _along_layers(
         return None
     short = [place.removeprefix("decoder.").removeprefix("encoder.").replace("layers.", "") for place in places]
     return {
-        "title": f"{name}, {first.data.name} {first.data.split}".strip(),
+        "title": _titled(where, f"{name}, {first.data.name} {first.data.split}".strip()),
         "x": "layer",
         "y": name,
         "factor": 1,

@@ -35,7 +35,7 @@ export function study(content, root) {
     h("p", { class: "note" }, content.words.join(" ")), models.length > 1 ? filter : null));
   for (const kind of content.kinds) {
     const place = h("section", { id: kind.id, "aria-labelledby": `${kind.id}-title` }, h("h2", { id: `${kind.id}-title` }, kind.title));
-    for (const table of kind.tables) place.append(tableOf(table, hidden, renders, open));
+    for (const note of kind.notes) place.append(h("p", { class: "none" }, note));
     if (kind.curves.length) {
       const charts = h("div", { class: "charts" });
       const render = () => fill(charts, kind.curves.map((/** @type {any} */ given) => chart({ ...given, curves: given.curves.filter((/** @type {any} */ curve) => !hidden.has(curve.name)) })));
@@ -43,6 +43,10 @@ export function study(content, root) {
       renders.push(render);
       place.append(charts);
     }
+    kind.tables.forEach((/** @type {Table} */ table, /** @type {number} */ number) => {
+      const made = tableOf(table, hidden, renders, open);
+      place.append(h("details", { open: number === 0 }, h("summary", {}, table.title), made));
+    });
     root.append(place);
   }
   const records = h("section", { id: "records", "aria-labelledby": "records-title" }, h("h2", { id: "records-title" }, "Records"));
@@ -80,8 +84,7 @@ function tableOf(table, hidden, renders, open) {
   render();
   renders.push(render);
   const save = h("button", { type: "button", onclick: () => download(table.file, table.csv) }, "Download CSV");
-  return h("div", { class: "table" }, table.title ? h("h3", {}, table.title) : null,
-    h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": table.title || table.kind }, h("table", {}, h("thead", {}, h("tr", {}, heads)), body)),
+  return h("div", {}, h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": table.title }, h("table", {}, h("thead", {}, h("tr", {}, heads)), body)),
     h("p", { class: "note" }, table.caption), save);
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 import torch
 from browsing import browser as a_browser
 from browsing import visit
+from conftest import REPOSITORY
 from PIL import Image
-from tiny_runs import configured, tiny_model, tiny_run
+from tiny_runs import configured, tiny_model
 from typer.testing import CliRunner
 
 from analysis.maths.attention import token_rows
@@ -241,32 +243,37 @@ def test_accessible_and_as_wide_as_the_screen(browser: Any, folder: Path, width:
         assert violations(axe, seen) == []
 
 
-def test_study(browser: Any, folder: Path, tmp_path: Path) -> None:
+def test_study(browser: Any, tmp_path: Path) -> None:
+    """Of the committed records of CamVid, no model needed."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra test")
-    for name in ("depict-sa", "cbsa"):
-        run = tiny_run(tmp_path / name, f"{name}-tiny", **CHANGES[name])
-        for command in ("eval --limit 2", "rank-analysis --limit 1"):
-            done = CliRunner().invoke(app, [command.split()[0], str(run), *command.split()[1:], "--device", "cpu"])
-            assert done.exit_code == 0, done.output
-    done = CliRunner().invoke(app, ["explore", str(tmp_path), "-o", str(tmp_path / "study.html")])
+    for name in ("rank_analysis-camvid-val-[0-9a-f]*", "parameter_noise-camvid-val-decoder-*"):
+        for path in (REPOSITORY / "results" / "camvid").glob(f"*/records/{name}.json"):
+            target = tmp_path / "study" / path.parent.parent.name / "records" / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    done = CliRunner().invoke(app, ["explore", str(tmp_path / "study"), "-o", str(tmp_path / "study.html")])
     assert done.exit_code == 0, done.output
     with visit(browser, tmp_path / "study.html") as seen:
-        rows = seen.page.locator("#kind-eval tbody tr")
-        texts = rows.all_inner_texts()
-        seen.page.locator("#kind-eval th button").nth(0).click()
-        assert sorted(texts) == rows.all_inner_texts()
-        seen.page.locator("#kind-eval button.value").first.click()
+        place = seen.page.locator("#kind-rank-analysis details").first
+        rows = place.locator("tbody tr")
+        first = [text.split("\t") for text in rows.all_inner_texts()]
+        place.locator("th button").nth(2).click()  # largest first
+        rates = [float(text.split("\t")[2].split()[0]) for text in rows.all_inner_texts()]
+        assert rates == sorted(rates, reverse=True) and len(rates) == len(first)
+        place.locator("button.value").first.click()
         dialog = seen.page.locator("dialog")
-        assert "whitebox eval" in dialog.inner_text() or "eval" in dialog.inner_text()
-        link = dialog.locator("a").get_attribute("href")
-        assert (tmp_path / link).is_file()
+        assert "whitebox rank-analysis" in dialog.inner_text() and "Commit" in dialog.inner_text()
+        assert (tmp_path / str(dialog.locator("a").get_attribute("href"))).is_file()
         dialog.locator("button").click()
-        seen.page.locator(".filter input").first.uncheck()
-        assert rows.count() == len(texts) - 1
+        models = {row[0] for row in first}
+        seen.page.locator(".filter label", has_text=sorted(models)[0]).locator("input").uncheck()
+        assert {text.split("\t")[0] for text in rows.all_inner_texts()} == models - {sorted(models)[0]}
         with seen.page.expect_download() as saved:
-            seen.page.locator("#kind-eval button", has_text="Download").click()
-        assert "mIoU" in Path(saved.value.path()).read_text()
-        assert seen.page.locator("#kind-rank-analysis svg").count() >= 2
+            place.locator("button", has_text="Download").click()
+        assert sorted(models)[0] in Path(saved.value.path()).read_text()
+        dot = seen.page.locator("#kind-parameter-noise circle.dot").nth(3)
+        dot.hover()
+        assert "[" in seen.page.locator("#kind-parameter-noise .said").first.inner_text()  # its interval
         assert violations(axe, seen) == []
         assert seen.page.evaluate("document.documentElement.scrollWidth") <= 1280
         quiet(seen)
