@@ -1,5 +1,6 @@
 """What of .ci/run and .ci/bare is more than a command: ``python .ci/check.py NAME ARGUMENTS``; exit code 1 if bad."""
 
+import importlib.metadata
 import re
 import statistics
 import subprocess
@@ -7,7 +8,9 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 LARGEST = 2_000_000  # bytes
 MACHINE_PATH = re.compile(r"(?<![A-Za-z0-9_./-])/(?:home|root|mnt|opt|tmp|work|Users)/[A-Za-z0-9_.]")
@@ -15,10 +18,10 @@ REGISTRY = re.compile(r"--?(?:extra-)?index-url|find-links|https?://\S*/simple(?
 LOCKS = {"uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "package-lock.json"}
 
 
-def repository() -> list[str]:
-    """No large file, lock file, path of one machine, or address of a package registry."""
+def repository(*paths: str) -> list[str]:
+    """No large file, lock file, path of one machine, or address of a package registry; in these files, else in all."""
     found = []
-    for path in sorted(path for path in Path().rglob("*") if path.is_file()):
+    for path in sorted(path for path in map(Path, paths or map(str, Path().rglob("*"))) if path.is_file()):
         if path.stat().st_size > LARGEST:
             found.append(f"{path}: {path.stat().st_size} bytes")
         if path.name in LOCKS:
@@ -33,11 +36,38 @@ def repository() -> list[str]:
 
 
 def line(marker: str) -> list[str]:
-    """Print the one line of bash under ``<!-- MARKER -->`` in README.md."""
-    readme = Path("README.md").read_text(encoding="utf-8")
-    found = re.findall(rf"^<!-- {re.escape(marker)} -->\n```bash\n(.+)\n```$", readme, re.MULTILINE)
+    """Print the one line of bash under ``<!-- MARKER -->`` in README.md or docs/install.md."""
+    pages = "\n".join(Path(page).read_text(encoding="utf-8") for page in ("README.md", "docs/install.md"))
+    found = re.findall(rf"^<!-- {re.escape(marker)} -->\n```bash\n(.+)\n```$", pages, re.MULTILINE)
     sys.stdout.write("".join(f"{text}\n" for text in found[:1]))
-    return [] if len(found) == 1 else [f"README.md has not one line under <!-- {marker} -->"]
+    return [] if len(found) == 1 else [f"README.md and docs/install.md have not one line under <!-- {marker} -->"]
+
+
+def constraints() -> list[str]:
+    """Print what whitebox-seg needs here, without extras, and what that needs, a pinned version a line.
+
+    Without torch's own libraries, which differ between its wheels.
+    """
+    versions: dict[str, str] = {}
+    waiting = ["whitebox-seg"]
+    while waiting:
+        for line in importlib.metadata.requires(waiting.pop()) or ():
+            requirement, _, marker = line.partition(";")
+            name = re.sub(r"[-_.]+", "-", re.split(r"[<>=!~ \\[(]", requirement)[0]).lower()
+            if "extra" in marker or name in versions or re.match(r"nvidia-|cuda-|triton", name):
+                continue
+            try:
+                versions[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:  # of another system or Python
+                continue
+            waiting.append(name)
+    python = ".".join(map(str, sys.version_info[:2]))
+    sys.stdout.write(
+        f"# Versions that the tests passed with, on Python {python}: pip install -c constraints.txt .\n"
+        "# Written by `python .ci/check.py constraints`.\n"
+    )
+    sys.stdout.write("".join(f"{name}=={version}\n" for name, version in sorted(versions.items())))
+    return []
 
 
 def downloads(log: str) -> list[str]:
@@ -90,6 +120,41 @@ def with_extras(bare: str) -> list[str]:
     return []
 
 
+class _Page(HTMLParser):
+    """The places that a page has, and those that it leads to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+        self.links: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.places |= {each for each in (given.get("id"), given.get("name")) if each}
+        self.links += [each for each in (given.get("href"), given.get("src")) if each]
+
+
+def site(folder: str) -> list[str]:
+    """Every link inside a built site leads to a file, and to a place in it; what is elsewhere is not asked for."""
+    root = Path(folder).resolve()
+    pages = {path: _Page(path) for path in root.rglob("*.html")}
+    found, links = [], 0
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            links += 1
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.is_file():
+                found.append(f"{path.relative_to(root)}: {link} is not there")
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].places:
+                found.append(f"{path.relative_to(root)}: {link} names no place there")
+    sys.stdout.write(f"{len(pages)} pages, {links} links inside\n")
+    return sorted(set(found)) if len(pages) > 20 else [f"only {len(pages)} pages"]
+
+
 def skips(bare: str, full: str) -> list[str]:
     """Without extras, only what needs one is skipped, and all of that runs with them."""
     skipped = {name: reason for name, reason in cases(bare).items() if reason is not None}
@@ -111,10 +176,11 @@ def startup() -> list[str]:
 
 
 def wheel(path: str) -> list[str]:
-    """All configs are in the wheel; tests and results are not."""
+    """All configs are in the wheel, and the marks that its packages are typed; tests and results are not."""
     names = set(zipfile.ZipFile(path).namelist())
     configs = {f"whitebox/{config.as_posix()}" for config in Path("configs").rglob("*.yaml")}
-    found = [f"the wheel lacks {name}" for name in sorted(configs - names)]
+    typed = {f"{package}/py.typed" for package in ("whitebox", "analysis", "experiments")}
+    found = [f"the wheel lacks {name}" for name in sorted((configs | typed) - names)]
     parts = {"whitebox_seg.py", "whitebox", "analysis", "experiments"}
     found += [
         f"the wheel has {name}"
@@ -126,7 +192,7 @@ def wheel(path: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    checks = (downloads, failed, line, repository, skips, startup, wheel, with_extras)
+    checks = (constraints, downloads, failed, line, repository, site, skips, startup, wheel, with_extras)
     check = {function.__name__: function for function in checks}[sys.argv[1]]
     if problems := check(*sys.argv[2:]):
         sys.exit("\n".join(problems))

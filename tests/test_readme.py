@@ -1,9 +1,15 @@
-"""Every command and every line of Python in the README runs, in the order a reader meets them."""
+"""Every command and every line of Python in README and the guides runs, in the order a reader meets them.
+
+Of a page the blocks marked ``bash`` are run, unless ``<!-- not run: REASON -->`` stands above them. Bash itself says
+what a block calls, so quotes, globs, loops and variables mean what they mean to a reader; `whitebox` is then called
+with the same arguments on less work, also where torchrun or the like would start it.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import re
-import shlex
+import subprocess
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,19 +19,26 @@ import pytest
 import timm
 import torch
 from golden_vectors import vector_file
+from tiny_runs import tiny_model
 
 import whitebox
 from analysis.measures.costs import count
+from whitebox.catalog import model_names
 from whitebox.cli import main
+from whitebox.config import resolve
 from whitebox.data.readers import class_list
+from whitebox.data.shapes import CLASSES
+from whitebox.engine.checkpoint import save_model
 from whitebox.errors import ConfigError
 from whitebox.extras import EXTRAS
-from whitebox.models import encoder
+from whitebox.models import DECODERS, encoder
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 # Appended to each `whitebox train`: the same code on less work.
-SMALL = "encoder.depth=1 train.epochs=1 train.workers=0 train.batch_size=2 train.micro_batch=null"
-SMALL_IMAGES = "data.crop=32 data.resize=32 inference.window=32 inference.stride=32"
+SMALL = "encoder.depth=1 train.epochs=1 train.steps=null train.workers=0 train.batch_size=2 train.micro_batch=null"
+SMALL_IMAGES = "data.crop=28 data.resize=32 inference.window=28 inference.stride=28"
 SMALL_SHAPES = "data.train_length=4 data.val_length=4"
 # Appended to these commands; the last of an option counts.
 LESS = {
@@ -33,42 +46,102 @@ LESS = {
     "alignment": "--limit 1 --draws 1",
     "ablate": "--limit 1 --draws 1",
     "orthogonality": "--draws 5",
+    "ood": "--limit 2 --train-images 2",
+    "probe": "--limit 2 --train-images 2 --patches 200",
     "profile": "--repeats 1 --size 64",
     "robustness": "--limit 1 --draws 1",
     "compare": "--limit 2",
     "similarity": "--limit 1 --draws 1",
     "intervene": "--limit 2",
 }
+INSTEAD = {  # what takes minutes, and what models of one layer and epoch lack
+    "--compile": None,
+    "11": "0",
+    "train.keep_every=2": "train.keep_every=1",
+    "train.keep_every=5": "train.keep_every=1",
+}
+
+TRAINED = ["depict-sa-tiny-camvid", "segmenter-mask-tiny-camvid", "depict-sa-tiny-camvid-0", "depict-sa-tiny-camvid-1"]
 
 EXTRA_OPTIONS = {"--corruptions": "corruptions", "mmseg": "mmseg"}  # what of a command needs an extra
 
+# What a block of bash calls: without a path nothing else is found, and `.ci/run` and the tests themselves see to these.
+CALLS = """
+PATH=
+whitebox() { printf '%s\\0' "$#" "$@"; }
+launched() { while [ "$1" != whitebox ]; do shift; done; "$@"; }
+torchrun() { launched "$@"; }
+accelerate() { launched "$@"; }
+pip() { :; }
+pytest() { :; }
+set -eu
+"""
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of a language that are run; those below a comment are not, unless it names a line of ``.ci/run``."""
+    text = page.read_text("utf-8")
+    found = re.findall(rf"([^\n]*)\n```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [block for above, block in found if not re.match(r"<!-- (?!ci:)", above)]
 
 
-def commands() -> list[str]:
-    """The `whitebox` commands, without the installation that stands before the first (.ci/run runs those lines)."""
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    return [line[line.index("whitebox ") :] for line in lines if "whitebox " in line]
+def calls(block: str) -> list[list[str]]:
+    """The arguments of each call of `whitebox` in a block of bash, as its shell understands it here and now."""
+    done = subprocess.run(["/bin/bash", "-c", CALLS + block], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, (block, done.stderr)
+    fields = iter(done.stdout.split("\0")[:-1])
+    return [[next(fields) for _ in range(int(number))] for number in fields]
 
 
-def small(command: str) -> list[str]:
-    arguments = shlex.split(command)[1:]
+def small(arguments: list[str]) -> list[str]:
+    arguments = [given for each in arguments if (given := INSTEAD.get(each, each)) is not None]
     if arguments[:2] == ["data", "prepare"]:
         return [*arguments, "--allow-partial"]
     if arguments[0] != "train":
-        return [*arguments, *LESS.get(arguments[0], "").split()]
+        fewer = ["--initialisations", "1"] if "untrained" in arguments else []
+        return [*arguments, *LESS.get(arguments[0], "").split(), *fewer]
     return [
         *arguments,
-        *(SMALL if "--dataset" in arguments else f"{SMALL} {SMALL_SHAPES}").split(),
+        *(SMALL if {"--dataset", "shapes"} & {*arguments} == {"--dataset"} else f"{SMALL} {SMALL_SHAPES}").split(),
         *SMALL_IMAGES.split(),
     ]
 
 
+def make_run(folder: Path) -> None:
+    """What a page takes for trained: a run whose name says model and dataset, and of several trainings the seed."""
+    model = max((name for name in model_names() if folder.name.startswith(name)), key=len)
+    dataset, _, seed = folder.name.removeprefix(f"{model}-").partition("-")
+    overrides = [*(SMALL if dataset != "shapes" else f"{SMALL} {SMALL_SHAPES}").split(), *SMALL_IMAGES.split()]
+    config = resolve(model, dataset, [*overrides, f"train.seed={seed or 0}"])
+    classes = CLASSES if dataset == "shapes" else tuple(class_list(dataset)[0])
+    save_model(folder / "model.safetensors", tiny_model(config, int(seed or 0), classes), config)
+
+
+def there(arguments: list[str]) -> list[str]:
+    """The arguments, with the runs that they name made where nothing has trained them."""
+    found = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        path = Path(argument)
+        names = fnmatch.filter(TRAINED, path.name) if re.search(r"[*?]", argument) else path.parts[1:2]
+        if before == "-o" or path.parts[:1] != ("results",) or not names:
+            found.append(argument)
+            continue
+        for name in names:
+            if not Path("results", name).exists():
+                make_run(Path("results", name))
+        found += [argument] if path.parts[1] in names else [f"results/{name}" for name in names]
+    return found
+
+
+def downloaded(name: str) -> dict[str, torch.Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return dict(timm.create_model(name, depth=1).state_dict())
+
+
 @pytest.fixture
 def reader(shared: Path, golden: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of somebody who follows the README: datasets, photos and an official checkpoint are there."""
+    """The folder of somebody who follows a page: datasets, photos, weights and an official checkpoint are there."""
     data = shared / "data"
     for kind in ("images", "annotations"):
         (tmp_path / "data" / "camvid" / kind).mkdir(parents=True)
@@ -97,24 +170,37 @@ def reader(shared: Path, golden: Path | None, tmp_path: Path, monkeypatch: pytes
     for name in ("checkpoint.pth", "variant.yml"):
         (tmp_path / "official" / name).symlink_to(vector_file(golden, "depict_sa", name))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("WHITEBOX_DATA", raising=False)
+    monkeypatch.setattr(encoder, "_pretrained_tensors", downloaded)
+    # Drawing takes most of the time of a measurement this small; test_commands.py draws for each command.
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+    torch.save(downloaded("vit_small_patch14_dinov2.lvd142m"), "dinov2_vits14_pretrain.pth")
     return tmp_path
 
 
-def test_commands_and_python(reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def downloaded(name: str) -> dict[str, torch.Tensor]:
-        return dict(timm.create_model(name, depth=1).state_dict())
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: page.stem)
+def test_commands(page: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "data prepare ade20k" not in page.read_text("utf-8"):
+        Path("data", "ade20k").symlink_to(shared / "data" / "samples" / "ade20k")
+    for block in blocks(page, "bash"):
+        for command in calls(block):
+            monkeypatch.setattr("sys.argv", ["whitebox", *small(there(command))])
+            with pytest.raises(SystemExit) as stopped:
+                main()
+            asked = [extra for option, extra in EXTRA_OPTIONS.items() if option in command]
+            missing = [extra for extra in asked if find_spec(EXTRAS[extra].module) is None]
+            assert (stopped.value.code or 0) == (ConfigError.exit_code if missing else 0), command
 
-    monkeypatch.setattr(encoder, "_pretrained_tensors", downloaded)
-    for command in commands():
-        monkeypatch.setattr("sys.argv", ["whitebox", *small(command)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        asked = [extra for option, extra in EXTRA_OPTIONS.items() if option in command]
-        missing = [extra for extra in asked if find_spec(EXTRAS[extra].module) is None]
-        assert (stopped.value.code or 0) == (ConfigError.exit_code if missing else 0), command
 
-    python = "\n".join(blocks("python"))  # one program: later blocks go on with the model of the first
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("page", ["README.md", "docs/look_inside.md"])
+def test_python(page: str) -> None:
+    make_run(Path("results", "depict-ca-tiny-shapes"))
+    python = "\n".join(
+        blocks(REPOSITORY / page, "python")
+    )  # one program: later blocks go on with the model of the first
     names: dict[str, object] = {}
     exec(python, names)
     for line in python.splitlines():
@@ -123,8 +209,28 @@ def test_commands_and_python(reader: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_there_are_commands() -> None:
-    verbs = {command.split()[1] for command in commands()}
-    assert {"train", "eval", "predict", "convert", "models", "datasets"} <= verbs
+    verbs = {command[0] for page in PAGES for block in blocks(page, "bash") for command in calls(block)}
+    assert {"train", "eval", "predict", "convert", "models", "datasets", *LESS} <= verbs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_command_is_left_out(page: Path) -> None:
+    """A block of commands is bash, and is run, or a comment above it says why not."""
+    found = re.findall(r"([^\n]*)\n```(\w*)\n(.*?)^```$", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for above, language, block in found:
+        if re.search(r"^(?:\S+ .*-m )?whitebox [a-z]", block, re.MULTILINE) and language != "python":
+            assert language == "bash", block
+            assert not above.startswith("<!--") or re.match(r"<!-- (ci:[a-z]+|not run: .{20,}) -->$", above), above
+
+
+def test_the_gallery_has_each_figure_and_commands_that_are_run() -> None:
+    page = (REPOSITORY / "docs" / "gallery.md").read_text("utf-8")
+    shown = {(REPOSITORY / "docs" / path).resolve() for path in re.findall(r"!\[.*?\]\((.*?)\)", page)}
+    assert len(shown) > 15 and not [path for path in shown if not path.is_file()]
+    figures = set((REPOSITORY / "results" / "camvid" / "analysis" / "figures").glob("*.png"))
+    assert figures <= shown
+    run = {line.strip() for other in PAGES for block in blocks(other, "bash") for line in block.splitlines()}
+    assert set(re.findall(r"^`(whitebox .*)`$", page, re.MULTILINE)) <= {re.sub(r"\s+#.*", "", line) for line in run}
 
 
 def test_pictures_and_links_exist() -> None:
@@ -132,11 +238,15 @@ def test_pictures_and_links_exist() -> None:
     assert [path for path in linked if not path.startswith("https://") and not (README.parent / path).exists()] == []
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").splitlines()) < 150
+
+
 ROWS = [  # of models whose classes are given; those of an open vocabulary: tests/models/test_sed.py
     row
     for row in re.findall(
         r"^\| `([a-z-]+-(?:tiny|small|base|large|large-shrunk))` \| .*? \| ([\d.]+) \| ([\d.]+) \|",
-        README.read_text(),
+        (REPOSITORY / "docs" / "models.md").read_text("utf-8"),
         re.M,
     )
     if not row[0].startswith("sed-")
@@ -144,10 +254,6 @@ ROWS = [  # of models whose classes are given; those of an open vocabulary: test
 
 
 def test_the_model_table_is_complete() -> None:
-    from whitebox.catalog import model_names
-    from whitebox.config import resolve
-    from whitebox.models import DECODERS
-
     closed = [name for name in model_names() if not DECODERS[resolve(name).decoder.name].open_vocabulary]
     assert sorted(row[0] for row in ROWS) == closed
 

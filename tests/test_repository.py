@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 import whitebox
 
@@ -75,7 +77,7 @@ ARROWS = {
     | {"whitebox.catalog", "whitebox.data.fingerprint", "analysis.measurement", "analysis.record"}
     | {
         f"analysis.maths.{name}"
-        for name in ("conventions", "corruption_names", "levels", "multiplicity", "packing", "ratios")
+        for name in ("agreement", "conventions", "corruption_names", "levels", "multiplicity", "packing", "ratios")
     },
     "experiments": BELOW_CLI | {"analysis"},
     "whitebox.cli": BELOW_CLI | {"analysis", "experiments"},
@@ -175,7 +177,53 @@ def test_the_changelog_knows_this_version() -> None:
 
 
 @pytest.mark.parametrize("marker", ["ci:quickstart", "ci:extras", "ci:test"])
-def test_the_readme_has_the_lines_that_ci_runs(marker: str) -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", readme, re.MULTILINE | re.DOTALL)
+def test_pages_have_the_lines_that_ci_runs(marker: str) -> None:
+    pages = "\n".join((REPOSITORY / page).read_text(encoding="utf-8") for page in ("README.md", "docs/install.md"))
+    blocks = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", pages, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 1 and "\n" not in blocks[0] and blocks[0].startswith("pip install -e")
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == whitebox.__version__ and citation["license"] == PROJECT["license"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+
+
+def test_constraints_hold_a_version_that_we_ask_for() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for line in PROJECT["dependencies"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pinned[_normal(requirement.name)], prereleases=True), line
+
+
+def test_forms_and_workflows_are_whole() -> None:
+    github = REPOSITORY / ".github"
+    read = {path.name: yaml.safe_load(path.read_text(encoding="utf-8")) for path in github.rglob("*.yml")}
+    for name in ("bug.yml", "measurement.yml"):
+        assert {"name", "description", "body"} <= set(read[name]) and all("type" in part for part in read[name]["body"])
+    steps = [step.get("run") for job in read["ci.yml"]["jobs"].values() for step in job["steps"]]
+    assert ".ci/run" in steps
+    for workflow in (read["ci.yml"], read["release.yml"]):
+        assert workflow["permissions"] == {"contents": "read"}  # a job that needs more says so itself
+    publish = read["release.yml"]["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write", "attestations": "write"} and publish["environment"]
+
+
+def test_hooks_check_what_ci_checks() -> None:
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    assert [hook["entry"].removesuffix(" --fix") for hook in hooks] == [
+        "ruff check",
+        "ruff format",
+        "python .ci/check.py repository",
+        "mypy",
+    ]
+
+
+def test_the_image_copies_what_is_there_and_let_in() -> None:
+    admitted = set((REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines())
+    lines = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert {"whitebox", "analysis", "experiments", "configs", "pyproject.toml"} <= set(copied)
+    for name in copied:
+        assert (REPOSITORY / name).exists() and f"!{name}" in admitted, name
