@@ -34,6 +34,22 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert logits.isfinite().all()
 
 
+def test_what_is_heard_of_a_fixed_encoder_is_of_all_images() -> None:
+    """It sees one image at a time, unless somebody listens to its layers."""
+    model = small(frozen=True, random=True)
+    assert model.encoder.fixed
+    images = torch.rand(3, 3, 64, 64)
+    with record(model, "encoder.layers.0.tokens") as together:
+        logits = model(images)
+    for index in range(3):
+        with record(model, "encoder.layers.0.tokens") as alone:
+            model(images[index : index + 1])
+        heard = together["encoder.layers.0.tokens"]
+        assert len(heard) == 3
+        torch.testing.assert_close(heard[index], alone["encoder.layers.0.tokens"][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(images), logits, atol=1e-5, rtol=1e-5)
+
+
 def test_padding_is_zero_after_normalisation() -> None:
     model = small(normalization="deit")
     image = torch.rand(1, 3, 50, 40)

@@ -201,10 +201,13 @@ class Segmentor(nn.Module):
         """What the decoder takes of images, see ``Decoder.forward``.
 
         An encoder that is fixed sees one image at a time on a processor: its tokens are then the same to the last bit
-        whichever images they were computed with, so that they may be kept.
+        whichever images they were computed with, so that they may be kept. Where somebody listens to its layers, it sees
+        all of them at once, so that what is heard is of all of them.
         """
         x_B3HW = self.pad(self.normalise(images))
-        if self.kept is not None and not any(tap.listening for tap in self.encoder.modules() if isinstance(tap, Tap)):
+        if any(tap.listening for tap in self.encoder.modules() if isinstance(tap, Tap)):
+            return self.tokens(x_B3HW)
+        if self.kept is not None:
             return joined([self.kept(x_13HW) for x_13HW in x_B3HW.split(1)])
         if self.encoder.fixed and x_B3HW.device.type == "cpu" and len(x_B3HW) > 1:
             return joined([self.tokens(x_13HW) for x_13HW in x_B3HW.split(1)])
