@@ -57,6 +57,10 @@ LESS = {
 INSTEAD = {  # what takes minutes, and what models of one layer and epoch lack
     "--compile": None,
     "11": "0",
+    "512": "64",
+    "1024": "96",
+    "depict-sa-large": "depict-sa-tiny",
+    "segmenter-mask-large": "segmenter-mask-tiny",
     "train.keep_every=2": "train.keep_every=1",
     "train.keep_every=5": "train.keep_every=1",
 }

@@ -80,7 +80,10 @@ ARROWS = {
         for name in ("agreement", "conventions", "corruption_names", "levels", "multiplicity", "packing", "ratios")
     },
     "experiments": BELOW_CLI | {"analysis"},
-    "whitebox.cli": BELOW_CLI | {"analysis", "experiments"},
+    "whitebox.with_parent": set(),
+    "whitebox.sweep": BELOW_CLI
+    | {"experiments", "whitebox.cli", "whitebox.with_parent"},  # a command with a file of its own
+    "whitebox.cli": BELOW_CLI | {"analysis", "experiments", "whitebox.sweep", "whitebox.with_parent"},
     "whitebox.__main__": {"whitebox.cli"},
     "whitebox": {"whitebox.api", "whitebox.errors", "whitebox.extras", "whitebox.models"},  # its own file
 }

@@ -201,8 +201,8 @@ class Segmentor(nn.Module):
         """What the decoder takes of images, see ``Decoder.forward``.
 
         An encoder that is fixed sees one image at a time on a processor: its tokens are then the same to the last bit
-        whichever images they were computed with, so that they may be kept. Where somebody listens to its layers, it sees
-        all of them at once, so that what is heard is of all of them.
+        whichever images they were computed with, so that they may be kept. Where somebody listens to its layers, it
+        sees all of them at once, so that what is heard is of all of them.
         """
         x_B3HW = self.pad(self.normalise(images))
         if any(tap.listening for tap in self.encoder.modules() if isinstance(tap, Tap)):
