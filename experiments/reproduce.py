@@ -14,10 +14,10 @@ from typing import Any
 from analysis.ask import Bar
 from analysis.show.render import render
 from analysis.show.tables import Column, Table
-from experiments import EXPERIMENTS, PAPERS, STUDIES
+from experiments import EXPERIMENTS, PAPERS, STUDIES, foundation
 from experiments.experiment import Experiment, Setting, beside
-from experiments.foundation import DECODERS, Foundation
 from experiments.study import Study
+from whitebox import terminal
 from whitebox.catalog import flatten, model_names, nearest
 from whitebox.config import RunConfig, architecture, resolve
 from whitebox.data import build_dataset, dataset_info
@@ -179,11 +179,11 @@ def study_plan(study: Study, folder: Path, overrides: Sequence[str], data_root: 
     return _plan(rows)
 
 
-def foundation_plan(study: Foundation, setting: Setting) -> Table:
+def foundation_plan(study: foundation.Foundation, setting: Setting) -> Table:
     """Which trainings on a frozen encoder are there, and what the others would cost, without measuring them."""
     rows: list[tuple[Any, ...]] = []
     stored: set[str] = set()  # decoders that take the same layers share the encoder's tokens
-    for decoder in DECODERS:
+    for decoder in foundation.DECODERS:
         missing = [
             seed
             for seed in study.seeds
@@ -270,8 +270,11 @@ def reproduce(
         console.print()
         print_line(console, f"{experiment.name}: {experiment.title} ({experiment.where})")
         records = experiment.measure(wanted, replace(setting, output=folder), folder, bar, again)
-        render(records, folder, experiment.name)
         table = beside(experiment, records, models)
+        manner = terminal.manner
+        render(records, folder, experiment.name, show=manner.verbose or manner.json)
         if table is not None:
             table.write(folder / "tables" / f"{experiment.name}-reported")
-            table.show()
+            if not manner.json:
+                table.print(console)
+        print_line(console, f"Figures and tables: {folder}/*/{experiment.name}*")
