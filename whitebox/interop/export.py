@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -211,14 +214,38 @@ def _about(model: Segmentor, config: RunConfig, size: int | None, half: bool) ->
 @contextmanager
 def _any_size(model: Segmentor, dynamic: bool) -> Iterator[None]:
     """Inside the block the parts of a model that have special cases of a size compute without them."""
-    parts: list[Any] = [each for each in model.modules() if dynamic and hasattr(each, "any_size")]
+    modules: list[Any] = list(model.modules()) if dynamic else []
+    parts = [each for each in modules if hasattr(each, "any_size")]
+    of_dinov3 = getattr(timm.layers, "RotaryEmbeddingDinoV3", ())  # older versions have none
+    rotary = [each for each in modules if isinstance(each, of_dinov3) and each.normalize_coords == "separate"]
     for part in parts:
         part.any_size = True
+    for rope in rotary:
+        rope.get_embed = partial(_rotary, rope)
     try:
         yield
     finally:
         for part in parts:
             part.any_size = False
+        for rope in rotary:
+            del rope.get_embed
+
+
+def _rotary(rope: Any, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """``RotaryEmbeddingDinoV3.get_embed``, (h * w, 2 P), without Python's numbers of the grid, which fix a size.
+
+    Source: timm; patches lie at the middles of h and of w steps between -1 and 1.
+    """
+    sides = [(torch.arange(side, device=rope.periods.device) + 0.5 + rope.grid_offset) / side for side in shape]
+    coordinates_N2 = 2 * torch.stack(torch.meshgrid(sides, indexing="ij"), dim=-1).flatten(0, 1) - 1
+    angles_NP = (2 * math.pi * coordinates_N2[:, :, None].to(rope.periods.dtype) / rope.periods).flatten(1)
+    waves = [angles_NP.sin(), angles_NP.cos()]
+    if rope.rotate_half:
+        waves = [torch.cat([wave, wave], dim=-1) for wave in waves]
+    else:
+        waves = [wave.repeat_interleave(2, dim=-1) for wave in waves]
+    found = torch.cat(waves, dim=-1)
+    return found if dtype is None else found.to(dtype)
 
 
 @contextmanager
@@ -253,7 +280,8 @@ def _compared(found: nn.Module, model: nn.Module, sizes: Sequence[tuple[int, int
     if not agreement >= least:
         raise ModelError(
             f"The file does not give what the model gives: {agreement:.2%} of the pixels have the same class (largest "
-            f"difference {difference:.3g}), so it was deleted: choose another --opset or --format, or another torch."
+            f"difference {difference:.3g}), so it was deleted: export it for one size (--size N), or choose another "
+            "--opset or --format."
         )
     one = images[:1]
     return Check(difference, agreement, (_seconds(found, one), _seconds(model, one)), tuple(sizes))
