@@ -46,8 +46,7 @@ async function explore(content) {
   await open(0);
 
   const names = [...new Set(runs.flatMap((run) => run.looks[0].attention.map((/** @type {any} */ layer) => layer.name)))];
-  const own = names.filter((name) => name.startsWith("decoder."));
-  state.layer = own[own.length - 1] ?? names[names.length - 1] ?? "";
+  state.layer = firstLayer(names, runs);
   const stages = runs[0].looks[0].scatter?.names ?? [];
   state.stage = Math.max(0, stages.length - 1);
   const tools = toolbar(runs, names, content, open);
@@ -83,6 +82,14 @@ async function explore(content) {
   addEventListener("themed", () => { for (const panel of panels) panel.render(new Set(["resize"])); });
   keyboard(runs, names);
   Object.assign(window, { whitebox: { state, set, runs, mapsOf } });
+}
+
+/** The last layer of a decoder that the most runs have; without any, the encoder's last. @param {string[]} names @param {any[]} runs */
+function firstLayer(names, runs) {
+  const own = names.filter((name) => name.startsWith("decoder."));
+  const having = (/** @type {string} */ name) => runs.filter((run) => run.looks[0].attention.some((/** @type {any} */ layer) => layer.name === name)).length;
+  const most = Math.max(0, ...own.map(having));
+  return own.filter((name) => having(name) === most).pop() ?? names[names.length - 1] ?? "";
 }
 
 /** @param {any[]} runs @param {string[]} names @param {any} content @param {(photo: number) => Promise<void>} open */

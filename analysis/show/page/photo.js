@@ -86,14 +86,16 @@ export class PhotoPanel {
     this.how = h("p", { id: how, class: "unseen" }, "Arrows move the patch, Enter pins it, digits choose a head, plus and minus a layer.");
     this.said = h("p", { class: "said", id: said, "aria-live": "polite" });
     this.heads = h("div", { class: "smalls", role: "group", "aria-label": "Heads of this layer" });
-    this.layers = h("div", { class: "smalls", role: "group", "aria-label": "Layers" });
+    this.layers = h("div", { class: "smalls", role: "group", "aria-label": "Layers of the decoder" });
+    this.inside = h("div", { class: "smalls", role: "group", "aria-label": "Layers of the encoder" });
+    this.encoder = h("details", { ontoggle: () => this.paintLayers() }, h("summary", {}, "Encoder, mean of heads"), this.inside);
     this.depths = h("div", { class: "smalls", role: "group", "aria-label": "The class at each depth" });
     this.headsTitle = h("h4", {});
     this.layersTitle = h("h4", {});
     this.depthsTitle = h("h4", {});
     this.legend = h("div", { class: "legend", role: "group", "aria-label": "Classes" });
     this.element = h("div", { class: "view" }, h("div", { class: "large" }, this.canvas, this.how, this.said, this.legend),
-      h("div", {}, this.headsTitle, this.heads, this.depthsTitle, this.depths, this.layersTitle, this.layers));
+      h("div", {}, this.headsTitle, this.heads, this.layersTitle, this.layers, this.depthsTitle, this.depths, this.encoder));
   }
 
   get look() {
@@ -230,19 +232,12 @@ export class PhotoPanel {
   /** The same patch or class in every layer, and the class at each depth. */
   paintLayers() {
     const { look, image } = this, cover = look.cover, columns = look.grid[1];
-    const having = look.attention.map((/** @type {Layer} */ layer) => ({ layer, maps: mapsFor(look, layer).maps }))
-      .filter((/** @type {any} */ each) => each.maps);
-    this.layersTitle.hidden = this.layers.hidden = having.length < 2;
+    const having = look.attention.map((/** @type {Layer} */ layer) => ({ layer, inside: layer.name.startsWith("encoder.") }));
+    const own = having.filter((/** @type {any} */ each) => !each.inside), inside = having.filter((/** @type {any} */ each) => each.inside);
+    this.encoder.hidden = !inside.length;
+    const made = [...this.group(this.layers, own), ...(this.encoder.open ? this.group(this.inside, inside) : [])];
+    this.layersTitle.hidden = this.layers.hidden = this.layers.children.length < 2;
     this.layersTitle.textContent = "Layers, mean of heads";
-    const parts = having.map((/** @type {any} */ { layer, maps }) => {
-      const one = meanOf(maps), part = small(shortName(layer.name), () => set({ layer: layer.name, show: "attention" }));
-      part.number.textContent = `max ${shown(100 * largest(one), 2)} %`;
-      part.button.setAttribute("aria-pressed", String(layer.name === state.layer));
-      return { ...part, over: mapPicture(one, columns) };
-    });
-    const focused = [...this.layers.children].indexOf(/** @type {Element} */ (document.activeElement));
-    fill(this.layers, parts.map((/** @type {any} */ { button }) => button));
-    if (focused >= 0) /** @type {HTMLElement|undefined} */ (this.layers.children[focused])?.focus();
     const [row, column] = patchAt(look);
     const cls = state.cls ?? look.patches.data[row * columns + column], index = look.chosen.indexOf(cls);
     const deep = index < 0 ? [] : [
@@ -258,9 +253,25 @@ export class PhotoPanel {
       return { ...part, over: mapPicture(values, columns, 255) };
     });
     fill(this.depths, more.map(({ button }) => button));
-    for (const { canvas, over } of [...parts, ...more]) {
+    for (const { canvas, over } of [...made, ...more]) {
       fit(canvas, this.ratio());
       paint(canvas, grey(image), { over, cover });
     }
+  }
+
+  /** Maps of some layers, side by side. @param {HTMLElement} place @param {{layer: Layer}[]} layers */
+  group(place, layers) {
+    const columns = this.look.grid[1], focused = [...place.children].indexOf(/** @type {Element} */ (document.activeElement));
+    const parts = layers.flatMap(({ layer }) => {
+      const { maps } = mapsFor(this.look, layer);
+      if (!maps) return [];
+      const one = meanOf(maps), part = small(shortName(layer.name), () => set({ layer: layer.name, show: "attention" }));
+      part.number.textContent = `max ${shown(100 * largest(one), 2)} %`;
+      part.button.setAttribute("aria-pressed", String(layer.name === state.layer));
+      return [{ ...part, over: mapPicture(one, columns) }];
+    });
+    fill(place, parts.map(({ button }) => button));
+    if (focused >= 0) /** @type {HTMLElement|undefined} */ (place.children[focused])?.focus();
+    return parts;
   }
 }
