@@ -70,7 +70,7 @@ export class NoisePanel {
       paint(this.canvas, this.images[state.photo], { over: labelPicture(labels, columns, run.palette), cover: look.cover });
       this.canvas.setAttribute("aria-label", `Prediction under noise ${shown(sigma, 2)}`);
       const point = run.noise?.curve.find((/** @type {any} */ each) => Math.abs(each.sigma - sigma) < 1e-9 + 1e-6 * sigma);
-      const measured = point ? ` mIoU on ${run.noise.data}: ${interval(point.miou, 100)} %.` : "";
+      const measured = point ? ` mIoU on ${run.noise.data}: ${interval(point.miou, 100, 1)} %.` : "";
       this.said.textContent = `σ = ${shown(sigma, 2)}${unit}, one draw: ${count === size ? shown(apart(labels, look.patches.data), 3) : "–"} % of patches change.${measured}`;
     }
     if (run.noise) {
@@ -132,7 +132,7 @@ export class CausePanel {
     const { look } = this, found = look.cases.find((/** @type {any} */ each) => each.layer === layer && each.head === head);
     if (!found) return null;
     const key = CausePanel.key(layer, head), measured = this.measured(layer, head);
-    const words = measured ? interval(measured, 100) : `${shown(apart(found.labels.data, look.patches.data), 2)} %`;
+    const words = measured ? interval(measured, 100, 1) : `${shown(apart(found.labels.data, look.patches.data), 2)} %`;
     return h("button", { type: "button", class: "switch", "data-key": key, "aria-pressed": "false", onclick: () => set({ off: state.off === key ? "" : key }) },
       h("span", { class: "unseen" }, `${shortName(layer)} ${head === null ? "" : `head ${head} `}off: `), words);
   }
@@ -151,7 +151,7 @@ export class CausePanel {
     this.canvas.setAttribute("aria-label", `Prediction ${what}`);
     const measured = found && this.measured(found.layer, found.head);
     this.said.textContent = found
-      ? `${what}: ${shown(apart(labels.data, look.patches.data), 3)} % of patches change.${measured ? ` mIoU: ${interval(measured, 100)} points.` : ""}`
+      ? `${what}: ${shown(apart(labels.data, look.patches.data), 3)} % of patches change.${measured ? ` mIoU: ${interval(measured, 100, 1)} points.` : ""}`
       : "The prediction as trained. Press a cell to switch that layer or head off.";
   }
 }

@@ -49,10 +49,10 @@ export function shown(value, digits = 3) {
   return value.toFixed(Math.min(6, decimals));
 }
 
-/** @param {{value: number|null, low?: number|null, high?: number|null}|null|undefined} stored @param {number} [factor] */
-export function interval(stored, factor = 1) {
+/** @param {{value: number|null, low?: number|null, high?: number|null}|null|undefined} stored @param {number} [factor] @param {number} [decimals] */
+export function interval(stored, factor = 1, decimals) {
   if (!stored || stored.value === null) return "–";
-  const of = (/** @type {number} */ value) => shown(factor * value, 3);
+  const of = (/** @type {number} */ value) => (decimals === undefined ? shown(factor * value, 3) : (factor * value).toFixed(decimals));
   if (stored.low === null || stored.low === undefined || stored.high === null || stored.high === undefined)
     return of(stored.value);
   return `${of(stored.value)} [${of(stored.low)}, ${of(stored.high)}]`;
