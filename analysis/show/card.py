@@ -58,9 +58,10 @@ def card(pushed: Pushed, records: Sequence[Record]) -> str:
     Args:
         records: of these weights; kinds that the page does not show are counted.
     """
-    parts = [_metadata(pushed, records), _what(pushed), _use(pushed), *_scores(records), _trained(pushed)]
-    parts += [_provenance(pushed, records), _limits(pushed, records), _licences(pushed)]
-    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+    shown = [record for record in records if record.kind in SHOWN]
+    parts = [_metadata(pushed, shown), _what(pushed), _use(pushed), *_scores(shown), _others(records)]
+    parts += [_trained(pushed), _provenance(pushed, shown), _limits(pushed, shown), _licences(pushed)]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
 
 def single_evaluation(records: Sequence[Record]) -> Record | None:
@@ -136,19 +137,21 @@ def _use(pushed: Pushed) -> str:
 
 
 def _scores(records: Sequence[Record]) -> list[str]:
-    shown, order = [record for record in records if record.kind in SHOWN], list(SHOWN)
-    parts = []
-    if not any(record.kind == "eval" for record in shown):
+    parts, order = [], list(SHOWN)
+    if not any(record.kind == "eval" for record in records):
         parts.append("## Accuracy\n\nNo evaluation of these weights is recorded.\n")
-    for group in sorted(groups(shown) if shown else [], key=lambda group: order.index(group[0].kind)):
+    for group in sorted(groups(records) if records else [], key=lambda group: order.index(group[0].kind)):
         first = group[0]
         variant = f", {first.variant}" if first.variant else ""
         heading = f"## {SHOWN[first.kind]} ({first.data.name} {first.data.split}{variant})".replace(" )", ")")
         tables = import_module(KINDS[first.kind].shown).tables(group)
         parts.append("\n".join([f"{heading}\n", *(table.to_markdown() for table in tables.values())]))
-    if others := sorted({record.kind for record in records} - SHOWN.keys()):
-        parts.append(f"Measured, and not shown here: {', '.join(others)}.\n")
     return parts
+
+
+def _others(records: Sequence[Record]) -> str:
+    others = sorted({record.kind for record in records} - SHOWN.keys())
+    return f"Measured, and not shown here: {', '.join(others)}." if others else ""
 
 
 def _trained(pushed: Pushed) -> str:
@@ -190,7 +193,9 @@ def _provenance(pushed: Pushed, records: Sequence[Record]) -> str:
         f"- Data: {name} {split}, {count} images, fingerprint `{digest}`."
         for name, split, count, digest in sorted(data)
     ]
-    commands = dict.fromkeys(record.command.replace("`", "") for record in records if record.command)
+    commands = dict.fromkeys(
+        record.command.replace("`", "").replace("__main__.py", "whitebox", 1) for record in records if record.command
+    )
     lines += [f"- Measured by `{command}`." for command in commands]
     return "## Provenance\n\n" + "\n".join(lines) + "\n"
 
