@@ -125,6 +125,7 @@ def test_arrows_point_one_way(path: Path) -> None:
 
 # Where extras are not installed, and of two wheels that bring the same folder, nobody can say it but us.
 BROUGHT_BY = {
+    "av": ["av"],
     "cv2": ["opencv-python-headless"],
     "imagecorruptions": ["imagecorruptions-imaug"],
     "mmengine": ["onedl-mmengine"],

@@ -26,6 +26,7 @@ EXTRAS = {
     "export": Extra("onnxruntime", "onnx, onnxruntime and onnxscript"),
     "corruptions": Extra("imagecorruptions", "imagecorruptions-imaug", opencv=True),
     "mmseg": Extra("mmseg", "mmsegmentation", opencv=True),
+    "video": Extra("av", "PyAV"),
     "sed": Extra("open_clip", "open_clip"),
 }
 

@@ -28,6 +28,12 @@ IDENTITY = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 QUARTER_TURN = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)  # shown turned clockwise
 
 
+@pytest.fixture(autouse=True)
+def without_pyav(monkeypatch):
+    """Written by OpenCV, whatever is installed; tests/engine/test_web_video.py has the other way."""
+    monkeypatch.setattr(video_module, "find_spec", lambda name: None)
+
+
 class Brightest(nn.Module):
     """The brightest of the three colours is the class; the fourth never occurs."""
 

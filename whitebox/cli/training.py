@@ -368,7 +368,7 @@ def predict(
     """
     from whitebox.cli.progress import image_progress
     from whitebox.engine.predict import predict_files
-    from whitebox.engine.video import is_video, predict_videos
+    from whitebox.engine.video import codec_in_words, has_sound, is_video, predict_videos
 
     videos = inputs if video else [path for path in inputs if is_video(path)]
     photos = [path for path in inputs if path not in videos]
@@ -406,7 +406,9 @@ def predict(
             progress=image_progress,
         )
         for path in result.written:
-            say(f"Video: {path}")
+            say(f"Video: {path} ({codec_in_words()})")
+        if silent := [str(path) for path in videos if has_sound(path)]:
+            say(f"Their sound is left out: {', '.join(silent)}")
         failed += result.failed
     for _, reason in failed:
         say(f"error: {reason}", err=True)

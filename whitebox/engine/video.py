@@ -4,16 +4,18 @@ Each clip is read twice. The first time its frames are predicted and the labels 
 beside the result (the system removes it however the run ends); then the classes that occur are known, and the second
 time the video is drawn, with a legend that stays the same. So memory does not grow with the length of a clip.
 
-Videos are MPEG-4 part 2, which players show and browsers do not: it is the one codec for .mp4 that the OpenCV of the
-package index encodes at more than a few frames a second (H.264 is left out of it for its licence; VP9 is 50 to 100
-times slower). ``ffmpeg -i clip_overlay.mp4 web.mp4`` makes one for browsers. Sound is dropped. A clip with a variable
-frame rate gets its mean rate.
+With PyAV (the extra ``video``) videos are H.264, or AV1 where it was built without, which browsers play, and each frame
+is shown when it was in the clip, also at a variable frame rate. Without it they are MPEG-4 part 2, which players show
+and browsers do not: it is the one codec for .mp4 that the OpenCV of the package index encodes at more than a few frames
+a second (H.264 is left out of it for its licence; VP9 is 50 to 100 times slower); a clip with a variable frame rate
+then gets its mean rate. Sound is left out, which is said where there is some.
 
 Shapes: H W pixels.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import tempfile
@@ -21,6 +23,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +46,8 @@ from whitebox.files import make_folder, unwritable
 from whitebox.pictures import Pixels, as_labels, blend, label_type, save_label, with_legend
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+CODECS = ("libx264", "libopenh264", "libsvtav1", "libaom-av1", "libvpx-vp9")  # of PyAV; the first that is there
+TICKS = 90_000  # a second, in which PyAV counts when a frame is shown
 FOLDER_FPS = 24.0  # frames a second of a folder of frames
 _FASTEST = 1000.0  # frames a second; what a file says beyond it is no frame rate
 
@@ -62,12 +68,14 @@ class Clip:
         fps: frames a second.
         count: frames the file promises; 0 where it does not say.
         frames: iterates over (name, RGB uint8 (H, W, 3)).
+        variable: whether the frames of a file are to be shown when they are there, not at ``fps``.
     """
 
     path: Path
     fps: float
     count: int
     frames: Callable[[], Iterator[tuple[str, Pixels]]]
+    variable: bool = False
 
 
 @contextmanager
@@ -186,7 +194,8 @@ def open_video(path: str | os.PathLike[str], fps: float | None = None) -> Clip:
             for number, frame_HW3 in enumerate(reader):
                 yield f"{number:06d}", frame_HW3
 
-    return Clip(path, said if fps is None else fps, int(promised) if 0 < promised < 2**31 else 0, frames)
+    count = int(promised) if 0 < promised < 2**31 else 0
+    return Clip(path, said if fps is None else fps, count, frames, variable=fps is None)
 
 
 def open_frames(folder: str | os.PathLike[str], fps: float | None = None) -> Clip:
@@ -257,7 +266,7 @@ def _predict_clip(
         legend = np.repeat(present, np.arange(len(present), 0, -1))  # drawn as a label image: largest class first
         with (
             progress(f"writing {target.name}", count) as advance,
-            _writing(target, clip.fps, count) as write,
+            _writing(target, clip, count) as write,
         ):
             # Not strict: a file that is being recorded may have become longer.
             for done, (label_HW, (_, image_HW3)) in enumerate(
@@ -307,15 +316,105 @@ class _Reader:
         self.capture.release()
 
 
+def codec_in_words() -> str:
+    """What videos are written as here."""
+    if find_spec("av") is None:
+        return "MPEG-4, which browsers do not play: pip install 'whitebox-seg[video]' writes H.264 or AV1"
+    return "H.264" if "264" in _codec() else "AV1" if "av1" in _codec() else "VP9"
+
+
+def has_sound(path: str | os.PathLike[str]) -> bool:
+    """Whether a video file has some, as far as PyAV, where it is there, can tell."""
+    if find_spec("av") is None or os.path.isdir(path):
+        return False
+    import av
+
+    try:
+        with av.open(os.path.abspath(path)) as opened:
+            return len(opened.streams.audio) > 0
+    except (av.FFmpegError, OSError):
+        return False
+
+
+def _codec() -> str:
+    import av
+
+    return next(name for name in CODECS if name in av.codecs_available)
+
+
+def _times(clip: Clip, count: int) -> list[float]:
+    """When each frame is shown, in seconds from the first: as the file says, else ``fps`` a second."""
+    import av
+
+    found: list[float] = []
+    if clip.variable:
+        try:
+            with av.open(os.path.abspath(clip.path)) as opened:
+                packets = opened.demux(opened.streams.video[0])
+                found = sorted(float(each.pts * each.time_base) for each in packets if each.pts is not None)
+        except (av.FFmpegError, OSError, IndexError, TypeError):
+            found = []
+    if len(found) < count or any(after <= before for before, after in itertools.pairwise(found)):
+        return [number / clip.fps for number in range(count)]
+    return [time - found[0] for time in found[:count]]
+
+
 @contextmanager
-def _writing(target: Path, fps: float, count: int) -> Iterator[Callable[[Pixels], None]]:
+def _writing(target: Path, clip: Clip, count: int) -> Iterator[Callable[[Pixels], None]]:
     """Yields the function that adds an RGB frame; at the end ``count`` of them get their name, or nothing does.
 
     Raises:
         DataError: no encoder, or a file that does not hold all frames, because the disk is full for instance.
     """
+    by = _writing_by_opencv if find_spec("av") is None else _writing_by_av
+    with by(target, clip, count) as write:
+        yield write
+
+
+@contextmanager
+def _writing_by_av(target: Path, clip: Clip, count: int) -> Iterator[Callable[[Pixels], None]]:
+    import av
+
+    temporary, times, done = target.with_name(f".{target.stem}.partial.mp4"), _times(clip, count), 0
+    codec = _codec()
+    stream: Any = None
+    try:
+        with av.open(os.path.abspath(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as written:
+
+            def write(frame_HW3: Pixels) -> None:
+                nonlocal stream, done
+                if stream is None:
+                    made: Any = written.add_stream(codec, rate=Fraction(clip.fps).limit_denominator(65535))
+                    made.height, made.width = frame_HW3.shape[:2]
+                    made.pix_fmt, made.time_base = "yuv420p", Fraction(1, TICKS)
+                    made.codec_context.time_base = Fraction(1, TICKS)
+                    stream = made
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
+                frame.pts, frame.time_base = round(times[done] * TICKS), Fraction(1, TICKS)
+                written.mux(stream.encode(frame))
+                done += 1
+
+            yield write
+            if stream is not None:
+                written.mux(stream.encode())
+        if done != count:
+            raise DataError(f"{target} could not be written: {done} of {count} frames arrived; did the input change?")
+        os.replace(temporary, target)
+    except av.FFmpegError as error:
+        raise DataError(f"PyAV {av.__version__} cannot write {target} ({error}): is the disk full?") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing_by_opencv(target: Path, clip: Clip, count: int) -> Iterator[Callable[[Pixels], None]]:
+    """As `_writing`, at the mean frame rate.
+
+    Raises:
+        DataError: no encoder, or a file that does not hold all frames, because the disk is full for instance.
+    """
     temporary = target.with_name(f".{target.stem}.partial.mp4")  # OpenCV knows the format by the suffix
-    rate = fps if fps <= 65 else round(fps, 2)  # MPEG-4 takes fractions up to 65535 / 65535
+    rate = clip.fps if clip.fps <= 65 else round(clip.fps, 2)  # MPEG-4 takes fractions up to 65535 / 65535
     writer: Any = None
 
     def write(frame_HW3: Pixels) -> None:
