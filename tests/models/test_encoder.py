@@ -183,7 +183,7 @@ class TestWeights:
         assert not trap.exists()
 
     def test_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(hub, "_require_answer", lambda: (_ for _ in ()).throw(ConnectionError("no\nroute")))
+        monkeypatch.setattr(hub, "require_answer", lambda: (_ for _ in ()).throw(ConnectionError("no\nroute")))
         with pytest.raises(ModelError, match=r"could not be downloaded \(ConnectionError: no route\).*weights=FILE"):
             encoder(pretrained=True)
 
