@@ -56,8 +56,8 @@ export class NoisePanel {
   render(changed) {
     if (!["photo", "sigma", "resize"].some((name) => changed.has(name))) return;
     const { look, run } = this, { noise } = look;
+    let index = 0;
     if (noise) {
-      let index = 0;
       this.sigmas.forEach((sigma, place) => { if (Math.abs(sigma - state.sigma) < Math.abs(this.sigmas[index] - state.sigma)) index = place; });
       const sigma = this.sigmas[index], size = look.grid[0] * look.grid[1];
       const [rows, columns] = noise.labels.shape.slice(1), count = rows * columns;
@@ -76,7 +76,7 @@ export class NoisePanel {
     if (run.noise) {
       const curve = run.noise.curve;
       fill(this.curve, chart({
-        title: `mIoU under noise on ${run.noise.target}, ${run.noise.data}`, x: `σ${run.noise.relative ? ", of each tensor's rms" : ""}`, y: "mIoU (%)", factor: 100, log: true, mark: noise ? state.sigma : null,
+        title: `mIoU under noise on ${run.noise.target}, ${run.noise.data}`, x: `σ${run.noise.relative ? ", of each tensor's rms" : ""}`, y: "mIoU (%)", factor: 100, log: true, mark: noise ? this.sigmas[index] : null,
         curves: [{ name: run.name, x: curve.map((/** @type {any} */ each) => each.sigma), y: curve.map((/** @type {any} */ each) => each.miou), colour: 0 }],
       }), h("p", { class: "note" }, run.noise.words));
     } else fill(this.curve, h("p", { class: "note" }, "No noise curve of this run was measured: whitebox robustness RUN --noise 0.1:2:log8 --relative gives one. Levels here are the usual ones."));
