@@ -141,6 +141,8 @@ COMMANDS: dict[tuple[str, ...], Callable[[Desk], list[object]]] = {
     ("eval",): lambda desk: [desk.run, desk.other, "--save-images", 1, "--boundary", "--confusion", "--images"],
     ("predict",): lambda desk: [desk.run, desk.photo, desk.video.name, "-o", TOGETHER, "--labels"],
     ("convert",): lambda desk: [desk.run, "--to", "mmseg", "-o", f"{TOGETHER}.pth"],
+    ("export",): lambda desk: [desk.run, "-o", f"{TOGETHER}.safetensors"],
+    ("push",): lambda desk: [desk.run, "me/run", "--to-folder", f"page {TOGETHER}", "--picture", desk.photo],
     ("models",): lambda _: [],
     ("datasets",): lambda desk: ["--data-root", desk.root],
     ("encoders",): lambda _: [],
@@ -148,6 +150,7 @@ COMMANDS: dict[tuple[str, ...], Callable[[Desk], list[object]]] = {
     ("rank-analysis",): lambda desk: [desk.run, desk.other, "--limit", 1, "--layers", "decoder.input"],
     ("orthogonality",): lambda desk: [desk.run, desk.other, "--after", "--limit", 1, "--draws", 2],
     ("attention",): lambda desk: [desk.run, desk.other, desk.photo],
+    ("explore",): lambda desk: [desk.run, desk.photo, "-o", f"{TOGETHER}.html"],
     ("pca",): lambda desk: [desk.run, desk.other, desk.photo, "--truth", desk.label],
     ("alignment",): lambda desk: [desk.run, desk.other, "--limit", 1, "--draws", 1],
     ("ood",): lambda desk: [desk.run, "--held-out", "ñandú Straße", "--train-images", 2],
@@ -168,13 +171,19 @@ COMMANDS: dict[tuple[str, ...], Callable[[Desk], list[object]]] = {
     ("reproduce",): lambda desk: [
         *("depict-fig5", "--dataset", "folder", "--runs", desk.root / "results", "--dry-run", f"data.path={desk.set}"),
     ],
+    ("sweep",): lambda _: [f"{TOGETHER}.yaml"],
     ("data", "prepare"): lambda desk: ["camvid", "--from", desk.set, "--data-root", f"root {TOGETHER}"],
     ("data", "check"): lambda desk: ["folder", f"data.path={desk.set}"],
     ("data", "show"): lambda desk: ["folder", f"data.path={desk.set}", "-o", f"shown {TOGETHER}.png", "-n", 1],
     ("cache", "ls"): lambda _: [],
     ("cache", "rm"): lambda _: [TOGETHER],
 }
-REFUSED = {("data", "prepare"), ("cache", "rm"), ("reproduce",)}  # there is no such dataset, store and paper
+REFUSED = {
+    ("data", "prepare"),
+    ("cache", "rm"),
+    ("reproduce",),
+    ("sweep",),
+}  # there is no such dataset, store, paper, plan
 
 
 def commands(group: object, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
