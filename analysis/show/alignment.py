@@ -322,8 +322,9 @@ def _draw_range(records: Sequence[Record], stem: Path) -> None:
                     (handles[label],) = axes.plot(distortions, value, dashes, color=colour, linewidth=1.2)
                     curves_behind(axes, distortions, curve, colour, dashes)
                 if layer["range"]["derived"]:
-                    derived = [number(estimate["value"]) for estimate in layer["range"]["derived"]]
-                    above.plot(distortions, derived, ":", color=colour, linewidth=0.9)
+                    derived = [estimate(stored) for stored in layer["range"]["derived"]]
+                    above.plot(distortions, [each.value for each in derived], ":", color=colour, linewidth=0.9)
+                    curves_behind(above, distortions, derived, colour, ":")
             above.set_title(each.model, fontsize=8)
             for axes in (above, below):
                 axes.set_axis_on()

@@ -9,10 +9,12 @@ from analysis.record import Record
 from analysis.show.figures import (
     COLUMN,
     error_bars,
+    extremes,
     figure_style,
     model_legend,
     new_figure,
     rows_below_total,
+    rules_between,
     save_figure,
     side_by_side,
 )
@@ -28,13 +30,17 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
 def figures(records: Sequence[Record], stem: Path) -> None:
     """Bars of classes, the IoU of whole masks behind them."""
     first = records[0]
-    names = [row["name"] for row in first.measured["per_class"]]
+    found = [{row["name"]: row for row in record.measured["per_class"]} for record in records]
+    every = [row["name"] for row in first.measured["per_class"]]
+    names, rules, chosen = extremes({name: [percent(each[name]["iou"]).value for each in found] for name in every})
+    names = names if chosen else every
     with figure_style(len(records)) as colours:
         figure = new_figure(0.75 + (len(names) + 1.4) * max(0.17, 0.065 * len(records)))
         axes = figure.subplots()
         places = rows_below_total(axes, "mean", names)
+        rules_between(axes, places, rules)
         for index, (record, colour) in enumerate(zip(records, colours, strict=False)):
-            rows = record.measured["per_class"]
+            rows = [found[index][name] for name in names]
             bars = [percent(each) for each in (record.measured["miou"], *(row["iou"] for row in rows))]
             masks = [100 * number(each) for each in (record.measured["mask_miou"], *(row["mask_iou"] for row in rows))]
             centres, thickness = side_by_side(places, index, len(records))
@@ -50,7 +56,8 @@ def figures(records: Sequence[Record], stem: Path) -> None:
                 label=record.model,
             )
         axes.set_xlim(0, 100)
-        axes.set_xlabel(f"Boundary IoU (%), {first.data.name} {first.data.split} (n = {first.n})")
+        where = f"{first.data.name} {first.data.split} (n = {first.n})"
+        axes.set_xlabel(f"Boundary IoU (%), {where}" + (f";\n{chosen}" if chosen else ""))
         axes.set_title(f"bars: {figure_words(first)}; pale: IoU of whole masks", fontsize=6, loc="left")
         model_legend(figure, records, COLUMN)
         save_figure(figure, stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ def tables(records: Sequence[Record]) -> dict[str, Table]:
 
 def _of_one(record: Record) -> Table:
     rows: list[tuple[Cell, ...]] = [
-        (column.name, estimate(record.measured[name], factor)) for name, (column, factor) in _NUMBERS.items()
+        (column.name, replace(estimate(record.measured[name], factor), decimals=column.decimals))
+        for name, (column, factor) in _NUMBERS.items()
     ]
     rows += [(_risk_column(coverage).name, percent(_risk(record, coverage))) for coverage in _COVERAGES]
     return Table((Column("Number"), Column("Value", 2)), tuple(rows), f"{record.model} on {_caption([record])}")

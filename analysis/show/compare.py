@@ -12,10 +12,12 @@ from analysis.maths.multiplicity import holm
 from analysis.record import Record, RecordError
 from analysis.show.figures import (
     COLUMN,
+    extremes,
     figure_style,
     model_legend,
     new_figure,
     rows_below_total,
+    rules_between,
     save_figure,
     side_by_side,
     trainings_behind,
@@ -258,14 +260,14 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
     first = records[0]
     reference = first.settings["reference"]
     differences = [_differences(record, MEANS) for record in records]
-    names = [row["name"] for row in first.measured["per_class"]]
-    leading = differences[0]
-    names.sort(key=lambda name: (math.isnan(leading[name].value), -leading[name].value))
+    every = [row["name"] for row in first.measured["per_class"]]
+    names, rules, chosen = extremes({name: [differences[0][name].value] for name in every})
     with figure_style(len(records)) as colours:
         figure = new_figure(0.95 + (len(names) + 1.4) * max(0.17, 0.07 * len(records)))
         axes = figure.subplots()
         axes.axvline(0, color="0.3", linewidth=0.8)
         places = rows_below_total(axes, "mIoU", names)
+        rules_between(axes, places, rules)
         for index, (record, shown) in enumerate(zip(records, differences, strict=True)):
             centres, _ = side_by_side(places, index, len(records))
             for name, centre in zip(("mIoU", *names), centres, strict=True):
@@ -276,7 +278,7 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
                 trainings_behind(axes, each, centre, colours[index])
         axes.set_xlabel(
             f"IoU minus that of {reference} (points),\npaired {figure_words(first)},\n"
-            f"{first.data.name} {first.data.split} (n = {first.n} images)"
+            f"{first.data.name} {first.data.split} (n = {first.n} images)" + (f";\n{chosen}" if chosen else "")
         )
         model_legend(figure, records, COLUMN)
         save_figure(figure, f"{stem}.png")

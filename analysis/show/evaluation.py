@@ -12,10 +12,12 @@ from analysis.maths.conventions import MEANS
 from analysis.record import Record, RecordError
 from analysis.show.figures import (
     COLUMN,
+    extremes,
     figure_style,
     model_legend,
     new_figure,
     rows_below_total,
+    rules_between,
     save_figure,
     side_by_side,
     trainings_behind,
@@ -120,7 +122,8 @@ def _require(record: Record, where: str, part: Mapping[str, Any], *keys: str) ->
 def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) -> list[Path]:
     """IoU of each class with its 95 % interval, several models side by side, and their mIoU on top.
 
-    Classes are sorted by the mean over models. A class without a value in a record shows a dash.
+    Classes are sorted by the mean over models; of many the extremes are shown, which the label says. A class without
+    a value in a record shows a dash.
 
     Args:
         records: evaluations of the same classes of the same data.
@@ -143,13 +146,13 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
         tables.append({row["name"]: percent(row["iou"]) for row in measured["per_class"]})
         if tables[-1].keys() != tables[0].keys():
             raise RecordError(f"{record.file_name} has other classes than {first.file_name}; evaluate again.")
-    mean = {name: _mean([table[name].value for table in tables]) for name in tables[0]}
-    names = sorted(mean, key=lambda name: (math.isnan(mean[name]), -mean[name]))
+    names, rules, chosen = extremes({name: [table[name].value for table in tables] for name in tables[0]})
 
     with figure_style(len(records)) as colours:
         figure = new_figure(0.75 + (len(names) + 1.4) * max(0.17, 0.065 * len(records)))
         axes = figure.subplots()
         places = rows_below_total(axes, "mIoU", names)
+        rules_between(axes, places, rules)
         for index, (record, table) in enumerate(zip(records, tables, strict=True)):
             bars = [percent(record.measured["miou"]), *(table[name] for name in names)]
             centres, thickness = side_by_side(places, index, len(records))
@@ -166,7 +169,8 @@ def per_class_bars(records: Sequence[Record], output: str | os.PathLike[str]) ->
                 trainings_behind(axes, bar, centre, "0.15")
         axes.set_xlim(0, 100)
         what = f"IoU (%) and {figure_words(first)}" + (", a line a training" if any(map(seeds_of, records)) else "")
-        axes.set_xlabel(f"{what},\n{first.data.name} {first.data.split} (n = {first.n} images)")
+        where = f"{first.data.name} {first.data.split} (n = {first.n} images)"
+        axes.set_xlabel(f"{what},\n{where}" + (f";\n{chosen}" if chosen else ""))
         model_legend(figure, records, COLUMN)
         return save_figure(figure, output)
 
@@ -176,8 +180,3 @@ def _interval(axes: Axes, centre: float, bar: Estimate) -> None:
         axes.text(0.8, centre, "–", va="center", ha="left", fontsize=6)
     elif not (math.isnan(bar.low) or math.isnan(bar.high)):
         axes.plot([bar.low, bar.high], [centre, centre], color="0.15", linewidth=0.9, solid_capstyle="butt")
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

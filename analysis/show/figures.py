@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.5, 7.2  # inches, the width of one column and of a page
 DPI = 220  # of the PNG
+MARKERS = "os^Dv<>P"  # a line's own, beside its colour
+FEW = 40  # classes with a row each; of more there are the extremes, and the table has all
 _TRIES = 4  # to draw a figure so that no label is cut: broken lines move the axes a little
 _MOST_TICKS = 100  # of an axis of powers; those that are not needed are not drawn
 
@@ -123,6 +126,38 @@ def rows_below_total(axes: Axes, total: str, names: Sequence[str]) -> list[float
     return places
 
 
+def extremes(values: Mapping[str, Sequence[float]]) -> tuple[list[str], list[int], str]:
+    """Which rows a figure shows, best first: all, and of more than ``FEW`` the best, those that differ most, the worst.
+
+    Args:
+        values: of each row, one number a model; larger is better, NaN is unknown.
+
+    Returns:
+        Names; after how many of them a rule is drawn; and what was chosen, in words.
+    """
+    known = {name: [value for value in each if not math.isnan(value)] for name, each in values.items()}
+    mean = {name: sum(each) / len(each) if each else math.nan for name, each in known.items()}
+    ordered = sorted(values, key=lambda name: (math.isnan(mean[name]), -mean[name]))
+    if len(ordered) <= FEW:
+        return ordered, [], ""
+    several = max(map(len, values.values())) > 1
+    count = FEW // 4 if several else FEW // 2
+    best, worst = ordered[:count], [name for name in ordered if known[name]][-count:]
+    spread = {name: max(known[name], default=0.0) - min(known[name], default=0.0) for name in ordered}
+    others = sorted(set(ordered) - {*best, *worst}, key=lambda name: (-spread[name], ordered.index(name)))
+    changed = [name for name in ordered if name in others[:count]] if several else []
+    middle = f", the {count} that differ most" if several else ""
+    words = f"the {count} best{middle} and the {count} worst of {len(ordered)} classes; all: in the table"
+    rules = [count, 2 * count] if several else [count]
+    return [*best, *changed, *worst], rules, words
+
+
+def rules_between(axes: Axes, places: Sequence[float], rules: Sequence[int]) -> None:
+    """Dotted lines in rows below a total, each after so many of them."""
+    for rule in rules:
+        axes.axhline((places[rule] + places[rule + 1]) / 2, color="0.5", linewidth=0.6, linestyle=":")
+
+
 def side_by_side(places: Sequence[float], index: int, count: int) -> tuple[list[float], float]:
     """Where in each row the bar of model ``index`` of ``count`` has its centre, and how thick it is."""
     thickness = 0.8 / count
@@ -200,6 +235,23 @@ def _wrapped(figure: Figure, dpi: int) -> bool:
     return found
 
 
+def _name_symlog(figure: Figure) -> None:
+    """Say at each axis that is linear around 0 and logarithmic beyond how far it is linear."""
+    from matplotlib.scale import SymmetricalLogTransform
+
+    for axes in figure.axes:
+        for axis, above in ((axes.xaxis, figure.get_supxlabel), (axes.yaxis, figure.get_supylabel)):
+            transform = axis.get_transform()
+            if not isinstance(transform, SymmetricalLogTransform):
+                continue
+            linear = float(transform.linthresh)
+            words = f"linear up to {linear:g}, then logarithmic"
+            if axis.get_label_text() and words not in axis.get_label_text():
+                axis.set_label_text(f"{axis.get_label_text()}\n({words})")
+            elif axis is axes.yaxis and above() and words not in above():
+                figure.supylabel(f"{above()}\n({words})", fontsize=8)
+
+
 def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) -> list[Path]:
     """Write OUTPUT as PNG of ``dpi``, and the PDF beside it; letters that the font lacks are shown as their codes."""
     from matplotlib.text import Text
@@ -216,12 +268,21 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text.get_text():
             text.set_text(drawn_lines(text.get_text()))
+    _name_symlog(figure)
     stem = os.fspath(output)
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem
     options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}
     for form, choice in options.items():
-        for _ in range(_TRIES):
-            write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice))
-            if form != "png" or not _wrapped(figure, dpi):
+        for last in (*[False] * (_TRIES - 1), True):
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice))
+            collapsed = [each for each in found if "collapsed" in str(each.message)]
+            for each in found:
+                if last or each not in collapsed:
+                    warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+            if collapsed:
+                figure.set_figheight(1.3 * figure.get_figheight())  # labels have left no room for the axes
+            elif form != "png" or not _wrapped(figure, dpi):
                 break
     return [Path(f"{stem}.{form}") for form in options]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from analysis.maths.levels import TARGETS
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MODELS = 10  # in one figure: as many as there are colours
+TOGETHER = 4  # in one panel; more have a panel each, since their bands would hide each other
 LOGARITHMIC = 20  # the axis is, where the largest level is that many times the smallest
 
 Group = Sequence[Record]
@@ -236,37 +238,59 @@ def noise_curves(records: Group, stem: Path) -> None:
     levels = sorted({point["sigma"] for record in records for point in record.measured["curve"]})[1:]
     with figure_style(len(records)) as colours:
         names = [record.model for record in records]
-        width = COLUMN if len(records) <= 4 else PAGE
-        figure = new_figure(2.7 + legend_height(names, width), width)
-        axes = figure.subplots()
-        for record, colour in zip(records, colours, strict=False):
+        apart = len(records) > TOGETHER
+        width, across = (PAGE, 3) if apart else (COLUMN, 1)
+        down = -(-len(records) // across) if apart else 1
+        figure = new_figure((1.0 + 1.35 * down) if apart else (2.7 + legend_height(names, width)), width)
+        panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
+        for axes in panels[len(records) if apart else 1 :]:
+            axes.set_axis_off()
+        for index, (record, colour) in enumerate(zip(records, colours, strict=False)):
+            axes = panels[index if apart else 0]
             _curve(axes, record, colour)
+            if apart:
+                axes.set_title(record.model, fontsize=7)
+                for other in records:
+                    curve = other.measured["curve"]
+                    mean = [100 * point["miou"]["value"] for point in curve]
+                    axes.plot([point["sigma"] for point in curve], mean, color="0.75", linewidth=0.6, zorder=1)
         halves = [record.measured.get("sigma_50", {"value": None})["value"] for record in records]
         last = max([*levels, *(half for half in halves if half is not None)], default=0.0)
-        if levels and last >= LOGARITHMIC * levels[0]:
-            axes.set_xscale("symlog", linthresh=levels[0], linscale=0.4)
-            axes.set_xlim(-0.12 * levels[0], last * 1.25)
-        elif levels:
-            axes.set_xlim(-0.03 * last, last * 1.04)
-        axes.set_ylim(bottom=0)
+        for axes in panels[: len(records) if apart else 1]:
+            if levels and last >= LOGARITHMIC * levels[0]:
+                axes.set_xscale("symlog", linthresh=levels[0], linscale=0.4)
+                axes.set_xlim(-0.12 * levels[0], last * 1.25)
+            elif levels:
+                axes.set_xlim(-0.03 * last, last * 1.04)
+            axes.set_ylim(bottom=0)
         settings = records[0].settings
         unit = " (units of rms)" if settings["relative"] else ""
         unit = " (pixels in [0, 1])" if settings["target"] == "input" else unit
-        axes.set_xlabel(f"noise σ{unit}; 0: the clean model")
-        axes.set_ylabel("mIoU (%)")
-        model_legend(figure, records, width, left=True)
+        for index, axes in enumerate(panels[: len(records) if apart else 1]):
+            if index + across >= len(records) or not apart:
+                axes.set_xlabel(f"noise σ{unit}" + ("" if apart else "; 0: the clean model"))
+                axes.tick_params(labelbottom=True)
+            if index % across == 0:
+                axes.set_ylabel("mIoU (%)")
+        if not apart:
+            model_legend(figure, records, width, left=True)
         several = settings["draws"] > 1
-        half = "; ◆ σ50, halves the clean mIoU" if any("sigma_50" in record.measured for record in records) else ""
         over = "draws and trainings" if any(len(seeds_of(record)) >= LEAST for record in records) else "draws"
         spread = f"band: 95 % t interval of the mean over {over}; dotted: min, max\n" if several else ""
+        halved = any("sigma_50" in record.measured for record in records)
+        half = f"\n◆ σ50, halves the clean mIoU; bars across: its 95 % t interval over {over}" if halved else ""
+        grey = "; 0: the clean model; grey: the other models" if apart else ""
         draws = f"{'antithetic pairs' if settings['antithetic'] else 'draws'}: {settings['draws']}"
         behind = behind_words(records, "lines").replace(" F", "\nf").rstrip(".")
         where = f"{records[0].data.name} {records[0].data.split}, n = {records[0].n} images"
-        axes.set_title(
-            f"{where}, target: {settings['target']}, {draws}\n{spread}bars: {figure_words(records[0])}{half}{behind}",
-            fontsize=6,
-            loc="left",
+        words = (
+            f"{where}, target: {settings['target']}, {draws}{grey}\n{spread}"
+            f"upright bars: {figure_words(records[0])}{half}{behind}"
         )
+        if apart:
+            figure.supxlabel(fill(words.replace("\n", "; "), int(20 * width)), fontsize=6, color="0.3")
+        else:
+            panels[0].set_title(words, fontsize=6, loc="left")
         save_figure(figure, stem)
 
 

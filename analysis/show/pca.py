@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.maths.agreement import normalised_mutual_information
 from analysis.maths.packing import unpack
 from analysis.record import Record
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
 from analysis.show.photos import (
+    IGNORE,
     Pixels,
     at_pixels,
     caption_below,
@@ -34,16 +36,21 @@ from analysis.show.tables import Column, Estimate, Table, estimate
 from whitebox.palette import distinct_palette
 
 SHOWN = 3  # components as red, green, blue
+WIDTH = 1.6  # inches that a title may take: a panel's and the space beside it
+SHUFFLES = 50  # of patches, for what agreement is by chance
 
 _Row = tuple[str, str, str, Mapping[str, Any]]  # model, photo, segmentation, numbers
 
 
-_CONVENTIONS = (
-    "Z_0: patch tokens that enter the decoder, Z_L: after its last layer; mean subtracted. Components 1, 2, 3 as red, "
-    "green, blue, each from its 1st to its 99th percentile. Directions: each patch goes to the end of a principal "
-    "direction of largest cosine; colours go by size of segment, not by class. NMI: normalised mutual information over "
-    "patches with the ground truth, or with the prediction where there is none, both of patches."
-)
+def _conventions(records: Sequence[Record]) -> str:
+    count = "/".join(dict.fromkeys(str(_directions(held)) for held in records))
+    return (
+        "Z_0: patch tokens that enter the decoder, Z_L: after its last layer; mean subtracted. Components 1, 2, 3 as "
+        "red, green, blue, each from its 1st to its 99th percentile. Segments: each patch goes to the end of one of "
+        f"{count} principal directions of largest cosine; colours go by size of segment, not by class. NMI: normalised "
+        "mutual information over patches with the ground truth, or with the prediction where there is none, both of "
+        f"patches; by chance: its mean when the patches are shuffled ({SHUFFLES} times)."
+    )
 
 
 def tables(records: Sequence[Record]) -> dict[str, Table]:
@@ -127,7 +134,7 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
     height, width = image_HW3.shape[:2]
     row = min((PAGE - 0.4) / 5 * height / width, 2.6) + 0.36
     with figure_style():
-        figure = new_figure(0.9 + (1 + len(holders)) * row, PAGE)
+        figure = new_figure(0.7 + (1 + len(holders)) * row, PAGE)
         grid = figure.subplots(1 + len(holders), 5, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -136,7 +143,7 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
         first, photo = holders[0]
         if photo["truth"] is not None:
             truth_hw = unpack(photo["truth"])
-            show(grid[0][4], classes_over(image_HW3, truth_hw, photo, first), "ground truth of patches")
+            show(grid[0][1], classes_over(image_HW3, truth_hw, photo, first), "ground truth of patches")
             legend.append((first, truth_hw))
         for line, (held, stored) in zip(grid[1:], holders, strict=True):
             for state in stored["states"]:
@@ -146,11 +153,13 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
                 colours_3hw = np.stack([unpack(lines) for lines in state["colours"]])
                 colours_HW3 = at_pixels(colours_3hw, stored, (height, width), "nearest").transpose(1, 2, 0)
                 show(line[left], colours_HW3, f"{state['name']}, components 1-3\n{100 * share:.0f} % of variance")
-                title = f"{state['name']}, {_directions(held)} directions\n{numbers['segments']} segments"
                 segments_hw = unpack(state["segments"])
-                show(line[left + 1], _segments_over(image_HW3, segments_hw, stored), f"{title}, {_agreement(numbers)}")
-            painted = classes_over(image_HW3, unpack(stored["prediction"]), stored, held)
-            show(line[4], painted, f"prediction\n{_agreement(of_picture(stored['numbers']))}".strip())
+                title = f"{state['name']}: {numbers['segments']} segments\n{_agreement(numbers, segments_hw, stored)}"
+                show(line[left + 1], _segments_over(image_HW3, segments_hw, stored), title, WIDTH)
+            predicted_hw = unpack(stored["prediction"])
+            painted = classes_over(image_HW3, predicted_hw, stored, held)
+            agreement = _agreement(of_picture(stored["numbers"]), predicted_hw, stored)
+            show(line[4], painted, f"prediction\n{agreement}".strip(), WIDTH)
             line[0].text(
                 -0.06,
                 0.5,
@@ -161,10 +170,10 @@ def _draw(holders: Sequence[tuple[Record, Mapping[str, Any]]], path: Path) -> No
                 fontsize=6.5,
                 transform=line[0].transAxes,
             )
-        class_legend(figure, legend)
+        class_legend(figure, legend, columns=3, beside=grid[0][3])
         caption_below(
             figure,
-            f"{photo_name(photo)}. {_CONVENTIONS}",
+            f"{photo_name(photo)}. {_conventions([held for held, _ in holders])}",
         )
         save_figure(figure, path, dpi=photo_dpi(len(holders)))
 
@@ -178,7 +187,25 @@ def _segments_over(image_HW3: Pixels, segments_hw: NDArray[Any], stored: Mapping
     return np.rint(0.6 * colours_HW3 + 0.4 * image_HW3).astype(np.uint8)
 
 
-def _agreement(numbers: Mapping[str, Any]) -> str:
-    value = numbers.get("nmi_truth")
-    value = numbers.get("nmi_prediction") if value is None else value
-    return "" if value is None else f"NMI {value:.2f}"
+def _agreement(numbers: Mapping[str, Any], segments_hw: NDArray[Any], stored: Mapping[str, Any]) -> str:
+    """NMI with the ground truth, or with the prediction where there is none, beside what segments as large give."""
+    key = "nmi_truth" if numbers.get("nmi_truth") is not None else "nmi_prediction"
+    value = numbers.get(key)
+    if value is None:
+        return ""
+    other_hw = unpack(stored[key.removeprefix("nmi_")])
+    return f"NMI {value:.2f}, by chance {_by_chance(segments_hw.ravel(), other_hw.ravel()):.2f}"
+
+
+def _by_chance(segments_N: NDArray[Any], labels_N: NDArray[Any]) -> float:
+    """Mean NMI of the segments with the labels, the patches shuffled."""
+    known_N = labels_N != IGNORE
+    _, first_N = np.unique(segments_N[known_N], return_inverse=True)
+    _, second_N = np.unique(labels_N[known_N], return_inverse=True)
+    if not len(first_N):
+        return math.nan
+    random, shape = np.random.default_rng(0), (first_N.max() + 1, second_N.max() + 1)
+    counts_SAB = np.zeros((SHUFFLES, *shape))
+    for counts_AB in counts_SAB:
+        np.add.at(counts_AB, (random.permutation(first_N), second_N), 1)
+    return float(normalised_mutual_information(counts_SAB).mean())

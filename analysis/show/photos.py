@@ -156,8 +156,14 @@ def show(axes: Axes, image_HW3: NDArray[Any], title: str = "", width: float = 1.
     axes.set_title("\n".join(textwrap.fill(part, letters) for part in title.splitlines()), fontsize=6.5, pad=2)
 
 
-def class_legend(figure: Figure, shown: Iterable[tuple[Record, NDArray[Any]]], columns: int = 6) -> None:
-    """The classes that occur in pictures, largest first, above the figure; at most three rows of them."""
+def class_legend(
+    figure: Figure, shown: Iterable[tuple[Record, NDArray[Any]]], columns: int = 6, beside: Axes | None = None
+) -> None:
+    """The classes that occur in pictures, largest first; at most 18.
+
+    Args:
+        beside: an empty panel in whose middle they stand, over its empty neighbours; None: above the figure.
+    """
     from matplotlib.patches import Patch
 
     count: Counter[tuple[str, tuple[float, float, float]]] = Counter()
@@ -166,15 +172,18 @@ def class_legend(figure: Figure, shown: Iterable[tuple[Record, NDArray[Any]]], c
             if label != IGNORE:
                 red, green, blue = (part / 255 for part in record.measured["palette"][label])
                 count[record.measured["classes"][label], (red, green, blue)] += 1
-    largest = sorted(count, key=lambda key: (-count[key], key[0]))[: 3 * columns]
-    figure.legend(
+    largest = sorted(count, key=lambda key: (-count[key], key[0]))[:18]
+    above: dict[str, Any] = {"loc": "outside upper center"}
+    here: dict[str, Any] = {"loc": "center", "title": "classes, largest first", "title_fontsize": 6.5}
+    legend = (figure if beside is None else beside).legend(
         handles=[Patch(facecolor=colour, edgecolor="0.4", linewidth=0.4, label=name) for name, colour in largest],
-        loc="outside upper center",
+        **(above if beside is None else here),
         ncols=min(columns, max(1, len(largest))),
         fontsize=6.5,
         handlelength=1.2,
         columnspacing=1.2,
     )
+    legend.set_in_layout(beside is None)  # or its panel would grow
 
 
 def caption_below(figure: Figure, text: str) -> None:

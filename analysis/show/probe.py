@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.record import Record
-from analysis.show.figures import PAGE, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.figures import MARKERS, PAGE, figure_style, legend_columns, new_figure, save_figure
 from analysis.show.spread import bootstrap_words, together_words
 from analysis.show.tables import Cell, Column, Estimate, Table, estimate, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_MARKERS = "os^Dv<>P"
 
 
 def tables(records: Sequence[Record]) -> dict[str, Table]:
@@ -131,7 +129,7 @@ def _by_class(
 # What is drawn along the layers: title, and of each line its key, how it is drawn, its name, and a factor.
 _PANELS: tuple[tuple[str, tuple[tuple[str, Any, str, float], ...]], ...] = (
     ("mIoU of patches (%)", (("miou", "-", "linear probe", 100), ("nearest", "--", "nearest class mean", 100))),
-    ("k-means and ground truth", (("nmi", "-", "NMI", 1), ("ari", "--", "ARI", 1))),
+    ("k-means and ground truth (chance: 0)", (("nmi", "-", "NMI", 1), ("ari", "--", "ARI", 1))),
     ("NC1: within / between classes", (("nc1", "-", "NC1", 1),)),
     ("NC2 of class means", (("lengths", "-", "lengths", 1), ("angles", "--", "angles", 1))),
     ("rates (nats)", (("rate", "-", "R(Z)", 1), ("class_rate", "--", "mean of R(Z_c)", 1))),
@@ -153,7 +151,7 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
                 x = [layer["position"] for layer in record.measured["layers"]]
                 for key, dashes, _, factor in lines:
                     values = [_number(layer, key, factor) for layer in record.measured["layers"]]
-                    _line(axes, x, values, colours[index], dashes, _MARKERS[index % len(_MARKERS)])
+                    _line(axes, x, values, colours[index], dashes, MARKERS[index % len(MARKERS)])
                 if lines[0][0] == "miou":
                     said = percent(record.measured["output"]["miou"]).value
                     axes.axhline(said, color=colours[index], linewidth=0.8, linestyle=":")
@@ -171,7 +169,7 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
         for axes in panels[1]:
             axes.set_xlabel("layers passed (encoder: < 0)" if encoder else "decoder layers passed")
         handles = [
-            Line2D([], [], color=colours[index], marker=_MARKERS[index % len(_MARKERS)], markersize=3, label=each.model)
+            Line2D([], [], color=colours[index], marker=MARKERS[index % len(MARKERS)], markersize=3, label=each.model)
             for index, each in enumerate(records)
         ]
         columns = legend_columns([each.model for each in records], PAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -13,7 +14,16 @@ import numpy as np
 
 from analysis.maths.conventions import SHARES, Convention
 from analysis.record import Record
-from analysis.show.figures import COLUMN, PAGE, curves_behind, figure_style, legend_columns, new_figure, save_figure
+from analysis.show.figures import (
+    COLUMN,
+    MARKERS,
+    PAGE,
+    curves_behind,
+    figure_style,
+    legend_columns,
+    new_figure,
+    save_figure,
+)
 from analysis.show.spread import behind_words, bootstrap_words, interval_words
 from analysis.show.tables import Cell, Column, Estimate, Table, estimate, estimates
 
@@ -249,7 +259,7 @@ def _models(records: Sequence[Record], colours: Sequence[Any]) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     return [
-        Line2D([], [], color=colours[index], marker="os^Dv<>P"[index % 8], markersize=3, label=each.model)
+        Line2D([], [], color=colours[index], marker=MARKERS[index % len(MARKERS)], markersize=3, label=each.model)
         for index, each in enumerate(records)
     ]
 
@@ -294,7 +304,8 @@ def _draw_layers(records: Sequence[Record], stem: Path) -> None:
                 values = [estimate(stage[key], 100 if key == "overlap" else 1) for stage in known]
                 look = {"color": handle.get_color(), "marker": handle.get_marker()}
                 _line(axes, [stage["position"] for stage in known], values, **look)
-                top = max([top, *(each for value in values for each in (value.value, *value.seeds))])
+                ends = (each for value in values for each in (value.value, value.high, *value.seeds))
+                top = max([top, *(each for each in ends if not math.isnan(each))])
             axes.set_ylim(0, 1.08 * top or 1.0)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
             if part == "layers" and _with_encoder(records):
@@ -329,9 +340,9 @@ def _draw_projected(records: Sequence[Record], tokens: str, stem: Path) -> None:
                 for index, (subspace, values) in enumerate(
                     zip(projection["subspaces"], projection[quantity], strict=True)
                 ):
-                    colour = colours[index % len(colours)]
+                    colour, marker = colours[index % len(colours)], MARKERS[index % len(MARKERS)]
                     axes.axvline(subspace["position"] - first, color=colour, linewidth=0.8, linestyle="--")
-                    _line(axes, x, [estimate(value, factor) for value in values], color=colour, marker="o")
+                    _line(axes, x, [estimate(value, factor) for value in values], color=colour, marker=marker)
                 axes.set_xlim(min(x) - 0.25, max(x) + 0.25)
                 axes.set_xticks(x)
             upper.set_title(record.model, fontsize=7)
@@ -341,7 +352,14 @@ def _draw_projected(records: Sequence[Record], tokens: str, stem: Path) -> None:
                 axes.set_ylabel(label)
         most = max(len(projection["subspaces"]) for _, projection in drawn)
         handles = [
-            Line2D([], [], color=colours[index % len(colours)], marker="o", markersize=3, label=f"P{_small(index + 1)}")
+            Line2D(
+                [],
+                [],
+                color=colours[index % len(colours)],
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=3,
+                label=f"P{_small(index + 1)}",
+            )
             for index in range(most)
         ]
         handles.append(Line2D([], [], color="0.5", linewidth=0.8, linestyle="--", label="own layer"))

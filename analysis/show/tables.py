@@ -11,6 +11,7 @@ import csv
 import io
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ class Estimate:
         sd: over trainings; NaN for one.
         seeds: the value of each training that it is the mean of; empty for one.
         mark: shown behind it.
+        decimals: shown of it; None: as its column says.
     """
 
     value: float
@@ -42,6 +44,7 @@ class Estimate:
     sd: float = field(default=math.nan, kw_only=True)
     seeds: tuple[float, ...] = field(default=(), kw_only=True)
     mark: str = field(default="", kw_only=True)
+    decimals: int | None = field(default=None, kw_only=True)
 
 
 Cell = str | int | float | Estimate | None
@@ -130,17 +133,28 @@ class Table:
             lines.append([f"{bold}{text}{bold}" if text else "" for text in row])
         return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{markdown(self.caption)}\n"
 
-    def to_latex(self) -> str:
-        r"""A ``table`` environment for the package booktabs, text escaped; ``\input`` takes it as it is."""
+    def to_latex(self, label: str = "") -> str:
+        r"""A ``table`` environment for the package booktabs, text escaped; ``\input`` takes it as it is.
+
+        Args:
+            label: what ``\ref{tab:LABEL}`` finds it by; letters that TeX takes for something else become ``-``.
+        """
         alignment = "".join("r" if numeric else "l" for numeric in self.numeric())
-        signs = str.maketrans({DASH: "--", "±": r"$\pm$", "<": "$<$"})  # of numbers; those of texts are escaped
-        body = [" & ".join(row).translate(signs) + r" \\" for row in self._escaped(latex)]
+        signs = str.maketrans({DASH: "--", "±": r"$\pm$", "<": "$<$", "-": "$-$"})  # of numbers; texts are escaped
+        body = [
+            " & ".join(
+                text if isinstance(cell, str) else text.translate(signs) for cell, text in zip(row, texts, strict=True)
+            )
+            + r" \\"
+            for row, texts in zip(self.rows, self._escaped(latex), strict=True)
+        ]
         if 0 < self.summary_rows < len(body):
             body.insert(len(body) - self.summary_rows, r"\midrule")
         lines = [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{latex(self.caption)}}}",
+            *([rf"\label{{tab:{re.sub(r'[^A-Za-z0-9.:]+', '-', label)}}}"] if label else []),
             rf"\begin{{tabular}}{{{alignment}}}",
             r"\toprule",
             " & ".join(latex(column.name) for column in self.columns) + r" \\",
@@ -233,7 +247,8 @@ class Table:
         Raises:
             OutputError: the folder cannot be written.
         """
-        texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex()}
+        name = os.path.basename(os.fspath(stem))
+        texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex(name)}
         return [write_text(Path(os.fspath(stem) + suffix), text) for suffix, text in texts.items()]
 
 
@@ -286,14 +301,24 @@ def number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
+def _decimals(cell: Estimate, column: Column) -> int:
+    """So many that an estimate which is not 0 is not shown as ``0.00 [0.00, 0.00]``."""
+    decimals = column.decimals if cell.decimals is None else cell.decimals
+    size = max((abs(each) for each in (cell.value, cell.low, cell.high) if math.isfinite(each)), default=0.0)
+    if cell.low == cell.high or size == 0 or size >= 10**-decimals / 2:
+        return decimals
+    return min(8, 1 - math.floor(math.log10(size)))
+
+
 def _shown(cell: Cell, column: Column) -> str:
     if cell is None:
         return ""
     if isinstance(cell, str):
         return cell
     if isinstance(cell, Estimate):
+        column = replace(column, decimals=_decimals(cell, column))
         value = _shown(cell.value, column) + ("" if math.isnan(cell.sd) else f" ± {_shown(cell.sd, column)}")
-        if math.isnan(cell.low) or math.isnan(cell.high):
+        if math.isnan(cell.low) or math.isnan(cell.high) or cell.low == cell.high:  # all draws alike know no spread
             return f"{value}{cell.mark}"
         return f"{value} [{_shown(cell.low, column)}, {_shown(cell.high, column)}]{cell.mark}"
     if isinstance(cell, int):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -260,3 +261,94 @@ def test_curves_of_trainings_lie_behind_their_mean() -> None:
         figures.curves_behind(axes, [0, 1], [Estimate(2.0), Estimate(5.0)], "red")
         figures.curves_behind(axes, [], [], "red")
         assert len(axes.lines) == 2 and all(line.get_alpha() < 0.5 for line in axes.lines)
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_of_many_classes_the_extremes_are_drawn(drawn: list, models: int) -> None:
+    """150 classes make no figure of 5,800 px: best, most changed and worst; the table has all."""
+    names = [f"class-{index:03d}" for index in range(150)]
+
+    def record(number: int) -> Record:
+        found = eval_record(f"model-{number}")
+        values = [(149 - index) / 150 for index in range(150)]
+        values[70:90] = [values[70 + index] + 0.3 * number * (index % 2) for index in range(20)]
+        per_class = [
+            {
+                "name": name,
+                "iou": {"value": value, "low": value, "high": value},
+                "acc": {"value": 0.5},
+                "label_share": 0,
+            }
+            for name, value in zip(names, values, strict=True)
+        ]
+        return dataclasses.replace(found, measured={**found.measured, "per_class": per_class})
+
+    per_class_bars([record(number) for number in range(models)], "unused")
+    (axes,) = drawn[0].axes
+    shown = [label.get_text() for label in axes.get_yticklabels()][1:]
+    count = figures.FEW // (2 if models == 1 else 4)
+    assert shown[0] == "class-000" and shown[-1] == "class-149" and len(shown) == len(set(shown)) <= figures.FEW
+    assert shown[-count:] == names[-count:]
+    if models == 2:
+        assert set(shown[count : 2 * count]) == {names[71 + 2 * index] for index in range(10)}
+    assert f"the {count} worst of 150 classes" in axes.get_xlabel() and drawn[0].get_figheight() < 10
+
+
+def test_unknown_classes_are_among_no_extremes() -> None:
+    values = {f"{index}": [math.nan if index > 45 else float(index)] for index in range(60)}
+    names, rules, words = figures.extremes(values)
+    assert names[0] == "45" and names[-1] == "0" and rules == [20] and "60 classes" in words
+    few = {"a": [1.0], "b": [math.nan], "c": [3.0]}
+    assert figures.extremes(few) == (["c", "a", "b"], [], "")
+
+
+def test_an_axis_that_is_linear_and_logarithmic_says_so(tmp_path: Path) -> None:
+    with figure_style():
+        figure = new_figure(3.0)
+        upper, lower = figure.subplots(2, 1)
+        upper.set_xscale("symlog", linthresh=0.01)
+        upper.set_xlabel("noise")
+        lower.set_yscale("symlog", linthresh=1)
+        figure.supylabel("improvement")
+        for _ in range(2):  # once, however often it is saved
+            figures.save_figure(figure, tmp_path / "x")
+    assert upper.get_xlabel() == "noise\n(linear up to 0.01, then logarithmic)"
+    assert figure.get_supylabel() == "improvement\n(linear up to 1, then logarithmic)"
+
+
+def test_a_figure_too_low_for_its_labels_grows(tmp_path: Path) -> None:
+    with warnings.catch_warnings(), figure_style():
+        warnings.simplefilter("error")
+        figure = new_figure(0.8)
+        figure.subplots().set_xlabel("what is seen of it by all the heads of a layer and in units of these heads " * 3)
+        figures.save_figure(figure, tmp_path / "x")
+    assert figure.get_figheight() > 0.8 and figure.axes[0].get_window_extent().height > 5
+
+
+# Machado, Oliveira and Fernandes 2009, table 1, severity 1: linear RGB as dichromats see it
+DICHROMATS = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def lab(linear_N3: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """CIE L*a*b* (D65) of linear sRGB."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x_N3 = linear_N3 @ to_xyz.T / to_xyz.sum(1)
+    f_N3 = np.where(x_N3 > (6 / 29) ** 3, np.cbrt(x_N3), x_N3 / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f_N3[:, 1] - 16, 500 * (f_N3[:, 0] - f_N3[:, 1]), 200 * (f_N3[:, 1] - f_N3[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("seen", [None, *DICHROMATS])
+def test_colours_are_told_apart_without_a_kind_of_cones(seen: str | None) -> None:
+    """Every two colours differ by 10 or more (CIE 1976; 2.3 is just seen), also as dichromats see them."""
+    with figure_style(10) as colours:
+        srgb_N3 = np.array(colours)
+    linear_N3 = np.where(srgb_N3 <= 0.04045, srgb_N3 / 12.92, ((srgb_N3 + 0.055) / 1.055) ** 2.4)
+    if seen is not None:
+        linear_N3 = np.clip(linear_N3 @ np.array(DICHROMATS[seen]).T, 0, 1)
+    lab_N3 = lab(linear_N3)
+    distances = np.linalg.norm(lab_N3[:, None] - lab_N3[None], axis=-1)[np.triu_indices(10, 1)]
+    assert distances.min() >= 10, distances.min()

@@ -1,6 +1,9 @@
 import csv
 import io
 import math
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -112,7 +115,7 @@ def test_writing_gives_three_files(tmp_path: Path) -> None:
     assert [path.read_text(encoding="utf-8") for path in paths] == [
         TABLE.to_csv(),
         TABLE.to_markdown(),
-        TABLE.to_latex(),
+        TABLE.to_latex("eval-1.5"),
     ]
 
 
@@ -177,3 +180,55 @@ def test_what_is_above_0_is_never_shown_as_0() -> None:
     assert table.shown() == [["<0.001", "0.000"], ["0.001", "0.000"]]
     assert "0.0004" in table.to_csv()
     assert "$<$0.001 & 0.000" in table.to_latex()
+
+
+def test_latex_has_true_minus_signs_in_numbers_alone_and_a_label() -> None:
+    table = Table((Column("Model"), Column("x", 2)), (("sa-tiny", Estimate(-0.5, -1.0, 0.25)),), "c-d")
+    text = table.to_latex("compare-camvid_val 2")
+    assert r"sa-tiny & $-$0.50 [$-$1.00, 0.25] \\" in text and r"\caption{c-d}" in text
+    assert r"\label{tab:compare-camvid-val-2}" in text.splitlines()
+
+
+def test_an_interval_without_a_width_is_none() -> None:
+    """All draws alike: nothing is known of the spread; and what is not 0 is not shown as 0.00 [0.00, 0.00]."""
+    columns = (Column("x", 2),)
+    shown = [
+        Table(columns, ((each,),), "").shown()[0][0]
+        for each in (
+            Estimate(0.0, 0.0, 0.0),
+            Estimate(3.0, 3.0, 3.0),
+            Estimate(0.0012, 0.0003, 0.0021),
+            Estimate(0.0, -0.4, 0.4),
+            Estimate(0.3, 0.1, 0.5, decimals=3),
+        )
+    ]
+    assert shown == ["0.00", "3.00", "0.0012 [0.0003, 0.0021]", "0.00 [-0.40, 0.40]", "0.300 [0.100, 0.500]"]
+
+
+TEX = next((engine for engine in ("pdflatex", "lualatex", "xelatex", "tectonic") if shutil.which(engine)), None)
+
+
+def test_latex_compiles(tmp_path: Path) -> None:
+    """With a TeX engine where there is one; else what TeX asks of it: braces, environments, columns of each row."""
+    awkward = Table(
+        (Column("a_b & c"), Column("x (%)", 2)),
+        (("[a] \\ ~ ^ # $ { }", Estimate(-1.0, -2.0, 0.5, sd=0.1)), ("50 % \u2013 <b>", math.nan), ("z", -0.001)),
+        "R^c of _all_ & 95 % of [it]",
+        summary_rows=1,
+    )
+    awkward.write(tmp_path / "table")
+    text = (tmp_path / "table.tex").read_text("utf-8")
+    begun, ended = (re.findall(rf"\\{word}{{(\w+)}}", text) for word in ("begin", "end"))
+    assert begun == ended[::-1] == ["table", "tabular"]
+    bare = re.sub(r"\\[{}%&#$_]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert all(len(re.findall(r"&", row)) == 1 for row in bare.splitlines() if row.endswith(r"\\"))
+    if TEX is not None:
+        (tmp_path / "paper.tex").write_text(
+            "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{table.tex}"
+            "See table~\\ref{tab:table}.\\end{document}\n"
+        )
+        options = [] if TEX == "tectonic" else ["-interaction=nonstopmode", "-halt-on-error"]
+        done = subprocess.run([TEX, *options, "paper.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        assert (tmp_path / "paper.pdf").stat().st_size > 1000
