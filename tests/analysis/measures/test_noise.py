@@ -461,7 +461,7 @@ def test_the_command_without_the_package_says_so(folder: Path, call: Call, monke
 def test_the_command_corrupts_beside_a_reference(folder: Path, call: Call) -> None:
     code, out, err = call(
         *("robustness", "results/sa", "--corruptions", "noise,pixelate", "--severity", "2", "--limit", "2"),
-        *("--reference", "results/linear", "-o", "out", "--device", "cpu"),
+        *("--reference", "results/linear", "-o", "out", "--device", "cpu", "-v"),
     )
     assert code == 0, err
     assert "relative CD" in out and "as a multiple of that of linear" in " ".join(out.split())
