@@ -18,7 +18,7 @@ RUN if [ -n "$TORCH_WHEELS" ]; then PIP_INDEX_URL="$TORCH_WHEELS" pip install -c
     && useradd --create-home --uid 1000 whitebox \
     && install -d -o whitebox -g whitebox /work
 
-USER whitebox
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["whitebox"]
 CMD ["--help"]

@@ -75,7 +75,7 @@ def test_tables_escape_text_and_no_number() -> None:
     )
     assert table.to_csv() == ("'=Model,mIoU,mIoU low,mIoU high\n[x] <b>,-1.0,-2.0,0.5\n'-yU+001B,-3.0,,\n")
     assert "| \\[x\\] &lt;b&gt; | -1.0 [-2.0, 0.5] |\n" in table.to_markdown()
-    assert r"{[}x] \textless{}b\textgreater{} & -1.0 [-2.0, 0.5] \\" in table.to_latex()
+    assert r"{[}x] \textless{}b\textgreater{} & $-$1.0 [$-$2.0, 0.5] \\" in table.to_latex()
     screen = io.StringIO()
     Console(file=screen, width=80).print(table.to_rich())
     assert "[x] <b>" in screen.getvalue() and "-yU+001B" in screen.getvalue()
