@@ -161,7 +161,7 @@ class TestCommand:
     def test_tables_and_figures(self, call: Call, tmp_path: Path) -> None:
         folder = tiny_run(tmp_path / "run")
         code, out, err = call(
-            "eval", str(folder), "--boundary", "--calibration", "--confusion", "--images", "--device", "cpu"
+            "eval", str(folder), "--boundary", "--calibration", "--confusion", "--images", "--device", "cpu", "-v"
         )
         assert code == 0, err
         assert "mIoU of an image (%)" in out
