@@ -225,7 +225,8 @@ def test_latex_compiles(tmp_path: Path) -> None:
     assert all(len(re.findall(r"&", row)) == 1 for row in bare.splitlines() if row.endswith(r"\\"))
     if TEX is not None:
         (tmp_path / "paper.tex").write_text(
-            "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\input{table.tex}"
+            "\\documentclass{article}\\IfFileExists{booktabs.sty}{\\usepackage{booktabs}}"
+            "{\\let\\toprule\\hline\\let\\midrule\\hline\\let\\bottomrule\\hline}\\begin{document}\\input{table.tex}"
             "See table~\\ref{tab:table}.\\end{document}\n"
         )
         options = [] if TEX == "tectonic" else ["-interaction=nonstopmode", "-halt-on-error"]
