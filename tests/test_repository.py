@@ -81,8 +81,7 @@ ARROWS = {
     },
     "experiments": BELOW_CLI | {"analysis"},
     "whitebox.with_parent": set(),
-    "whitebox.sweep": BELOW_CLI
-    | {"experiments", "whitebox.cli", "whitebox.with_parent"},  # a command with a file of its own
+    "whitebox.sweep": BELOW_CLI | {"experiments"},
     "whitebox.cli": BELOW_CLI | {"analysis", "experiments", "whitebox.sweep", "whitebox.with_parent"},
     "whitebox.__main__": {"whitebox.cli"},
     "whitebox": {"whitebox.api", "whitebox.errors", "whitebox.extras", "whitebox.models"},  # its own file

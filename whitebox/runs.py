@@ -312,6 +312,18 @@ def seed_folder(family: Path, seed: int) -> Path:
     return family / f"seed-{seed}"
 
 
+def seeds_of(text: str) -> range:
+    """``0:5`` -> 0 to 4.
+
+    Raises:
+        ConfigError: it is no such range.
+    """
+    first, colon, end = text.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise ConfigError(f"--seeds {text} is impossible: give the first and the one after the last, as 0:5 for five.")
+    return range(int(first), int(end))
+
+
 def wanted_seeds(family: Path) -> set[int]:
     """The seeds that a family is to be trained with, one a line of its file; none without one.
 

@@ -165,8 +165,8 @@ def _trainings(
     train: Mapping[str, Any], folder: Path, then: Sequence[Sequence[str]], root: Sequence[str], path: Path
 ) -> Iterator[Task]:
     """A task a run: its training, then what is measured of it."""
-    from whitebox.cli.training import seeds_of
     from whitebox.config import resolve
+    from whitebox.runs import seeds_of
 
     models = _words(train.get("models"), "train.models", path)
     if not models:
@@ -205,7 +205,7 @@ def _missing_runs(words: Sequence[str], folder: Path, root: Sequence[str]) -> li
     """A task a decoder and seed of the study on a frozen encoder."""
     from experiments.foundation import DECODERS, SEEDS
     from experiments.foundation import NAME as FOUNDATION
-    from whitebox.cli.training import seeds_of
+    from whitebox.runs import seeds_of
 
     name, *options = words or [""]
     if name != FOUNDATION:

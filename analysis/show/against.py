@@ -162,7 +162,8 @@ def _line(
 
 def _not_below_zero(axes: Axes) -> None:
     """A wide interval of few draws may reach below 0, where a rate or a rank does not."""
-    least = [float(np.nanmin(line.get_ydata())) for line in axes.lines if np.isfinite(line.get_ydata()).any()]
+    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines]
+    least = [float(np.nanmin(values)) for values in drawn if np.isfinite(values).any()]
     if axes.get_ylim()[0] < 0 <= min(least, default=-1.0):
         axes.set_ylim(bottom=0)
 

@@ -66,9 +66,9 @@ def reproduce_command(
     from experiments.foundation import NAME as FOUNDATION
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
     from whitebox.cli.progress import image_progress
-    from whitebox.cli.training import seeds_of, train
+    from whitebox.cli.training import train
     from whitebox.data.preflight import preflight
-    from whitebox.runs import find_run
+    from whitebox.runs import find_run, seeds_of
 
     setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
     if name == FOUNDATION:

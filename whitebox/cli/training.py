@@ -116,6 +116,8 @@ def train(
     if seeds is None:
         _train(config, folder, resume=resume, allow_changes=allow_changes, device=device)
         return
+    from whitebox.runs import seeds_of
+
     if any(each.startswith("train.seed=") for each in chosen):
         raise ConfigError("--seeds and train.seed both choose the seed: leave one of them out.")
     _train_family(config, folder, seeds_of(seeds), resume=resume, allow_changes=allow_changes, device=device)
@@ -140,14 +142,6 @@ def config_of(words: Sequence[str]) -> RunConfig:
         encoder=given["encoder"],
         recipe=given["recipe"],
     )
-
-
-def seeds_of(text: str) -> range:
-    """``0:5`` -> 0 to 4."""
-    first, colon, end = text.partition(":")
-    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
-        raise ConfigError(f"--seeds {text} is impossible: give the first and the one after the last, as 0:5 for five.")
-    return range(int(first), int(end))
 
 
 def _train_family(
