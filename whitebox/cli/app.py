@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -72,7 +73,9 @@ class App(typer.Typer):
 def _add_options(expanded: Any, function: Any, more: Mapping[str, Any]) -> None:
     """Give the command of a function further options, all of them off."""
     own = inspect.signature(function)
-    hints = {**get_type_hints(function, include_extras=True), **more}
+    # not of the function itself: of a default None, Python 3.10 makes Optional[Annotated[...]], which hides the option
+    written: Any = SimpleNamespace(__annotations__=function.__annotations__)
+    hints = {**get_type_hints(written, function.__globals__, include_extras=True), **more}
     parameters = [
         *(each.replace(annotation=hints[name]) for name, each in own.parameters.items()),
         *(
