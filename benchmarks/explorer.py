@@ -70,8 +70,8 @@ def photo(path: Path) -> Path:
 
 
 def untrained_run(folder: Path, name: str) -> Path:
-    """A run without training, shown photos at their own size."""
-    config = resolve(name, "shapes", {"data.resize": None, "data.crop": SIDE, "inference.window": None})
+    """A run without training, shown photos of 512 px at their own size."""
+    config = resolve(name, "shapes", {"data.resize": SIDE, "data.crop": SIDE, "inference.window": None})
     torch.manual_seed(0)
     save_model(
         folder / name / "model.safetensors", build(config.encoder, config.decoder, len(CLASSES), CLASSES), config
