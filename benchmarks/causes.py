@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import platform
 import re
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from frozen import ratio, seconds, spread
 
 from analysis.consumed import Chosen, Images
 from analysis.measures.ablate import Ablate
@@ -37,32 +36,10 @@ from analysis.measures.variants import (
     without_heads,
 )
 from analysis.record import hardware
-from analysis.show.tables import Cell, Column, Estimate, Table
+from analysis.show.tables import Cell, Column, Table
 from whitebox.engine.evaluate import evaluate
 from whitebox.runs import Run, find_run
 from whitebox.terminal import table_console
-
-
-def seconds(tasks: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
-    """Of each task in each turn; tasks alternate, the first turn is not counted."""
-    passed: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(turns + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if turn:
-                passed[name].append(time.perf_counter() - start)
-    return passed
-
-
-def spread(values: list[float]) -> Estimate:
-    """Median and range over turns."""
-    return Estimate(statistics.median(values), min(values), max(values))
-
-
-def ratio(above: list[float], below: list[float]) -> Estimate:
-    """Of the same turns."""
-    return spread([one / other for one, other in zip(above, below, strict=True)])
 
 
 def ablate(run: Run, limit: int, turns: int) -> list[tuple[Cell, ...]]:

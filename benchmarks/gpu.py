@@ -18,7 +18,6 @@ all of it runs at a small size, so that it cannot rot; there are no aims for one
 from __future__ import annotations
 
 import re
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from frozen import Bench as FrozenBench
-from frozen import own_stores
+from frozen import own_stores, ratio, spread
 from speed import Bench, Setting, device_name
 
 from analysis.maths.perturbation import perturbed, target_parameters
@@ -147,14 +146,9 @@ def correct(bench: Timed) -> Iterator[tuple[str, float, float, float]]:
         yield name, difference, 100 * agree, BOUNDS[name]
 
 
-def spread(values: list[float]) -> Estimate:
-    """Median and range over turns."""
-    return Estimate(statistics.median(values), min(values), max(values))
-
-
 def gains(passed: dict[str, list[float]], way: str) -> Estimate:
     """How many times faster than plain, of the same turns."""
-    return spread([plain / own for plain, own in zip(passed["plain"], passed[way], strict=True)])
+    return ratio(passed["plain"], passed[way])
 
 
 def peak_tflops(device: str) -> float | None:

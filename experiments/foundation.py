@@ -27,7 +27,7 @@ from analysis.measures.noise import Noise
 from analysis.measures.orthogonality import Orthogonality
 from analysis.measures.probe import Probe
 from analysis.measures.rank_analysis import RankAnalysis
-from analysis.record import Record, read_record
+from analysis.record import Record, read_records
 from analysis.show.render import render
 from experiments.experiment import Setting
 from experiments.study import Trained
@@ -174,10 +174,11 @@ class Foundation:
 
     def done(self, decoder: str, seed: int, setting: Setting) -> bool:
         """Whether all records of a training are there."""
-        there = [(record.kind, record.variant) for record in self.records(decoder, seed)]
-        splits = {record.data.split for record in self.records(decoder, seed) if record.kind == EVALUATION}
-        asked = {(own.measurement(setting).kind, own.measurement(setting).variant) for own in self.wanted(seed)}
-        return len(splits) >= len(self.splits) and asked <= set(there)
+        records = self.records(decoder, seed)
+        there = {(record.kind, record.variant) for record in records}
+        splits = {record.data.split for record in records if record.kind == EVALUATION}
+        wanted = [own.measurement(setting) for own in self.wanted(seed)]
+        return len(splits) >= len(self.splits) and {(each.kind, each.variant) for each in wanted} <= there
 
     def records(self, decoder: str, seed: int) -> list[Record]:
         """All that was measured of a training, and of it beside baselines.
@@ -185,7 +186,7 @@ class Foundation:
         Raises:
             RecordError: one cannot be read.
         """
-        found = [read_record(path) for path in sorted((self.place(decoder, seed) / "records").glob("*.json"))]
+        found = read_records(self.place(decoder, seed) / "records")
         return [record for record in found if "baseline" not in record.settings]
 
     def measure(self, run: SavedRun, decoder: str, seed: int, setting: Setting, bar: Bar, *, again: bool) -> None:
@@ -244,4 +245,4 @@ class Foundation:
 
 def _key(record: Record) -> tuple[object, ...]:
     """What must be the same in records that are shown together."""
-    return record.kind, record.variant, record.data.split if record.kind != "orthogonality" else ""
+    return record.kind, record.variant, record.data.split

@@ -37,8 +37,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def read_plan(path: Path) -> Plan:
             raise ConfigError(f"{path}: a study measures what it needs; leave `then` out.")
         tasks = _missing_runs(shlex.split(str(values["reproduce"])), folder, root)
     names = [task.name for task in tasks]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise ConfigError(f"{path} asks for {twice} twice: give variants other names.")
     return Plan(folder, tuple(tasks), _job(_mapping(values.get("job") or {}, "job", path), path))
 
@@ -150,7 +151,6 @@ def _words(value: Any, key: str, path: Path) -> list[str]:
 
 
 def _job(values: Mapping[str, Any], path: Path) -> Job:
-    known = {each.name: each for each in fields(Job)}
     for key, value in values.items():
         number = key in ("hours", "cpus", "gpus", "memory")
         least = 0 if key == "gpus" else 1e-6
@@ -158,7 +158,7 @@ def _job(values: Mapping[str, Any], path: Path) -> Job:
             raise ConfigError(f"{path}: job.{key}={value!r} is impossible: it takes a number above 0.")
         if key == "options" and not isinstance(value, dict):
             raise ConfigError(f"{path}: job.options takes options of sbatch, {{account: lab}}.")
-    return Job(**{key: value for key, value in values.items() if key in known})
+    return Job(**values)
 
 
 def _trainings(
@@ -178,27 +178,28 @@ def _trainings(
     recipe = train.get("recipe")
     builders: dict[str, str] = {}
     listed = (models, train.get("datasets") or ["shapes"], train.get("encoders") or [None])
-    for model, dataset, encoder, variant, seed in itertools.product(*listed, variants, seeds):
+    for model, dataset, encoder, variant in itertools.product(*listed, variants):
         own = _words(variants[variant], f"train.variants.{variant}", path)
         overrides = [*_words(train.get("overrides"), "train.overrides", path), *own]
         config = resolve(model, dataset, overrides, encoder=encoder, recipe=recipe)  # refuses what cannot be
-        name = "-".join(str(part) for part in (model, encoder, dataset, variant, seed) if part not in (None, ""))
         options = [
             *("--dataset", dataset),
             *(("--encoder", encoder) if encoder else ()),
             *(("--recipe", recipe) if recipe else ()),
             *(("--frozen",) if train.get("frozen") else ()),
             *root,
-            *("-o", str(folder), "--name", name, "--resume"),
         ]
-        measured = [(line[0], str(folder / name), *line[1:], *root) for line in then]
         shared = None
         if (train.get("frozen") or config.encoder.frozen) and config.data.views:
             layers = getattr(config.decoder, "encoder_layers", None)
             shared = json.dumps([encoder, dataset, layers, config.data.views, config.data.crop], default=str)
-        first = None if shared is None else builders.setdefault(shared, name)
-        commands = (("train", model, *overrides, f"train.seed={seed}", *options), *measured)
-        yield Task(name, commands, None if first == name else first)
+        for seed in seeds:
+            name = "-".join(str(part) for part in (model, encoder, dataset, variant, seed) if part not in (None, ""))
+            place = ("-o", str(folder), "--name", name, "--resume")
+            training = ("train", model, *overrides, f"train.seed={seed}", *options, *place)
+            measured = [(line[0], str(folder / name), *line[1:], *root) for line in then]
+            first = None if shared is None else builders.setdefault(shared, name)
+            yield Task(name, (training, *measured), None if first == name else first)
 
 
 def _missing_runs(words: Sequence[str], folder: Path, root: Sequence[str]) -> list[Task]:
@@ -241,20 +242,19 @@ class Found:
     last: str = ""
 
 
+def _written(place: Path, name: str) -> dict[str, Any]:
+    """A task's file; empty: there is none, or it is being written."""
+    try:
+        found = json.loads((place / f"{name}.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def found_states(plan: Plan) -> dict[str, Found]:
     """What has become of all tasks; what was done by other commands than the plan's has not begun."""
-    there: dict[str, dict[str, Any]] = {}
-    if plan.place.is_dir():
-        with os.scandir(plan.place) as entries:
-            names = {entry.name for entry in entries}
-    else:
-        names = set()
-    for task in plan.tasks:
-        if f"{task.name}.json" in names:
-            try:
-                there[task.name] = json.loads((plan.place / f"{task.name}.json").read_text("utf-8"))
-            except (OSError, ValueError):
-                continue  # being written
+    names = {entry.name for entry in os.scandir(plan.place)} if plan.place.is_dir() else set[str]()
+    there = {task.name: _written(plan.place, task.name) for task in plan.tasks if f"{task.name}.json" in names}
     slurm = _asked_of_slurm(plan, there)
     return {
         task.name: _state(plan, task, there.get(task.name), f"{task.name}.lock" in names, slurm) for task in plan.tasks
@@ -262,7 +262,7 @@ def found_states(plan: Plan) -> dict[str, Found]:
 
 
 def _state(plan: Plan, task: Task, written: Mapping[str, Any] | None, locked: bool, slurm: Mapping[str, str]) -> Found:
-    if written is None:
+    if not written:
         return Found(WAITING)
     busy = locked and task_lock(plan.place, task.name).held()
     if not busy and written.get("commands") != [list(command) for command in task.commands]:
@@ -333,13 +333,10 @@ class Work:
 
     def note(self, **values: Any) -> None:
         """Write what is known into the task's file; what was there stays beside it."""
-        path = self.place / f"{self.task.name}.json"
-        try:
-            before = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            before = {}
+        before = _written(self.place, self.task.name)
         commands = [list(command) for command in self.task.commands]
         known = before if before.get("commands") == commands else {}
+        path = self.place / f"{self.task.name}.json"
         write_text(path, json.dumps({**known, "commands": commands, "on": self.on, **values}, indent=1))
 
     def __call__(self) -> int:
@@ -351,11 +348,7 @@ class Work:
             return 0  # another job is at it
 
     def _carried_out(self) -> int:
-        begun, path = time.time(), self.place / f"{self.task.name}.json"
-        try:
-            passed = float(json.loads(path.read_text("utf-8")).get("seconds", 0.0))
-        except (OSError, ValueError):
-            passed = 0.0
+        begun, passed = time.time(), float(_written(self.place, self.task.name).get("seconds", 0.0))
         self.note(state=RUNNING, host=socket.gethostname(), process=os.getpid(), begun=begun, last="")
         log, code = self.place / f"{self.task.name}.log", 0
         for command in self.task.commands:
