@@ -47,6 +47,7 @@ from whitebox.engine.batches import Batch, collate
 from whitebox.engine.distributed import StopSignals, accelerator_for
 from whitebox.engine.update import Learner
 from whitebox.engine.views import PRECISIONS, EncodedViews, Views, encoded_views
+from whitebox.memory import held_gb, peak_gb
 from whitebox.models import build
 from whitebox.terminal import table_console
 
@@ -195,14 +196,6 @@ def peak_memory(way: str, crop: int, batch: int) -> tuple[float, float]:
     return float(before), float(peak)
 
 
-def held(field: str) -> float:
-    """GB of this process: VmRSS now, VmHWM at most so far."""
-    status = re.search(rf"{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    if status is None:
-        raise RuntimeError("The memory of a process is read from /proc/self/status, which is not here.")
-    return int(status[1]) * 1024 / 1e9
-
-
 @contextmanager
 def own_stores() -> Iterator[None]:
     """Stores that nobody else sees, gone afterwards."""
@@ -306,9 +299,9 @@ def peak(way: str, crop: int, batch: int) -> None:
     """Print what this process held in GB before one update, libraries included, and at most."""
     torch.set_num_threads(1)
     Bench("Segmenter, linear", "frozen", 28, 1).update()  # so that what is imported on the way is imported
-    before = held("VmRSS")
+    before = held_gb()
     Bench(FIRST, way, crop, batch).update()
-    typer.echo(f"{before} {held('VmHWM')}")
+    typer.echo(f"{before} {peak_gb()}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from torch import Tensor
 from analysis.record import hardware
 from analysis.show.tables import Cell, Column, Estimate, Table
 from whitebox.config import resolve
+from whitebox.memory import held_gb, peak_gb
 from whitebox.models import OpenSegmentor, build, text
 from whitebox.models.clip import CLIPConfig
 from whitebox.models.decoders import sed
@@ -155,14 +156,6 @@ def decoded(path: str, model: str, size: int, names: int, threads: int) -> tuple
     return float(seconds), float(memory)
 
 
-def held(key: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at most so far."""
-    found = re.search(rf"{key}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    if found is None:
-        raise RuntimeError("The memory of a process is read from /proc/self/status, which does not say it here.")
-    return int(found[1]) * 1024
-
-
 def decoder_table(model: str, size: int, names: Sequence[int], repeats: int, threads: int, on: str) -> Table:
     """Plain beside ours."""
     rows: list[tuple[Cell, ...]] = []
@@ -272,9 +265,9 @@ def decode(path: str, model: str, size: Size = 768, names: int = 150, threads: T
         torch.set_num_threads(threads)
     bench = Bench(model, size, names)
     F.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))  # what libraries hold
-    before = held("VmRSS")
+    before = held_gb()
     (seconds,) = turns({path: partial(bench.masks, path)}, 1)[path]
-    typer.echo(f"{seconds} {(held('VmHWM') - before) / 1e9}")
+    typer.echo(f"{seconds} {peak_gb() - before}")
 
 
 if __name__ == "__main__":

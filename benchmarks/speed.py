@@ -45,6 +45,7 @@ from whitebox.engine.inference import predict_many
 from whitebox.engine.optimisation import build_optimizer
 from whitebox.engine.update import summed_loss
 from whitebox.engine.windows import anchors, enlarge, resize_image
+from whitebox.memory import peak_gb
 from whitebox.models import Segmentor
 from whitebox.models.cross_entropy import summed_cross_entropy
 from whitebox.versions import versions
@@ -409,14 +410,8 @@ def peak(
     """Do something once and print the peak memory of this process in GB."""
     bench = Bench(name, Setting(size, classes, batch, precision, device, threads=threads))
     bench.step(path) if what == STEP else bench.evaluate(path, multi=False)
-    if bench.device.type == "cuda":
-        used = torch.cuda.max_memory_allocated(bench.device)
-    else:
-        status = re.search(r"VmHWM:\s*(\d+) kB", _read("/proc/self/status"))
-        if status is None:
-            raise RuntimeError("The peak memory of a process is read from /proc/self/status, which is not here.")
-        used = int(status[1]) * 1024
-    Console().print(used / 1e9)
+    on_gpu = bench.device.type == "cuda"
+    Console().print(torch.cuda.max_memory_allocated(bench.device) / 1e9 if on_gpu else peak_gb())
 
 
 if __name__ == "__main__":

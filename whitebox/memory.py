@@ -1,17 +1,37 @@
-"""How much memory a process may still take, so that what cannot fit is refused before it is tried."""
+"""What a process holds in memory, and may still take, so that what cannot fit is refused before it is tried."""
 
 from __future__ import annotations
 
 import os
+import re
 import resource
+import sys
 from pathlib import Path
 
 _UNKNOWN = 2**63
+_STATUS = "/proc/self/status"
 
 
 def free_bytes() -> int:
     """The least of what the machine has free, what its limits (``ulimit -v``) leave, and what a container may take."""
     return max(0, min(_machine(), _limit(), _container()))
+
+
+def held_gb() -> float:
+    """Of this process now, in GB. RuntimeError where Linux does not say it."""
+    found = _status_gb("VmRSS")
+    if found is None:
+        raise RuntimeError(f"What a process holds is read from {_STATUS}, which does not say it here.")
+    return found
+
+
+def peak_gb() -> float:
+    """Of this process at most so far, in GB."""
+    found = _status_gb("VmHWM")
+    if found is not None:
+        return found
+    # second choice: a child begins with that of its parent
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
@@ -49,6 +69,11 @@ def _container() -> int:
         int(line.split()[1]) for line in _text("/sys/fs/cgroup/memory.stat").splitlines() if line.startswith("file ")
     ]
     return int(limit) - int(taken) + sum(cached)  # pages of files are given up when needed
+
+
+def _status_gb(field: str) -> float | None:
+    found = re.search(rf"^{field}:\s*(\d+) kB", _text(_STATUS), re.MULTILINE)
+    return None if found is None else int(found[1]) * 1024 / 1e9
 
 
 def _text(path: str) -> str:

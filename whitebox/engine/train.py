@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,6 +53,7 @@ from whitebox.engine.views import EncodedViews, Views, encoded_views
 from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
 from whitebox.files import remove_leftovers, write_text
 from whitebox.lock import Lock
+from whitebox.memory import peak_gb
 from whitebox.models import CLIPConfig, EncoderConfig, OpenSegmentor, Segmentor, build
 from whitebox.text import shown
 
@@ -466,4 +466,4 @@ def _check_trackers(config: RunConfig) -> None:
 def _peak_memory_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return peak_gb()
