@@ -732,3 +732,30 @@ def test_next_to_nothing_is_drawn_next_to_black() -> None:
     held: Any = SimpleNamespace(settings={"colours": "map"})
     tops = [attention_figures._top(each, held, 1e-4) for each in (faint, fair, strong)]
     assert tops == pytest.approx([1e-6, 5e-6, 1e-4])
+
+
+@pytest.mark.parametrize(("colours", "bright"), [("own", True), ("shared", True), ("unit", False)])
+def test_a_map_of_next_to_nothing_looks_like_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colours: str, bright: bool
+) -> None:
+    """Pixels of the figure and of the overlays: a map that reaches 1e-9 is black, one of 1e-4 is not but beside 1."""
+    monkeypatch.chdir(folder)
+    held = measure(
+        opened(folder, "depict-sa-tiny"), [folder / "photo.png"], Choice(head="all", classes=("egg",), colours=colours)
+    )
+    maps = held.measured["photos"][0]["maps"][:2]
+    for each, top in zip(maps, (1e-9, 1e-4), strict=True):
+        values_hw = unpack(each["values"])
+        each["values"], each["numbers"]["maximum"] = pack(values_hw / values_hw.max() * top), top
+    held.measured["photos"][0]["maps"] = maps
+    caught: list[Any] = []
+    monkeypatch.setattr(attention_figures, "save_figure", lambda figure, path, dpi: caught.append(figure))
+    attention_figures.figures([held], tmp_path / "figure")
+    grid = [axes for axes in caught[0].axes if axes.images and "max" in axes.get_title()]
+    assert [axes.get_title().rpartition("max ")[2] for axes in grid] == ["1e-09", "0.0001"]
+    attention_figures._overlays(held, tmp_path / "overlays")
+    overlays = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "overlays").iterdir())]
+    photo = np.asarray(Image.open(folder / "photo.png").convert("L"), np.float64).mean()
+    for pictures in ([np.asarray(axes.images[0].get_array()) for axes in grid], overlays):
+        faint, strong = (picture.mean() - (1 - attention_figures.OPACITY) * photo for picture in pictures)
+        assert abs(faint) < 3 and (strong > 30 if bright else abs(strong) < 3)

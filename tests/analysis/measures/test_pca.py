@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,6 +260,62 @@ class TestRender:
         stored = {"shown": [320, 320], "patch": 16}
         painted = pictures._segments_over(np.zeros((20, 20, 3), np.uint8), np.arange(400.0).reshape(20, 20), stored)
         assert painted.shape == (20, 20, 3) and len(np.unique(painted.reshape(-1, 3), axis=0)) > 200
+
+    def test_agreement_stands_beside_that_by_chance(self, folder: Path) -> None:
+        """With a segment a patch it is the same however patches are shuffled; of large halves it is next to nothing."""
+        random = np.random.default_rng(0)
+        labels = random.integers(0, 4, 60)
+        alone = mutual_information(torch.arange(60), torch.from_numpy(labels))
+        assert 0.4 < alone == pytest.approx(pictures._by_chance(np.arange(60), labels))
+        halves, quarters = random.integers(0, 2, 4000), random.integers(0, 4, 4000)
+        assert 0 < pictures._by_chance(halves, quarters) < 0.002
+        few = [random.permutation(np.repeat([0, 1], 4)) for _ in range(2000)]
+        expected = np.mean([mutual_information(torch.from_numpy(each), torch.from_numpy(few[0])) for each in few])
+        assert pictures._by_chance(few[0], few[0]) == pytest.approx(expected, abs=0.06)
+        assert pictures._by_chance(few[1] * 7 + 2, few[2]) == pictures._by_chance(few[1], few[2])  # any names
+        ignored = np.where(np.arange(60) < 50, labels, 255)
+        assert pictures._by_chance(np.arange(60), ignored) == pytest.approx(
+            mutual_information(torch.arange(50), torch.from_numpy(labels[:50]))
+        )
+        assert math.isnan(pictures._by_chance(np.arange(3), np.full(3, 255)))
+        stored = {"truth": [" ".join(map(str, labels))], "prediction": ["0 " * 60]}
+        text = pictures._agreement({"nmi_truth": 0.71, "nmi_prediction": 0.2}, np.arange(60)[None], stored)
+        assert text == f"NMI 0.71, by chance {alone:.2f}"
+        assert pictures._agreement({"nmi_truth": None, "nmi_prediction": None}, np.arange(60)[None], stored) == ""
+
+    @pytest.mark.parametrize("truth", [True, False])
+    def test_panels_of_the_figure(self, folder: Path, monkeypatch: pytest.MonkeyPatch, truth: bool) -> None:
+        """Photo, truth and the legend in the first line, five panels a run below it; nothing is cut or covered."""
+        caught: list[Any] = []
+        monkeypatch.setattr(pictures, "save_figure", lambda figure, path, dpi: caught.append(figure))
+        labels = [folder / "labels" / "one.png"] if truth else None
+        found = [measure(opened(folder, name), [folder / "one.jpg"], labels) for name in MODELS]
+        pictures.figures(found, Path("unused"))
+        (figure,) = caught
+        figure.draw_without_rendering()
+        grid = np.array(figure.axes, object).reshape(4, 5)
+        filled = [[bool(axes.images) for axes in line] for line in grid]
+        assert filled == [[True, truth, False, False, False], [True] * 5, [True] * 5, [True] * 2 + [False] * 2 + [True]]
+        titles = [[axes.get_title().partition("\n")[0] for axes in line] for line in grid[:2]]
+        assert titles[0] == ["photo", "ground truth of patches" if truth else "", "", "", ""]
+        heads = [title.partition(":")[0].partition(",")[0] for title in titles[1]]
+        assert heads == ["Z_0", "Z_0", "Z_L", "Z_L", "prediction"]
+        assert [line[0].texts[0].get_text().replace("\n", "") for line in grid[1:]] == list(MODELS)
+        for line in grid[1:]:
+            agreed = [axes.get_title() for axes in line if "segments" in axes.get_title()]
+            assert all(("by chance" in title) for title in agreed) and agreed
+        (legend,) = (axes.get_legend() for axes in grid.flat if axes.get_legend() is not None)
+        extent = legend.get_window_extent()
+        boxes = [axes.get_window_extent() for axes in grid[0]]
+        assert boxes[1].x1 < extent.x0 and extent.x1 <= figure.bbox.x1  # where the line would be empty
+        assert extent.y0 > max(axes.title.get_window_extent().y1 for axes in grid[1])
+        assert extent.height <= boxes[0].height + 10 and extent.width > boxes[0].width
+        for line in grid:
+            spans = [axes.title.get_window_extent() for axes in line if axes.get_title()]
+            assert all(left.x1 <= right.x0 for left, right in pairwise(spans))
+            assert (
+                spans[0].x0 >= 0 and spans[-1].x1 <= figure.bbox.x1 and max(each.y1 for each in spans) <= figure.bbox.y1
+            )
 
     def test_a_changed_photo(self, folder: Path, tmp_path: Path) -> None:
         photo = tmp_path / "photo.png"
