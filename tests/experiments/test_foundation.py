@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_from_an_empty_folder_to_tables_and_on_without_weights(
     assert code == 0, err
     root = tmp_path / "results" / "foundation"
     kinds = [record.kind for record in read_records(root / "depict-sa" / "records")]
-    assert sorted(kinds) == ["eval", "orthogonality", "parameter-noise", "rank-analysis"]
+    assert sorted(kinds) == ["calibration", "eval", "orthogonality", "parameter-noise", "rank-analysis", "tradeoff"]
     (baseline, *_) = read_records(root / "depict-sa" / "seed-0" / "records", "against")
     assert baseline.measured["baselines"] == ["untrained"]  # the same for all seeds
     assert not read_records(root / "depict-sa" / "seed-1" / "records", "against")
@@ -59,7 +60,11 @@ def test_from_an_empty_folder_to_tables_and_on_without_weights(
     (difference,) = read_records(root / "records", "compare")
     assert (difference.model, difference.settings["reference"]) == ("depict-sa", "linear")
     tables = {path.stem.split("-shapes")[0] for path in (root / "tables").glob("*.md")}
-    assert {"eval", "compare", "rank-analysis"} <= {name.split("-2_models")[0] for name in tables}
+    assert {"eval", "compare", "calibration", "rank-analysis", "against", "similarity", "tradeoff", "claims"} <= tables
+    (alike,) = read_records(root / "depict-sa" / "seed-1" / "records", "similarity")
+    assert alike.model == "depict-sa-seed-0 | depict-sa-seed-1"
+    claims = (root / "tables" / "claims.md").read_text("utf-8")
+    assert claims.count("| depict-sa |") >= 3 and "cannot tell: 2 of at least 3 trainings" in claims
 
     trained = sorted(root.glob(f"*/seed-*/{WEIGHTS}"))
     assert len(trained) == 4
@@ -70,6 +75,12 @@ def test_from_an_empty_folder_to_tables_and_on_without_weights(
     assert code == 0, err
     assert again.count("is measured.") == 4 and "epoch 1" not in again
     assert {path: path.stat().st_mtime_ns for path in root.glob("*/seed-*/records/*")} == before
+
+    written = {path: path.read_bytes() for path in (root / "tables").iterdir()}
+    shutil.rmtree(root / "tables")
+    code, shown, err = call(*few("--seeds", "0:3", "--show"))  # of what is there
+    assert code == 0 and "is measured." not in shown, err
+    assert {path: path.read_bytes() for path in (root / "tables").iterdir()} == written
 
     code, plan, _ = call(*few("--seeds", "0:3", "--dry-run"))
     assert code == 0 and "2 of 3 trainings there" in plan and "Disk" in plan
@@ -90,7 +101,7 @@ def test_what_it_refuses(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for more, message in (
         (("foundation", "--split", "val"), "foundation has splits of its own, and one --model-size"),
         (("foundation", "--seeds", "3"), "--seeds 3 is impossible"),
-        (("depict", "--seeds", "0:2"), "--encoder, --seeds and --decoder belong to"),
+        (("depict", "--seeds", "0:2"), "--encoder, --seeds, --decoder and --show belong to"),
     ):
         code, _, err = call("reproduce", *more, "--dataset", "shapes")
         assert code == 2 and err.count("\n") == 1 and message in err, err

@@ -44,6 +44,9 @@ def reproduce_command(
     device: Device = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: results/PAPER/DATASET.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is missing and what it would cost.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Of that study: tables and figures of what is there, and nothing trained.")
+    ] = False,
     list_all: Annotated[bool, typer.Option("--list", help="List papers, figures and tables.")] = False,
     again: Again = False,
 ) -> None:
@@ -84,10 +87,13 @@ def reproduce_command(
             data_root=data_root,
             only=tuple(decoder or ()),
         )
-        _foundation(study, setting, device, dry_run, again)
+        if show:
+            study.show(setting)
+        else:
+            _foundation(study, setting, device, dry_run, again)
         return
-    if encoder or seeds or decoder:
-        raise ConfigError(f"--encoder, --seeds and --decoder belong to `whitebox reproduce {FOUNDATION}`.")
+    if encoder or seeds or decoder or show:
+        raise ConfigError(f"--encoder, --seeds, --decoder and --show belong to `whitebox reproduce {FOUNDATION}`.")
     if name in STUDIES:
         if model_size or split or dataset not in ("ade20k", STUDIES[name].dataset):
             raise ConfigError(
