@@ -18,7 +18,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from analysis.maths.levels import TARGETS
-from analysis.record import Record
+from analysis.record import Record, RecordError
 from analysis.show.spread import interval_words
 from whitebox.files import write_text
 from whitebox.text import shown
@@ -73,6 +73,21 @@ def write_page(path: Path, title: str, content: Mapping[str, Any]) -> Path:
     }
     template = (PAGE / "page.html").read_text("utf-8")
     return write_text(path, re.sub(r"\{(\w+)\}", lambda place: parts[place[1]], template))
+
+
+def renewed(page: Path, path: Path) -> Path:
+    """Write what a page holds again, with the code of today around it.
+
+    Raises:
+        RecordError: it is no such page.
+        OutputError: it cannot be written.
+    """
+    text = page.read_text("utf-8")
+    title = re.search(r"<title>(.*?)</title>", text, re.DOTALL)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    if title is None or data is None:
+        raise RecordError(f"{page} was not written by `whitebox explore`.")
+    return write_page(path, unescape(title[1]), json.loads(data[1]))
 
 
 def bundled() -> str:

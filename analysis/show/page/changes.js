@@ -133,8 +133,9 @@ export class CausePanel {
     if (!found) return null;
     const key = CausePanel.key(layer, head), measured = this.measured(layer, head);
     const words = measured ? interval(measured, 100, 1) : `${shown(apart(found.labels.data, look.patches.data), 2)} %`;
+    const [value, ...about] = words.split(/ (?=\[)/); // its interval below it, so that heads side by side have room
     return h("button", { type: "button", class: "switch", "data-key": key, "aria-pressed": "false", onclick: () => set({ off: state.off === key ? "" : key }) },
-      h("span", { class: "unseen" }, `${shortName(layer)} ${head === null ? "" : `head ${head} `}off: `), words);
+      h("span", { class: "unseen" }, `${shortName(layer)} ${head === null ? "" : `head ${head} `}off: `), value, about.map((each) => [" ", h("small", {}, each)]));
   }
 
   /** @param {Set<string>} changed */

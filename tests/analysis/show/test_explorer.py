@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
-from analysis.show.explorer import MODULES, PAGE, bundled, fitted, measured_of, packed, write_page
+from analysis.record import RecordError
+from analysis.show.explorer import MODULES, PAGE, bundled, fitted, measured_of, packed, renewed, write_page
 
 AWKWARD = "</script><script>alert(1)</script><!-- & \u2028"
 
@@ -66,6 +68,23 @@ def test_the_policy_lets_this_script_and_style_run_and_nothing_else(tmp_path: Pa
         digest = base64.b64encode(hashlib.sha256(inside[1].encode()).digest()).decode()
         assert f"{rule} 'sha256-{digest}'" in policy[1]
     assert "unsafe" not in policy[1] and "http" not in policy[1]
+
+
+def test_the_page_of_the_docs_has_the_code_of_today(tmp_path: Path) -> None:
+    """Script, style, policy and how data are written: else renew it, as CONTRIBUTING says."""
+    page = REPOSITORY / "docs" / "explorer-example.html"
+    assert renewed(page, tmp_path / "page.html").read_bytes() == page.read_bytes()
+
+
+def test_a_page_is_written_again_with_its_title_and_its_data(tmp_path: Path) -> None:
+    content = {"kind": "runs", "name": AWKWARD, "numbers": [0.1, 1e-7, None, 3], "letters": "äß–"}
+    page = write_page(tmp_path / "page.html", AWKWARD, content)
+    old = page.with_name("old.html")
+    old.write_text(page.read_text("utf-8").replace(bundled(), "let old;"), "utf-8")
+    assert renewed(old, tmp_path / "new.html").read_bytes() == page.read_bytes() != old.read_bytes()
+    old.write_text("<html><title>another</title></html>")
+    with pytest.raises(RecordError, match=r"old\.html was not written by `whitebox explore`"):
+        renewed(old, tmp_path / "new.html")
 
 
 def test_the_code_asks_for_nothing() -> None:

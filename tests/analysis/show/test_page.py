@@ -233,6 +233,16 @@ def test_sliders_and_switches(browser: Any, folder: Path) -> None:
         quiet(seen)
 
 
+def test_the_page_of_the_docs(browser: Any) -> None:
+    """It runs, and all heads of its table of causes are in sight."""
+    with visit(browser, REPOSITORY / "docs" / "explorer-example.html", width=1180) as seen:
+        table = seen.page.locator("#causes .wide")
+        assert table.evaluate("place => place.scrollWidth <= place.clientWidth")
+        cell = seen.page.locator("#causes button.switch small").first
+        assert cell.inner_text().startswith("[") and cell.inner_text().endswith("]")
+        quiet(seen)
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessible_and_as_wide_as_the_screen(browser: Any, folder: Path, width: int, scheme: Any) -> None:
