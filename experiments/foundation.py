@@ -40,6 +40,7 @@ from analysis.record import Record, read_records
 from analysis.show.render import plain_name, render
 from experiments.claims import Found, Key, claims_table
 from experiments.experiment import Setting
+from experiments.overview import overview_table
 from experiments.study import Trained
 from whitebox.config import RunConfig, resolve
 from whitebox.errors import require
@@ -59,7 +60,7 @@ DECODERS = {
     "tost": Trained("tost"),
     "crate": Trained("crate"),
     "segvit": Trained("segvit"),
-    "segmenter-mask": Trained("segmenter-mask"),
+    "segmenter-mask": Trained("segmenter-mask", ("optim.lr=3e-4",)),
 }
 SETTINGS: Mapping[str, tuple[str, ...]] = {  # of datasets beside their own; others are trained as they say
     "camvid": (
@@ -104,7 +105,7 @@ OWN = (
     Own(lambda setting: _noise(setting, NOISE, relative=False)),
     Own(lambda setting: _noise(setting, RELATIVE_NOISE, relative=True)),
     Own(lambda setting: Ablate(seed=setting.seed), first=3),
-    Own(lambda setting: Probe(seed=setting.seed), first=3, baseline=True),
+    Own(lambda setting: Probe(patches=8_000, train_images=100, seed=setting.seed), first=1),
 )
 
 
@@ -286,7 +287,8 @@ class Foundation:
         together.append([record for place in trainings for record in read_records(place / "records", SIMILARITY)])
         for group in filter(None, together):
             render(group, folder, plain_name(group), figures=figures)
-        claims_table(found).write(folder / "tables" / "claims")
+        for name, table in (("overview", overview_table(found)), ("claims", claims_table(found))):
+            table.write(folder / "tables" / name)
 
     def _evaluated(self, decoder: str, seed: int, record: Record) -> Evaluated:
         """An evaluation out of its record and counts, with what else was counted."""
