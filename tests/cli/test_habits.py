@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -272,23 +273,67 @@ def test_an_unknown_dataset_suggests_a_folder(call: Call) -> None:
     assert "any other is --dataset folder data.path=DIR" in call("train", "depict-sa-tiny", "--dataset", "med01")[2]
 
 
-def test_completion(run: Path, tmp_path: Path) -> None:
+PROGRAM = "#!{python}\nimport sys\nsys.argv[0] = 'whitebox'\nfrom whitebox.cli import main\nmain()\n"
+SHELLS = {  # where completion is installed, what a shell asks, and how it is asked in that shell: {last} from 0
+    "bash": (
+        ".bash_completions/whitebox.sh",
+        {"COMP_WORDS": "{line}", "COMP_CWORD": "{last}", "_WHITEBOX_COMPLETE": "complete_bash"},
+        'source "$HOME/.bash_completions/whitebox.sh"; COMP_WORDS=({words}); COMP_CWORD={last}; '
+        '_whitebox_completion whitebox; printf "%s\\n" "${{COMPREPLY[@]}}"',
+    ),
+    "zsh": (
+        ".zfunc/_whitebox",
+        {"_TYPER_COMPLETE_ARGS": "{line}", "_WHITEBOX_COMPLETE": "complete_zsh"},
+        'compdef() {{ }}; _arguments() {{ print -r -- "$@" }}; source "$HOME/.zfunc/_whitebox"; '
+        "words=({words}); CURRENT={last}+1; _whitebox_completion",
+    ),
+    "fish": (
+        ".config/fish/completions/whitebox.fish",
+        {
+            "_TYPER_COMPLETE_ARGS": "{line}",
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            "_WHITEBOX_COMPLETE": "complete_fish",
+        },
+        "complete --do-complete '{line}'",
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completion(shell: str, run: Path, tmp_path: Path) -> None:
+    """As it is installed, in the shell itself; where that is not here, what it would ask."""
+    installed, questions, script = SHELLS[shell]
     shutil.copytree(run, tmp_path / "results" / "mine")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "whitebox").write_text(PROGRAM.format(python=sys.executable))
+    (tmp_path / "bin" / "whitebox").chmod(0o755)
+    at_home = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("XDG_")},
+        "HOME": str(tmp_path),
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+
+    def said(command: list[str], **asked: str) -> str:
+        done = subprocess.run(command, env={**at_home, **asked}, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return done.stdout
+
+    said(["whitebox", "--install-completion", shell], _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert (tmp_path / installed).is_file()
 
     def completed(line: str) -> list[str]:
-        environment = {
-            **os.environ,
-            "_WHITEBOX_COMPLETE": "complete_bash",
-            "COMP_WORDS": line,
-            "COMP_CWORD": str(len(line.split()) - (not line.endswith(" "))),
-        }
-        program = "import sys; sys.argv[0] = 'whitebox'; from whitebox.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
-        return done.stdout.split()
+        """Words that are offered, without what is said of them."""
+        words = [*line.split(), *([""] if line.endswith(" ") else [])]
+        quoted, last = " ".join(shlex.quote(word) for word in words), str(len(words) - 1)
+        if shutil.which(shell):
+            found = said([shell, "-c", script.format(line=line, words=quoted, last=last)])
+        else:
+            found = said(["whitebox"], **{key: each.format(line=line, last=last) for key, each in questions.items()})
+        offered = re.findall(r'(?:\(\(|\n)"([^"]+)"', found) if shell == "zsh" else found.splitlines()
+        return [text.split("\t")[0] for text in offered if text.strip()]
 
-    assert "rank-analysis" in completed("whitebox rank")
+    assert completed("whitebox rank") == ["rank-analysis"]
     assert completed("whitebox train depict-sa-t") == ["depict-sa-tiny"]
     assert completed("whitebox eval ") == ["results/mine"]
 
