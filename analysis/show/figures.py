@@ -61,6 +61,8 @@ def figure_style(colours: int = 10) -> Iterator[list[tuple[float, float, float]]
         "pdf.fonttype": 42,  # text stays text
         "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
         "text.parse_math": False,  # a $ in a name is a $
+        "figure.autolayout": False,  # `_lay_out` has found all places
+        "figure.constrained_layout.use": False,
     }
     with mpl.rc_context(look):
         yield [(float(r), float(g), float(b)) for r, g, b in _palette(colours)]
@@ -210,14 +212,13 @@ def _drawn_tick(shown: Callable[..., str]) -> Callable[..., str]:
     return lambda *given: drawn_lines(shown(*given), 40)
 
 
-def _wrapped(figure: Figure, dpi: int) -> bool:
-    """Break the lines of labels and titles that an edge cuts in a figure drawn at ``dpi``; whether there were any."""
+def _wrapped(figure: Figure) -> bool:
+    """Break the lines of labels and titles that an edge cuts; whether there were any."""
     from matplotlib.text import Text
 
     names = [(axes.get_xlabel(), axes.get_ylabel(), axes.get_title(), axes.get_title("left")) for axes in figure.axes]
     own = {name for each in names for name in each if name}
-    found, before = False, figure.get_dpi()
-    figure.set_dpi(dpi)  # sizes and places are those of the drawing
+    found = False
     for text in figure.findobj(Text):
         if not isinstance(text, Text) or text.get_text() not in own:
             continue
@@ -231,7 +232,6 @@ def _wrapped(figure: Figure, dpi: int) -> bool:
             letters = max(10, int(0.97 * max(map(len, lines)) * room / (high - low)))
             text.set_text("\n".join(fill(line, letters, break_long_words=False) for line in lines))
             found = True
-    figure.set_dpi(before)
     return found
 
 
@@ -271,18 +271,33 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
     _name_symlog(figure)
     stem = os.fspath(output)
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem
+    _lay_out(figure, dpi)
     options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}
     for form, choice in options.items():
-        for last in (*[False] * (_TRIES - 1), True):
-            with warnings.catch_warnings(record=True) as found:
-                warnings.simplefilter("always")
-                write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice))
-            collapsed = [each for each in found if "collapsed" in str(each.message)]
-            for each in found:
-                if last or each not in collapsed:
-                    warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-            if collapsed:
-                figure.set_figheight(1.3 * figure.get_figheight())  # labels have left no room for the axes
-            elif form != "png" or not _wrapped(figure, dpi):
-                break
+        write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice))
     return [Path(f"{stem}.{form}") for form in options]
+
+
+def _lay_out(figure: Figure, dpi: int) -> None:
+    """Find a place for everything in a figure that is drawn at ``dpi``, once for all its files.
+
+    ``savefig`` would draw the figure to nowhere for it, and again for each file.
+    """
+    layout, before = figure.get_layout_engine(), figure.get_dpi()
+    if layout is None:
+        return
+    figure.set_dpi(dpi)
+    for last in (*[False] * (_TRIES - 1), True):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            layout.execute(figure)
+        collapsed = [each for each in found if "collapsed" in str(each.message)]
+        for each in found:
+            if last or each not in collapsed:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+        if collapsed:
+            figure.set_figheight(1.3 * figure.get_figheight())  # labels have left no room for the axes
+        elif not _wrapped(figure):
+            break
+    figure.set_dpi(before)
+    figure.set_layout_engine(None)
