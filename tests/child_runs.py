@@ -9,6 +9,7 @@ import io
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 import socket
 import sys
@@ -19,13 +20,22 @@ from typing import Any
 
 import torch
 
+import analysis
+import experiments
 import whitebox
 from whitebox.config import RunConfig, resolve
 from whitebox.engine import train
 from whitebox.errors import WhiteboxError
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["whitebox", "whitebox.engine.train", "analysis.measures.evaluation", "torch._dynamo"])
+OURS = [
+    found.name
+    for package in (whitebox, analysis, experiments)
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not found.name.endswith((".__main__", ".mmseg"))  # the one begins, the other needs an extra
+]
+THEIRS = ["torch._dynamo", "seaborn", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf"]
+SERVER.set_forkserver_preload([*OURS, *THEIRS])
 
 TINY = {
     "encoder.width": 24,
