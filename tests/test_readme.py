@@ -63,6 +63,9 @@ INSTEAD = {  # what takes minutes, and what models of one layer and epoch lack
     "segmenter-mask-large": "segmenter-mask-tiny",
     "train.keep_every=2": "train.keep_every=1",
     "train.keep_every=5": "train.keep_every=1",
+    "0.001:1:log13": "0.001:1:log2",
+    "0.02:0.2:0.02": "0.02:0.04:0.02",
+    "1:5": "1:2",
 }
 
 TRAINED = ["depict-sa-tiny-camvid", "segmenter-mask-tiny-camvid", "depict-sa-tiny-camvid-0", "depict-sa-tiny-camvid-1"]
@@ -97,6 +100,11 @@ def calls(block: str) -> list[list[str]]:
     return [[next(fields) for _ in range(int(number))] for number in fields]
 
 
+def thin(model: str) -> str:
+    """Heads of 8 numbers, for decoders that have such."""
+    return "decoder.head_dim=8" if hasattr(resolve(model).decoder, "head_dim") else ""
+
+
 def small(arguments: list[str]) -> list[str]:
     arguments = [given for each in arguments if (given := INSTEAD.get(each, each)) is not None]
     if arguments[:2] == ["data", "prepare"]:
@@ -108,6 +116,7 @@ def small(arguments: list[str]) -> list[str]:
         *arguments,
         *(SMALL if {"--dataset", "shapes"} & {*arguments} == {"--dataset"} else f"{SMALL} {SMALL_SHAPES}").split(),
         *SMALL_IMAGES.split(),
+        *thin(next(each for each in arguments[1:] if each in model_names())).split(),
     ]
 
 
@@ -115,7 +124,8 @@ def make_run(folder: Path) -> None:
     """What a page takes for trained: a run whose name says model and dataset, and of several trainings the seed."""
     model = max((name for name in model_names() if folder.name.startswith(name)), key=len)
     dataset, _, seed = folder.name.removeprefix(f"{model}-").partition("-")
-    overrides = [*(SMALL if dataset != "shapes" else f"{SMALL} {SMALL_SHAPES}").split(), *SMALL_IMAGES.split()]
+    smaller = SMALL if dataset != "shapes" else f"{SMALL} {SMALL_SHAPES}"
+    overrides = [*smaller.split(), *SMALL_IMAGES.split(), *thin(model).split()]
     config = resolve(model, dataset, [*overrides, f"train.seed={seed or 0}"])
     classes = CLASSES if dataset == "shapes" else tuple(class_list(dataset)[0])
     save_model(folder / "model.safetensors", tiny_model(config, int(seed or 0), classes), config)
@@ -183,19 +193,49 @@ def reader(shared: Path, golden: Path | None, tmp_path: Path, monkeypatch: pytes
     return tmp_path
 
 
+def missing(command: list[str]) -> list[str]:
+    """The extras that a command needs and that are not here."""
+    asked = [extra for option, extra in EXTRA_OPTIONS.items() if option in command]
+    return [extra for extra in asked if find_spec(EXTRAS[extra].module) is None]
+
+
+def run(command: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of a command, on less work."""
+    monkeypatch.setattr("sys.argv", ["whitebox", *small(there(command))])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: page.stem)
 def test_commands(page: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that need no extra, and without their extra the others, which say what they lack."""
     if "data prepare ade20k" not in page.read_text("utf-8"):
         Path("data", "ade20k").symlink_to(shared / "data" / "samples" / "ade20k")
     for block in blocks(page, "bash"):
         for command in calls(block):
-            monkeypatch.setattr("sys.argv", ["whitebox", *small(there(command))])
-            with pytest.raises(SystemExit) as stopped:
-                main()
-            asked = [extra for option, extra in EXTRA_OPTIONS.items() if option in command]
-            missing = [extra for extra in asked if find_spec(EXTRAS[extra].module) is None]
-            assert (stopped.value.code or 0) == (ConfigError.exit_code if missing else 0), command
+            if missing(command):
+                assert run(command, monkeypatch) == ConfigError.exit_code, command
+            elif not set(EXTRA_OPTIONS) & set(command):
+                assert run(command, monkeypatch) == 0, command
+
+
+def with_extras(page: Path) -> list[list[str]]:
+    """The commands of a page that need an extra, behind the trainings whose runs they take."""
+    every = [command for block in blocks(page, "bash") for command in calls(block)]
+    asking = [command for command in every if set(EXTRA_OPTIONS) & set(command)]
+    taken = {argument.removeprefix("results/") for command in asking for argument in command}
+    return [each for each in every if each in asking or (each[0] == "train" and taken & set(each))]
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("page", [page for page in PAGES if with_extras(page)], ids=lambda page: page.stem)
+def test_commands_with_extras(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in with_extras(page):
+        if lacking := missing(command):
+            pytest.skip(f"needs the extra {', '.join(lacking)}")
+        assert run(command, monkeypatch) == 0, command
 
 
 @pytest.mark.usefixtures("reader")
