@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -105,18 +106,21 @@ def failed(report: str) -> list[str]:
 
 
 def with_extras(bare: str) -> list[str]:
-    """Print what is tested once more with all extras: files where one was missing, and what they may disturb.
+    """Print what is tested once more with all extras, quoted for a shell: what lacked one, and what they may disturb.
 
-    That is reading images (another OpenCV lies over ours), the bridges to other packages, and each command.
+    That is reading images (another OpenCV lies over ours), files of other packages, and each command.
     """
-    again = {"tests/data", "tests/interop", "tests/test_commands.py", "tests/test_readme.py"}
+    again = {"tests/data", "tests/test_commands.py", *map(str, Path("tests/interop").glob("test_seg*.py"))}
+    lacking = set()
     for name, reason in cases(bare).items():
         if reason is not None:
-            parts = name.split(".")
+            given, bracket, parameters = name.partition("[")
+            parts = given.split(".")
             last = next(index for index, part in enumerate(parts) if part.startswith("test_"))
-            again.add("/".join(parts[: last + 1]) + ".py")
-    inside = {path for path in again if any(path.startswith(f"{other}/") for other in again)}
-    sys.stdout.write(" ".join(sorted(again - inside)) + "\n")
+            file = "/".join(parts[: last + 1]) + ".py"
+            lacking.add("::".join([file, *parts[last + 1 :]]) + bracket + parameters)
+    inside = {test for test in lacking if any(test.startswith((f"{path}/", f"{path}::")) for path in again)}
+    sys.stdout.write(" ".join(map(shlex.quote, sorted(again | lacking - inside))) + "\n")
     return []
 
 
