@@ -51,12 +51,12 @@ TITLE = "nine decoders on the frozen tokens of one foundation encoder, several t
 ENCODER = "dinov2-small"
 SEEDS = range(5)
 REFERENCE = "linear"  # differences are to it
-DECODERS = {
+DECODERS = {  # rates other than the recipe's are those of a search on a held-out drive, results/foundation
     "linear": Trained("segmenter-linear", ("optim.lr=3e-3",)),
     "linear-batchnorm": Trained("segmenter-linear", ("optim.lr=3e-3", "decoder.batch_norm=true")),
     "depict-sa": Trained("depict-sa"),
     "depict-ca": Trained("depict-ca"),
-    "cbsa": Trained("cbsa"),
+    "cbsa": Trained("cbsa", ("optim.lr=3e-3",)),
     "tost": Trained("tost"),
     "crate": Trained("crate"),
     "segvit": Trained("segvit"),
