@@ -121,7 +121,7 @@ def differences(config: RunConfig, wanted: RunConfig) -> tuple[str, ...]:
 
 
 def training_cost(config: RunConfig) -> TrainingCost:
-    """What training ``config`` would take; builds the model, and times one pass of it.
+    """What training ``config`` would take; builds the model, without pretrained weights, and times one pass of it.
 
     Raises:
         DataError: the training images are not there.
@@ -132,7 +132,8 @@ def training_cost(config: RunConfig) -> TrainingCost:
     from whitebox.models import build
 
     images = len(build_dataset(config.data, config.data.train_split, augment=False))
-    model = build(config.encoder, config.decoder, len(dataset_info(config.data)[0])).eval()
+    encoder = replace(config.encoder, pretrained=False, weights=None)
+    model = build(encoder, config.decoder, len(dataset_info(config.data)[0])).eval()
     steps = config.train.epochs * (images // config.train.batch_size)
     seen = steps * config.train.batch_size
     crop = torch.zeros(1, 3, config.data.crop, config.data.crop)

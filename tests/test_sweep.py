@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from child_runs import TINY
 
+from whitebox.cli.training import config_of
+from whitebox.config import to_yaml
 from whitebox.errors import ConfigError
 from whitebox.sweep import (
     DONE,
@@ -50,6 +52,24 @@ def plan_of(folder: Path, *tasks: Task) -> Plan:
 
 QUICK = Task("quick", (("datasets",),))
 WRONG = Task("wrong", (("datasets", "--no-such-option"), ("datasets",)))
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        [],
+        ["--frozen"],
+        ["--frozen", "--random-encoder", "--compile"],
+        ["--frozen", "--whole", "encoder.pretrained=false", "--recipe", "frozen"],
+    ],
+)
+def test_a_planned_training_is_configured_as_train_does_it(call: Call, switches: list[str]) -> None:
+    words = ["depict-sa-small", "--encoder", "dinov2-small", "--dataset", "camvid", *switches]
+    code, out, err = call("train", *words, "--print-config")
+    assert code == 0, err
+    planned = to_yaml(config_of(words))
+    assert out == planned
+    assert ("pretrained: true" in planned) == (switches == ["--frozen"])
 
 
 class TestPlan:

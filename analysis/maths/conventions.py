@@ -17,6 +17,9 @@ BLOCKS, MODEL = "decoder blocks GFLOPs", "model GMACs"  # what papers publish of
 _SCALES = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 SHARES = (0.90, 0.95, 0.99)  # of the energy, whose numbers of components are counted
 DRAWS = 100  # random subspaces to compare angles with
+EPS = 0.1  # distortion of coding rates, where no other is asked for
+UPDATES = 4  # random ones, of each window and layer
+STEPS = 16  # of a path along a gradient
 MULTIPLES = (*(-scale for scale in reversed(_SCALES)), 0.0, *_SCALES)  # of an update: its objective is drawn there
 DISTORTIONS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # eps at which an update is held against its objective
 
@@ -54,7 +57,7 @@ class Convention:
 
     tokens: str = "normed"
     normalise: str = "none"
-    eps: float = 0.1
+    eps: float = EPS
     prefactor: str = "subspace"
     heads: str = "sum"
     which: str = "patches"

@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from analysis.maths.coding_rate import float64, in_heads, numerical_rank, second_moment
-from analysis.maths.conventions import MULTIPLES
+from analysis.maths.conventions import EPS, MULTIPLES, STEPS, UPDATES
 from analysis.maths.objectives import rates, sparse_rate, variational_rates
 from whitebox.models.attention import (
     CBSA,
@@ -30,9 +30,6 @@ from whitebox.models.attention import (
 
 Array = NDArray[np.float64]
 
-EPS = 0.1  # as in rank-analysis
-STEPS = 16  # of a path along the gradient
-DRAWS = 4  # random updates of each window and layer
 TRIED = (0.0, *(0.5**halved for halved in range(13)))  # of the longest gradient step, as in backtracking
 
 
@@ -316,7 +313,7 @@ def refinement(
     return Move(q_KD, update_KD, lambda x_KD: inside(x_KD, v_DK)[None], 1, heads_HKD, unit=100.0)
 
 
-def judge(move: Move, generator: torch.Generator, draws: int = DRAWS, steps: int = STEPS) -> dict[str, Array]:
+def judge(move: Move, generator: torch.Generator, draws: int = UPDATES, steps: int = STEPS) -> dict[str, Array]:
     """All numbers of one move, see above; of random updates (S,), of heads (H,) or (T,), along the update (L,).
 
     Args:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from analysis.maths.conventions import RESAMPLES
+from analysis.maths.conventions import EPS, RESAMPLES
 from analysis.measurement import Measurement, Progress, Seed
 from analysis.record import Answer
 from whitebox.errors import ConfigError, ModelError, require
@@ -65,7 +65,7 @@ class Ablate(Measurement):
     """
 
     kind = "ablate"
-    eps: Annotated[float, Option(help="Distortion of R^c; the formula has its square.")] = 0.1
+    eps: Annotated[float, Option(help="Distortion of R^c; the formula has its square.")] = EPS
     layers: Annotated[
         str | None, Option(help="Change these, names with commas: decoder.layers.0,decoder.layers.2. Default: all.")
     ] = None

@@ -65,7 +65,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from analysis.maths.conventions import DISTORTIONS, MULTIPLES, RESAMPLES
+from analysis.maths.conventions import DISTORTIONS, EPS, MULTIPLES, RESAMPLES, STEPS, UPDATES
 from analysis.measurement import Measurement, Progress, Quantity, Seed
 from analysis.record import Answer
 from whitebox.errors import require
@@ -90,12 +90,12 @@ class Alignment(Measurement):
     """
 
     kind = "alignment"
-    eps: Annotated[float, Option(help="Distortion of R^c; the formula has its square.")] = 0.1
+    eps: Annotated[float, Option(help="Distortion of R^c; the formula has its square.")] = EPS
     at: Annotated[
         str, Option(help="tokens: R^c through a layer's LayerNorm; normed: of the tokens it has normalised.")
     ] = "tokens"
-    draws: Annotated[int, Option(min=1, help="Random updates of each window and layer.")] = 4
-    path: Annotated[int, Option(min=1, help="Small gradient steps that are together as long as an update.")] = 16
+    draws: Annotated[int, Option(min=1, help="Random updates of each window and layer.")] = UPDATES
+    path: Annotated[int, Option(min=1, help="Small gradient steps that are together as long as an update.")] = STEPS
     windows: Annotated[
         int | None, Option(min=1, help="Judge so many windows of each image, by chance. Default: all.")
     ] = None
@@ -111,7 +111,7 @@ class Alignment(Measurement):
     @property
     def variant(self) -> str:
         """Where R^c is measured, and its distortion, where they are not the usual ones."""
-        words = ([] if self.at == "tokens" else [self.at]) + ([] if self.eps == 0.1 else [f"eps_{self.eps:g}"])
+        words = ([] if self.at == "tokens" else [self.at]) + ([] if self.eps == EPS else [f"eps_{self.eps:g}"])
         return "-".join(words)
 
     @property

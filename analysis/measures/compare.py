@@ -19,7 +19,7 @@ Shapes: N images, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +78,12 @@ def compare(
     require_same_images(reference, model)
     classes = _classes(model.record)
     settings, others = model.record.settings, reference.record.settings
-    weights = reference.record.weights
-    question = Question(
-        kind=KIND,
-        model=model.name,
-        data=model.record.data,
-        weights=model.record.weights,
-        variant=model.record.variant,
-        seeds={"bootstrap": seed},
-        settings={
-            "reference": reference.name,
-            "reference_weights": weights and weights.sha256,
+    question = paired_question(
+        KIND,
+        reference,
+        model,
+        {"bootstrap": seed},
+        {
             "resamples": RESAMPLES,
             "unit": settings.get("unit"),
             **({"training_seeds": list(model.seeds)} if len(model.seeds) > 1 else {}),
@@ -111,6 +106,22 @@ def compare(
         return Answer(measured={**measured, "notes": [*notes, *unlike]}, n=model.record.n)
 
     return ask(question, answer, folder / "records", again=again)
+
+
+def paired_question(
+    kind: str, reference: Evaluated, model: Evaluated, seeds: dict[str, int], settings: Mapping[str, Any]
+) -> Question:
+    """What is asked of ``model`` beside ``reference``."""
+    weights = reference.record.weights
+    return Question(
+        kind=kind,
+        model=model.name,
+        data=model.record.data,
+        weights=model.record.weights,
+        variant=model.record.variant,
+        seeds=seeds,
+        settings={"reference": reference.name, "reference_weights": weights and weights.sha256, **settings},
+    )
 
 
 def require_same_images(reference: Evaluated, model: Evaluated) -> None:

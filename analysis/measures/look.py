@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.maths.coding_rate import float64, in_heads
-from analysis.maths.conventions import Convention
+from analysis.maths.conventions import EPS, Convention
 from analysis.maths.moves import cosine, steepest
 from analysis.maths.perturbation import perturbed, target_parameters
 from analysis.maths.subspaces import gram, overlaps, unit_rows
@@ -60,7 +60,6 @@ LABELS = 512  # px, long side of label maps in a page
 CLASSES = 24  # whose maps are kept: those of the photo, largest first
 CASES = 64  # predictions without a layer or head, at most
 SIDE = 96  # of a pooled matrix of subspaces
-EPS = 0.1  # as in rank-analysis and alignment
 LEVELS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)  # of noise where no curve was measured, in units of each tensor's rms
 
 

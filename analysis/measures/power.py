@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.ask import keep
 from analysis.maths.variance import POWER, Sds, detectable, parts_of_difference
+from analysis.measures.compare import paired_question
 from analysis.measures.evaluation import sampled_scores
 from analysis.measures.extras import SEED
-from analysis.record import Answer, Question, Record
+from analysis.record import Answer, Record
 
 if TYPE_CHECKING:
     from analysis.measures.evaluation import Evaluated
@@ -82,18 +83,13 @@ def power_record(reference: Evaluated, model: Evaluated, sds: Sds, study: Study,
     Raises:
         ConfigError: see `Study.smallest`.
     """
-    weights = reference.record.weights
-    question = Question(
-        kind=KIND,
-        model=model.name,
-        data=model.record.data,
-        weights=model.record.weights,
-        variant=model.record.variant,
-        seeds={},
-        settings={
+    question = paired_question(
+        KIND,
+        reference,
+        model,
+        {},
+        {
             **model.record.settings,
-            "reference": reference.name,
-            "reference_weights": weights and weights.sha256,
             "training_seeds": list(model.seeds),
             "reference_seeds": list(reference.seeds),
             **asdict(study),

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from analysis.maths.conventions import RESAMPLES, Convention
+from analysis.maths.conventions import EPS, RESAMPLES, Convention
 from analysis.measurement import Measurement, Progress, Quantity, Seed
 from analysis.record import Answer
 from whitebox.errors import ConfigError, require
@@ -61,7 +61,7 @@ class Probe(Measurement):
         int, Option(min=1, help="Labelled patches to fit on, and as many to measure geometry on, about.")
     ] = 20_000
     train_images: Annotated[int, Option(min=1, help="Images to fit on, at most, evenly spaced.")] = 400
-    eps: Annotated[float, Option(help="Distortion of rates; the formula has its square.")] = 0.1
+    eps: Annotated[float, Option(help="Distortion of rates; the formula has its square.")] = EPS
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class Probe(Measurement):
         """What differs from the usual tokens."""
         return "-".join(
             word
-            for word in ("" if self.tokens == "normed" else self.tokens, f"eps_{self.eps:g}" * (self.eps != 0.1))
+            for word in ("" if self.tokens == "normed" else self.tokens, f"eps_{self.eps:g}" * (self.eps != EPS))
             if word
         )
 

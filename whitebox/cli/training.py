@@ -94,16 +94,7 @@ def train(
     """
     from whitebox.config import resolve, to_yaml
 
-    switches = {
-        "encoder.frozen": frozen,
-        "encoder.random": random_encoder,
-        "train.whole": whole,
-        "train.compile": compile,
-    }
-    chosen = [*(overrides or ()), *(f"{key}=true" for key, on in switches.items() if on)]
-    elsewhere = any(each.startswith(("encoder.pretrained=", "encoder.weights=")) for each in chosen)
-    if frozen and not random_encoder and not elsewhere:
-        chosen.append("encoder.pretrained=true")
+    chosen = _with_switches(overrides, frozen=frozen, random_encoder=random_encoder, whole=whole, compile=compile)
     config = resolve(model, dataset, chosen, data_root, encoder=encoder, recipe=recipe)
     if print_config:
         typer.echo(to_yaml(config), nl=False)
@@ -123,6 +114,23 @@ def train(
     _train_family(config, folder, seeds_of(seeds), resume=resume, allow_changes=allow_changes, device=device)
 
 
+_SWITCHES = {  # of `train`, and the key that each sets
+    "frozen": "encoder.frozen",
+    "random_encoder": "encoder.random",
+    "whole": "train.whole",
+    "compile": "train.compile",
+}
+
+
+def _with_switches(overrides: Sequence[str] | None, **switches: bool) -> list[str]:
+    """Overrides and switches of ``train`` as overrides; a frozen encoder is pretrained unless it is said otherwise."""
+    chosen = [*(overrides or ()), *(f"{_SWITCHES[name]}=true" for name, on in switches.items() if on)]
+    elsewhere = any(each.startswith(("encoder.pretrained=", "encoder.weights=")) for each in chosen)
+    if switches["frozen"] and not switches["random_encoder"] and not elsewhere:
+        chosen.append("encoder.pretrained=true")
+    return chosen
+
+
 def config_of(words: Sequence[str]) -> RunConfig:
     """What ``whitebox train WORDS`` would be carried out with.
 
@@ -133,7 +141,7 @@ def config_of(words: Sequence[str]) -> RunConfig:
 
     command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
     given = command.make_context("train", list(words)).params
-    overrides = [*(given["overrides"] or ()), *(["encoder.frozen=true"] if given["frozen"] else [])]
+    overrides = _with_switches(given["overrides"], **{name: given[name] for name in _SWITCHES})
     return resolve(
         given["model"],
         given["dataset"],
