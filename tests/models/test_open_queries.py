@@ -172,6 +172,7 @@ def test_a_trained_text_tower_learns_and_its_embeddings_follow(tmp_path: Path, m
     optimizer.step()
     model.eval()
     assert not torch.equal(model.prepare(), before)
+    assert not list(tmp_path.rglob("*.safetensors"))  # of a tower that changes, each evaluation would leave one
     same = [resolve("sed-tiny", "open-shapes", {"encoder.train_text": trained}).encoder for trained in (False, True)]
     first, second = (kept_at(each, ContrastConfig()) for each in same if isinstance(each, CLIPConfig))
     assert first == second  # of the contrastive stage

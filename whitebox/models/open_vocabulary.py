@@ -79,6 +79,8 @@ class OpenSegmentor(Segmentor):
     def prepare(self, progress: Progress | None = None) -> Tensor:
         """The embeddings of the classes (T, P, D), computed or read from the disk unless they are there.
 
+        Those of a text tower that is trained are not kept on the disk.
+
         Raises:
             VocabularyError: a name that the text tower cannot take. ModelError: open_clip is needed and not there.
         """
@@ -86,6 +88,10 @@ class OpenSegmentor(Segmentor):
             encoder = self.encoder
             if encoder.config.embeddings == "random":
                 self._features = random_features(self.classes, encoder.prompts, encoder.embed)
+            elif encoder.config.train_text:  # kept, each evaluation of a training would leave files that no other reads
+                of = templates(encoder.config.templates)
+                with torch.no_grad():
+                    self._features = text_features(encoder.text, encoder.tokenizer, self.classes, of, progress)
             else:
                 self._features = cached_text_features(
                     encoder.text, encoder.tokenizer, self.classes, encoder.config.templates, progress
