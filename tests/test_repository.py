@@ -228,5 +228,8 @@ def test_the_image_copies_what_is_there_and_let_in() -> None:
     lines = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").splitlines()
     copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
     assert {"whitebox", "analysis", "experiments", "configs", "pyproject.toml"} <= set(copied)
+    python = re.fullmatch(r"FROM python:([\d.]+)-slim-[a-z]+", next(line for line in lines if line.startswith("FROM")))
+    constraints = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
+    assert python is not None and f"on Python {python[1]}:" in constraints  # what it installs was tested on it
     for name in copied:
         assert (REPOSITORY / name).exists() and f"!{name}" in admitted, name
