@@ -17,10 +17,12 @@ from PIL import Image
 from tiny_runs import configured, tiny_model, tiny_run
 
 import whitebox
+from whitebox.config import resolve
 from whitebox.engine.inference import segment
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.interop import export as ours
 from whitebox.interop.export import read_onnx
+from whitebox.models import build
 
 onnx = pytest.importorskip("onnx", reason="needs the extra export")
 pytest.importorskip("onnxruntime", reason="needs the extra export")
@@ -37,7 +39,12 @@ DECODERS: dict[str, dict[str, Any]] = {
     "segmenter-linear-tiny": {"encoder__depth": 1},
     "segvit-tiny": {"encoder__depth": 2, "decoder__encoder_layers": [0, 1]},
 }
-ENCODERS = ["vit_small_patch16_dinov3", "vit_small_patch14_dinov2"]  # rotary positions; timm's own resampling
+ENCODERS = [
+    "vit_small_patch16_dinov3",  # rotary positions
+    "vit_small_patch14_dinov2",  # timm's own resampling
+    "eva02_tiny_patch14_224",  # both
+    "vit_pe_spatial_tiny_patch16_512",  # both
+]
 
 
 def refused(call: Call, *arguments: object) -> str:
@@ -98,6 +105,33 @@ def test_every_decoder_at_any_size(name: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 255, (45, 33, 3), dtype=np.uint8)
     ours_KHW, theirs_KHW = (segment(each, pixels, config.inference) for each in (model, found))
     torch.testing.assert_close(ours_KHW, theirs_KHW, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sed-tiny", "depict-sa-open-tiny"])
+def test_models_of_names_at_any_size(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their classes are constants of the file; also sides that are no multiples of a patch of 32 px."""
+    monkeypatch.setattr(ours, "_sizes", lambda patch: [(3 * patch, 2 * patch), (2 * patch - 3, 3 * patch + 1)])
+    monkeypatch.setattr(ours, "REPEATS", 1)
+    names = ("ground", "red striped star", "blue plain circle")
+    config = resolve(name, "open-shapes", {"encoder.text_layers": 1, "data.size": 64, "inference.window": 64})
+    torch.manual_seed(0)
+    model = build(config.encoder, config.decoder, len(names), names).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    check = ours.export(model, config, tmp_path / "model.onnx", "onnx")
+    assert check.difference < 2e-3 and check.agreement > 0.999 and check.sizes[1] == (61, 97)
+    found = read_onnx(tmp_path / "model.onnx")
+    assert (found.gives, found.classes) == ("probabilities", names)
+
+
+def test_shrunk_tokens_at_any_size(tmp_path: Path) -> None:
+    """SegViT-Shrunk: a quarter of the tokens behind a block, and patch queries that are resampled."""
+    own = {"encoder__shrink": 1, "encoder__class_token": False, "encoder__final_norm": False}
+    layers = {"decoder__name": "segvit-shrunk", "decoder__encoder_layers": [0, 1]}
+    config = configured("segmenter-linear-tiny", **own, **layers)
+    check = ours.export(tiny_model(config), config, tmp_path / "model.onnx", "onnx")
+    assert check.difference < 2e-3 and check.agreement > 0.999 and len(check.sizes) == 3
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -151,7 +151,8 @@ class OpenSegmentor(Segmentor):
         if self.encoder.image_size is not None:
             return size
         patch = self.encoder.patch_size
-        return -(-size[0] // patch) * patch, -(-size[1] // patch) * patch
+        # not -(-side // patch) * patch: in ONNX a division of integers goes towards 0
+        return (size[0] + patch - 1) // patch * patch, (size[1] + patch - 1) // patch * patch
 
     def view(self, images: Tensor) -> Tensor:
         """Squashed to the encoder's square, if it has one."""
