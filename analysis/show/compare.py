@@ -261,7 +261,9 @@ def _draw(records: Sequence[Record], stem: Path) -> None:
     reference = first.settings["reference"]
     differences = [_differences(record, MEANS) for record in records]
     every = [row["name"] for row in first.measured["per_class"]]
-    names, rules, chosen = extremes({name: [differences[0][name].value] for name in every})
+    whose = f" by {first.model}" if len(records) > 1 else ""
+    ends = (f"that gain most{whose}", f"that lose most{whose}")
+    names, rules, chosen = extremes({name: [differences[0][name].value] for name in every}, ends)
     with figure_style(len(records)) as colours:
         figure = new_figure(0.95 + (len(names) + 1.4) * max(0.17, 0.07 * len(records)))
         axes = figure.subplots()

@@ -128,11 +128,14 @@ def rows_below_total(axes: Axes, total: str, names: Sequence[str]) -> list[float
     return places
 
 
-def extremes(values: Mapping[str, Sequence[float]]) -> tuple[list[str], list[int], str]:
+def extremes(
+    values: Mapping[str, Sequence[float]], ends: tuple[str, str] = ("best", "worst")
+) -> tuple[list[str], list[int], str]:
     """Which rows a figure shows, best first: all, and of more than ``FEW`` the best, those that differ most, the worst.
 
     Args:
         values: of each row, one number a model; larger is better, NaN is unknown.
+        ends: what the first and the last ones are called.
 
     Returns:
         Names; after how many of them a rule is drawn; and what was chosen, in words.
@@ -149,7 +152,7 @@ def extremes(values: Mapping[str, Sequence[float]]) -> tuple[list[str], list[int
     others = sorted(set(ordered) - {*best, *worst}, key=lambda name: (-spread[name], ordered.index(name)))
     changed = [name for name in ordered if name in others[:count]] if several else []
     middle = f", the {count} that differ most" if several else ""
-    words = f"the {count} best{middle} and the {count} worst of {len(ordered)} classes; all: in the table"
+    words = f"the {count} {ends[0]}{middle} and the {count} {ends[1]} of {len(ordered)} classes; all: in the table"
     rules = [count, 2 * count] if several else [count]
     return [*best, *changed, *worst], rules, words
 
