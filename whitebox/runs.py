@@ -402,7 +402,7 @@ def require_family(folder: Path, config: RunConfig) -> None:
     """
     ours = _but_seed(to_dict(config))
     for weights in sorted(folder.glob(f"seed-*/{WEIGHTS}")):
-        theirs = _but_seed(to_dict(from_dict(read_header(weights)["config"])))  # with keys it did not know
+        theirs = _but_seed(read_header(weights)["config"])
         if unlike := _first_unlike(ours, theirs):
             raise ConfigError(
                 f"{weights.parent} was trained with {unlike}={theirs.get(unlike)}, not {ours.get(unlike)}: trainings "
@@ -424,8 +424,12 @@ def _require_one_configuration(paths: Sequence[Path]) -> None:
 
 
 def _but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the trainings of a family have in common: all but the seed, and what does not change what is learned."""
-    return {key: value for key, value in flatten(config).items() if key not in BESIDE_LEARNING | {"train.seed"}}
+    """What the trainings of a family have in common: all but the seed, and what does not change what is learned.
+
+    One of before a key was there has its default.
+    """
+    known = flatten(to_dict(from_dict(config)))
+    return {key: value for key, value in known.items() if key not in BESIDE_LEARNING | {"train.seed"}}
 
 
 def _first_unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

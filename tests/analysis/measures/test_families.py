@@ -13,6 +13,7 @@ import pytest
 import torch
 from child_runs import TINY
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from analysis.consumed import Chosen
 from analysis.maths.resampling import estimated, interval, sampled
@@ -27,6 +28,7 @@ from analysis.measures.renewal import renew
 from analysis.record import RecordError, read_record, read_records
 from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
+from whitebox.engine.header import HEADER, read_header
 from whitebox.engine.metrics import score_vectors
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.models import build
@@ -236,6 +238,21 @@ def test_a_family_differs_in_nothing_that_is_learned(tmp_path: Path) -> None:
     beside = {"train.workers": 2, "train.log_every": 3, "data.root": "elsewhere", "data.unit": "image"}
     paths = [new_run(tmp_path / "sa" / "seed-0", 0), new_run(tmp_path / "sa" / "seed-1", 1, **beside)]
     assert expanded([tmp_path / "sa"]) == paths and len(families([find_run(path) for path in paths])) == 1
+
+
+def test_a_family_goes_on_with_a_later_version(tmp_path: Path) -> None:
+    """One that knows keys which the first training did not: it has their defaults, and no others."""
+    paths = [new_run(tmp_path / "sa" / f"seed-{seed}", seed) for seed in (0, 1)]
+    first = paths[0] / "model.safetensors"
+    header = read_header(first)
+    del header["config"]["data"]["held_out"], header["config"]["train"]["micro_batch"]
+    save_file(load_file(first), first, metadata={HEADER: json.dumps(header)})
+    assert expanded([tmp_path / "sa"]) == paths
+    (family,) = families([find_run(path) for path in paths])
+    assert family.indices == (0, 1)
+    new_run(paths[1], 1, **{"data.held_out": [CLASSES[0]]})
+    with pytest.raises(ConfigError, match=r"seed-1 has data.held_out=.*seed-0 has \[\]"):
+        expanded([tmp_path / "sa"])
 
 
 def test_one_unit_or_part_of_the_images(runs: Path, call: Call) -> None:
