@@ -162,10 +162,11 @@ def _heads(axes: Axes, heads: int, dim: int) -> None:
 def _draw_classes(records: Sequence[Record], stem: Path) -> None:
     """Models side by side: learned embeddings, and below them those after the decoder, where there are any."""
     states = [state for state in _STATES if any(state in each.measured["classes"] for each in records)]
-    columns = min(_ABREAST, max(2, len(records)))
+    columns = min(_ABREAST, len(records))
+    width = PAGE if columns > 1 else (PAGE + 1.6) / 2  # one alone is as large as two side by side
     lines = len(states) * math.ceil(len(records) / columns)
     with figure_style():
-        figure = new_figure(0.6 + ((PAGE - 1.6) / columns + 0.35) * lines, PAGE)
+        figure = new_figure(0.6 + ((width - 1.6) / columns + 0.35) * lines, width)
         panels = figure.subplots(lines, columns, squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()

@@ -67,7 +67,8 @@ def _layer_table(records: Sequence[Record]) -> Table:
     )
     meaning = (
         "mIoU of patches, not of pixels; output: of what the decoder says of them. NMI, ARI: of k-means clusters, as "
-        "many as classes, with the ground truth. NC1: within classes over between; NC2: spread of the lengths of class "
+        "many as classes, with the ground truth; by chance ARI is 0, and NMI the higher the more classes and the fewer "
+        "patches there are. NC1: within classes over between; NC2: spread of the lengths of class "
         "means, and how far their cosines are from -1 / (K - 1); 0: collapsed. Rates in nats."
     )
     return Table((Column("Model"), Column("Tokens after"), *numbers), tuple(rows), f"{meaning} {_caption(records)}")
@@ -129,7 +130,7 @@ def _by_class(
 # What is drawn along the layers: title, and of each line its key, how it is drawn, its name, and a factor.
 _PANELS: tuple[tuple[str, tuple[tuple[str, Any, str, float], ...]], ...] = (
     ("mIoU of patches (%)", (("miou", "-", "linear probe", 100), ("nearest", "--", "nearest class mean", 100))),
-    ("k-means and ground truth (chance: 0)", (("nmi", "-", "NMI", 1), ("ari", "--", "ARI", 1))),
+    ("k-means and truth; by chance: ARI 0", (("nmi", "-", "NMI", 1), ("ari", "--", "ARI", 1))),
     ("NC1: within / between classes", (("nc1", "-", "NC1", 1),)),
     ("NC2 of class means", (("lengths", "-", "lengths", 1), ("angles", "--", "angles", 1))),
     ("rates (nats)", (("rate", "-", "R(Z)", 1), ("class_rate", "--", "mean of R(Z_c)", 1))),
@@ -215,6 +216,7 @@ def _draw_energies(records: Sequence[Record], stem: Path) -> None:
                 for head in shares
             ]
         )
+        absent = False
         for axes, record in zip(panels, records, strict=True):
             layers = record.measured["energies"]
             shares_KX = np.array(
@@ -223,6 +225,7 @@ def _draw_energies(records: Sequence[Record], stem: Path) -> None:
                     for index in range(len(classes))
                 ]
             )
+            absent |= bool(np.isnan(shares_KX).any())
             image = axes.imshow(shares_KX, cmap="viridis", vmin=0, vmax=top, aspect="auto")
             axes.grid(visible=False)
             axes.tick_params(length=0, pad=1)
@@ -234,6 +237,8 @@ def _draw_energies(records: Sequence[Record], stem: Path) -> None:
             )
             axes.set_yticks(range(len(classes)) if named else [], classes if named else [], fontsize=6)
             axes.set_title(record.model, fontsize=7)
+            if not named:
+                axes.set_ylabel(f"{len(classes)} classes, in the order of the table", fontsize=6.5)
             for edge in np.cumsum([len(layer["random"]) for layer in layers])[:-1]:
                 axes.axvline(edge - 0.5, color="white", linewidth=1.2)
             if len(heads) <= 16 and len(classes) <= 24:
@@ -241,7 +246,9 @@ def _draw_energies(records: Sequence[Record], stem: Path) -> None:
                     if not math.isnan(share):
                         shade = "black" if share > 0.6 * top else "white"
                         axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=5.5, color=shade)
-        panels[-1].set_xlabel("layer.head; below: percent that a random subspace of its dimension holds", fontsize=6.5)
+        unseen = "; white: a class without patches" if absent else ""
+        below = f"layer.head; below: percent that a random subspace of its dimension holds{unseen}"
+        panels[-1].set_xlabel(below, fontsize=6.5)
         bar = figure.colorbar(image, ax=panels, shrink=0.6, aspect=30)
         bar.set_label("energy of a class's tokens\nin the head's subspace (%)", fontsize=7)
         figure.supxlabel(fill(_caption(records), int(20 * PAGE * 0.75)), fontsize=5.5, color="0.3")
