@@ -283,7 +283,8 @@ def figure(rows: list[tuple[Cell, ...]], stem: Path) -> None:
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlabel("times as fast as the plain formulas in fp32 (one update)")
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
         save_figure(made, stem)
 
 

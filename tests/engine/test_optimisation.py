@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from child_runs import TINY, Quiet, lines, same, together, weights
+from torch.overrides import TorchFunctionMode
 
 from whitebox.config import OptimConfig, RunConfig, from_dict, resolve, to_dict
 from whitebox.engine import checkpoint, update
@@ -227,3 +228,71 @@ def test_runs_before_there_was_a_dice_term_have_none() -> None:
     assert from_dict(saved).loss.dice is None
     saved["loss"]["class_weights"] = None
     assert from_dict(saved).loss.dice == 1.0
+
+
+class Waits(TorchFunctionMode):
+    """Remembers what would make a CPU wait for a GPU: numbers that leave a tensor, shapes that depend on numbers."""
+
+    NAMES = frozenset({"item", "tolist", "__float__", "__int__", "__bool__", "__index__", "cpu", "numpy", "nonzero"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in self.NAMES:
+            self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("model", ["depict-sa-tiny", "cbsa-tiny", "segmenter-mask-tiny"])
+def test_a_step_waits_for_a_gpu_at_its_end_alone(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first forward pass of a step to its report: the loss and the gradient's norm are read, and nothing else.
+
+    AdamW on a CPU counts its steps in Python, the fused one of a GPU does not; SGD has no count.
+    """
+    waits, steps = Waits(), []
+    forward = update.summed_loss
+
+    def summed_loss(*given: Any) -> torch.Tensor:
+        if not steps or steps[-1] is not None:
+            waits.seen.clear()  # what came before is of tensors that the loader gave
+            steps.append(None)
+        return forward(*given)
+
+    def at_step(step: int) -> None:
+        steps[-1] = list(waits.seen)
+
+    monkeypatch.setattr(update, "summed_loss", summed_loss)
+    own = {key: value for key, value in TINY.items() if key != "decoder.head_dim" or not model.startswith("seg")}
+    more = {
+        "optim.name": "sgd",
+        "train.steps": 3,
+        "train.micro_batch": 2,
+        "encoder.drop_path": 0.5,
+        "optim.clip_grad": 1,
+    }
+    with waits:
+        train(resolve(model, "shapes", {**own, **more}), tmp_path / "run", Quiet(at_step=at_step))
+    assert len(steps) == 3
+    assert (
+        steps[:-1] == [["__float__", "__float__"]] * 2
+    )  # behind the last of an epoch its labels are counted, on a CPU
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_optimisers_do_the_same(name: str) -> None:
+    """As a GPU has them; here on a CPU, which knows them too."""
+    config = tiny("depict-sa-tiny", optim__name=name, optim__lr=0.01, optim__weight_decay=0.1)
+    ended = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = build(config.encoder, config.decoder, 3)
+        optimizer = build_optimizer(model, config.optim, fused=fused)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)).square().mean().backward()
+            optimizer.step()
+        ended.append(model.state_dict())
+    for key, value in ended[0].items():
+        torch.testing.assert_close(ended[1][key], value, atol=1e-4, rtol=1e-3)  # three steps move weights by 0.03

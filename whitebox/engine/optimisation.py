@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,19 +33,21 @@ def learning_rate(step: int, steps: int, optim: OptimConfig) -> float:
     return decayed * (1 - cold * (1 - optim.warmup_ratio))
 
 
-def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, optim: OptimConfig, fused: bool = False) -> torch.optim.Optimizer:
     """SGD (Nesterov) or AdamW over the parameters that are trained.
 
     They are one group, unless the decoder has a rate of its own (``decoder_lr``), encoder blocks have rates that fall
     towards the image (``layer_decay``), or the norms of the encoder (``decay_norms``) or of the decoder
     (``decay_decoder_norms``) are not decayed, as in SegViT and SED.
+
+    Args:
+        fused: one kernel updates all parameters, which a GPU wants; on a CPU its rounding differs from the default's.
     """
     groups = _groups(model, optim)
+    shared: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay, "fused": True if fused else None}
     if optim.name == "adamw":
-        return torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay)
-    return torch.optim.SGD(
-        groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.momentum > 0, weight_decay=optim.weight_decay
-    )
+        return torch.optim.AdamW(groups, **shared)
+    return torch.optim.SGD(groups, momentum=optim.momentum, nesterov=optim.momentum > 0, **shared)
 
 
 def _groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, object]]:

@@ -66,7 +66,7 @@ class Learner:
             recompute_layers(built)
         self.depth = StochasticDepth(built)
         built.loss = self.loss = build_loss(config.loss, built.num_classes)
-        optimizer = build_optimizer(built, config.optim)
+        optimizer = build_optimizer(built, config.optim, fused=accelerator.device.type == "cuda")
         self.rates = [group["lr"] / config.optim.lr for group in optimizer.param_groups]
         chosen = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         self.inputs: Callable[[Tensor], Tensor | Encoded] = lambda images: images  # what the model takes of a batch
@@ -92,6 +92,9 @@ class Learner:
             set_optimizer_state_dict(built, self.optimizer.optimizer, saved["state"], options=_WHOLE)
             for group, settings in zip(self.optimizer.param_groups, chosen, strict=True):
                 group.update(settings)
+            for parameter, kept in self.optimizer.optimizer.state.items():
+                if accelerator.device.type == "cuda" and "step" in kept:  # saved on a CPU, or by an optimiser not fused
+                    kept["step"] = kept["step"].to(parameter.device)
         if state is not None and accelerator.scaler is not None and state["scaler"] is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
         self.ema = ModelEmaV3(built, decay=config.train.ema) if config.train.ema is not None else None
@@ -123,8 +126,10 @@ class Learner:
         config, accelerator = self.config, self.accelerator
         processes, device = accelerator.num_processes, accelerator.device
         own = self.loss.counts(batch.labels, self.built.num_classes)
-        agreed = torch.tensor([*own, int(signals.received is not None), int(batch.error is not None)]).to(device)
-        *counts, told_to_stop, failed = cast(Tensor, accelerator.reduce(agreed, reduction="sum")).tolist()
+        agreed = torch.tensor([*own, int(signals.received is not None), int(batch.error is not None)])
+        if processes > 1:  # alone there is nothing to agree on, and nothing for which a GPU would be waited for
+            agreed = cast(Tensor, accelerator.reduce(agreed.to(device), reduction="sum"))
+        *counts, told_to_stop, failed = agreed.tolist()
         if failed:
             raise next(error for error in gathered(batch.error) if error is not None)
         if told_to_stop:
@@ -134,7 +139,7 @@ class Learner:
             group["lr"] = rate * times
         torch.manual_seed(seed_of(config.train.seed, step, accelerator.process_index))
         uniform_LB = self.depth.draw(seed_of(config.train.seed, step), config.train.batch_size)
-        uniform_LB = uniform_LB[:, accelerator.process_index :: processes].to(device)
+        uniform_LB = uniform_LB[:, accelerator.process_index :: processes].to(device, non_blocking=True)
         self.built.train()
         micro = config.train.micro_batch or len(batch.images)
         total = torch.zeros((), device=device)
@@ -148,14 +153,17 @@ class Learner:
                 # processes average their gradients; the loss is a sum over all of them
                 accelerator.backward(loss * processes)
             total += loss.detach()
-        value, norm = float(cast(Tensor, accelerator.reduce(total, reduction="sum"))), math.nan
-        if math.isfinite(value):
-            limit = math.inf if config.optim.clip_grad is None else config.optim.clip_grad  # inf: measured alone
-            norm = float(accelerator.clip_grad_norm_(self.model.parameters(), limit))
-            if math.isfinite(norm) or accelerator.scaler is not None:
-                self.optimizer.step()
-                if self.ema is not None:
-                    self.ema.update(self.built, step=step + 1)
+        limit = math.inf if config.optim.clip_grad is None else config.optim.clip_grad  # inf: measured alone
+        summed = cast(Tensor, accelerator.reduce(total, reduction="sum"))
+        length = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        # The only place where a GPU is waited for: what is not finite must not reach the weights
+        value, norm = float(summed), float(length)
+        if not math.isfinite(value):
+            norm = math.nan
+        elif math.isfinite(norm) or accelerator.scaler is not None:
+            self.optimizer.step()
+            if self.ema is not None:
+                self.ema.update(self.built, step=step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         return value, norm
 
