@@ -101,6 +101,22 @@ class TestPlan:
         assert len(plan.tasks) == 8 and plan.job == Job(hours=2, gpus=1)
         assert {task.first for task in plan.tasks} == {None}
 
+    def test_without_checks_it_has_the_same_tasks(self, tmp_path: Path) -> None:
+        """As `--status` reads it: who waits for whom is not known, and what cannot be is not refused."""
+        train = {
+            "models": ["depict-sa-tiny", "cbsa-tiny"],
+            "seeds": "0:2",
+            "overrides": ["data.views=2"],
+            "frozen": True,
+        }
+        path = written(tmp_path / "p.yaml", train=train, then=["eval"])
+        whole, light = read_plan(path), read_plan(path, checked=False)
+        assert [(task.name, task.commands) for task in light.tasks] == [
+            (task.name, task.commands) for task in whole.tasks
+        ]
+        assert {task.first for task in light.tasks} == {None} != {task.first for task in whole.tasks}
+        assert found_states(light) == found_states(whole)
+
     def test_who_shares_an_encoders_tokens_waits_for_the_first(self, tmp_path: Path) -> None:
         train = {"models": ["depict-sa-tiny", "cbsa-tiny", "segvit-tiny"], "seeds": "0:2", "frozen": True}
         plan = read_plan(written(tmp_path / "p.yaml", train={**train, "overrides": ["data.views=2"]}))

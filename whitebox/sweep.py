@@ -100,8 +100,12 @@ class Plan:
         return self.folder / "sweep"
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path, checked: bool = True) -> Plan:
     """A plan, checked before anything is done.
+
+    Args:
+        checked: whether models and overrides can be, and which tasks share tokens; without it neither is known, and
+            nothing heavy is loaded: enough to ask what has become of the tasks.
 
     Raises:
         ConfigError: it cannot be read, has an unknown key, or asks for the same run twice.
@@ -121,7 +125,7 @@ def read_plan(path: Path) -> Plan:
     then = [shlex.split(line) for line in _words(values.get("then"), "then", path)]
     root = ["--data-root", str(values["data_root"])] if values.get("data_root") else []
     if "train" in values:
-        tasks = list(_trainings(_mapping(values["train"], "train", path), folder, then, root, path))
+        tasks = list(_trainings(_mapping(values["train"], "train", path), folder, then, root, path, checked))
     else:
         if then:
             raise ConfigError(f"{path}: a study measures what it needs; leave `then` out.")
@@ -162,7 +166,12 @@ def _job(values: Mapping[str, Any], path: Path) -> Job:
 
 
 def _trainings(
-    train: Mapping[str, Any], folder: Path, then: Sequence[Sequence[str]], root: Sequence[str], path: Path
+    train: Mapping[str, Any],
+    folder: Path,
+    then: Sequence[Sequence[str]],
+    root: Sequence[str],
+    path: Path,
+    checked: bool,
 ) -> Iterator[Task]:
     """A task a run: its training, then what is measured of it."""
     from whitebox.config import resolve
@@ -181,7 +190,8 @@ def _trainings(
     for model, dataset, encoder, variant in itertools.product(*listed, variants):
         own = _words(variants[variant], f"train.variants.{variant}", path)
         overrides = [*_words(train.get("overrides"), "train.overrides", path), *own]
-        config = resolve(model, dataset, overrides, encoder=encoder, recipe=recipe)  # refuses what cannot be
+        # refuses what cannot be
+        config = resolve(model, dataset, overrides, encoder=encoder, recipe=recipe) if checked else None
         options = [
             *("--dataset", dataset),
             *(("--encoder", encoder) if encoder else ()),
@@ -190,7 +200,7 @@ def _trainings(
             *root,
         ]
         shared = None
-        if (train.get("frozen") or config.encoder.frozen) and config.data.views:
+        if config is not None and (train.get("frozen") or config.encoder.frozen) and config.data.views:
             layers = getattr(config.decoder, "encoder_layers", None)
             shared = json.dumps([encoder, dataset, layers, config.data.views, config.data.crop], default=str)
         for seed in seeds:

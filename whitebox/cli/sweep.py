@@ -41,7 +41,7 @@ def sweep_command(
     from whitebox.sweep import DONE, FAILED, LOST, WAITING, found_states, read_plan
 
     require(on in ON, "--on", on, f"choose {', '.join(ON)}")
-    read = read_plan(plan)
+    read = read_plan(plan, checked=not status)
     if dry_run:
         _dry_run(read, found_states(read))
         return
