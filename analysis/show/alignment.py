@@ -302,7 +302,7 @@ def _draw_range(records: Sequence[Record], stem: Path) -> None:
     distortions = records[0].settings["distortions"]
     handles: dict[str, Any] = {}
     with figure_style() as colours:
-        figure = new_figure(0.9 + 2.9 * lines, PAGE)
+        figure = new_figure(0.9 + 3.6 * lines, PAGE)
         panels = figure.subplots(2 * lines, columns, sharex=True, sharey="row", squeeze=False)
         for axes in panels.flat:
             axes.set_axis_off()
@@ -336,10 +336,13 @@ def _draw_range(records: Sequence[Record], stem: Path) -> None:
             below.set_yscale("symlog", linthresh=1)
             below.yaxis.set_major_formatter("{x:g}")
             if index % columns == 0:
-                above.set_ylabel("cosine with the\nsteepest improvement")
-                below.set_ylabel("improvement (%)" + ("\nISTA: nats" if "nats" in _improvement(records) else ""))
+                above.set_ylabel("cosine")
+                nats = ", ISTA: nats" if "nats" in _improvement(records) else ""
+                below.set_ylabel(f"improvement (%{nats})", fontsize=7)
         shown = f"{_shown_on(records[0], at_one_eps=False)}{behind_words(records, 'lines')}"
-        figure.supxlabel(f"dotted: the derived direction. {shown}", fontsize=6.5)
+        figure.supxlabel(
+            f"cosine: with the steepest improvement; dotted: of the derived direction. {shown}", fontsize=6.5
+        )
         names = sorted(handles, key=lambda name: (len(name.split()), name))
         columns = legend_columns(names, PAGE)
         figure.legend([handles[name] for name in names], names, loc="outside upper center", ncols=columns)
