@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from analysis.record import Record, read_records
-from experiments import EXPERIMENTS, PAPERS, STUDIES, cbsa, open_shapes, sed
-from experiments.experiment import beside
+from experiments import EXPERIMENTS, PAPERS, STUDIES, cbsa, foundation, open_shapes, sed
+from experiments.experiment import Setting, beside
+from experiments.foundation import Foundation
 from whitebox.config import resolve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "results"
 CAMVID = RESULTS / "camvid"
+FOUNDATION = RESULTS / "foundation"
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -31,6 +33,22 @@ def test_a_study_gives_its_tables_back(tmp_path: Path, monkeypatch: pytest.Monke
     drawn = tables(tmp_path)
     assert len(published) > 30 and {name: drawn.get(name) for name in published} == published
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_the_foundation_study_gives_its_tables_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of all decoders follow from the records of single trainings, those of families from nothing else."""
+    monkeypatch.chdir(REPOSITORY)
+    published = tables(FOUNDATION)
+    copied = tmp_path / "foundation"
+    for records in FOUNDATION.glob("*/seed-*/records"):
+        shutil.copytree(records, copied / records.relative_to(FOUNDATION))
+    study = Foundation(dataset="camvid", encoder="dinov2-small", size="small", seeds=foundation.SEEDS, folder=copied)
+    study.show(Setting(), tmp_path / "shown", figures=False)
+    drawn = tables(tmp_path / "shown")
+    assert {"tables/overview.md", "tables/claims.md"} <= published.keys()
+    assert {name: drawn.get(name) for name in published} == published
+    page = (FOUNDATION / "README.md").read_text("utf-8")
+    assert (FOUNDATION / "tables" / "overview.md").read_text("utf-8").strip() in page
 
 
 def test_open_shapes_gives_its_tables_back(tmp_path: Path) -> None:
