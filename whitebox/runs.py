@@ -400,9 +400,8 @@ def require_family(folder: Path, config: RunConfig) -> None:
         ConfigError: one differs in more than its seed.
         CheckpointError: weights that whitebox has not written whole.
     """
-    ours = _but_seed(to_dict(config))
     for weights in sorted(folder.glob(f"seed-*/{WEIGHTS}")):
-        theirs = _but_seed(read_header(weights)["config"])
+        ours, theirs = _but_seed(to_dict(config), read_header(weights)["config"])
         if unlike := _first_unlike(ours, theirs):
             raise ConfigError(
                 f"{weights.parent} was trained with {unlike}={theirs.get(unlike)}, not {ours.get(unlike)}: trainings "
@@ -415,7 +414,7 @@ def _require_one_configuration(paths: Sequence[Path]) -> None:
     for path, header in zip(paths[1:], headers[1:], strict=True):
         if header["classes"] != headers[0]["classes"]:
             raise ConfigError(f"{path} has other classes than {paths[0]}: trainings of one family have the same.")
-        ours, theirs = (_but_seed(each["config"]) for each in (header, headers[0]))
+        ours, theirs = _but_seed(header["config"], headers[0]["config"])
         if unlike := _first_unlike(ours, theirs):
             raise ConfigError(
                 f"{path} has {unlike}={ours.get(unlike)}, {paths[0]} has {theirs.get(unlike)}: trainings of one family "
@@ -423,13 +422,21 @@ def _require_one_configuration(paths: Sequence[Path]) -> None:
             )
 
 
-def _but_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the trainings of a family have in common: all but the seed, and what does not change what is learned.
+def _but_seed(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What must be the same in trainings of a family: all but the seed, and what does not change what is learned.
 
-    One of before a key was there has its default.
+    A key that one does not have and another one of its decoder has is of a later version, and has its default.
     """
-    known = flatten(to_dict(from_dict(config)))
-    return {key: value for key, value in known.items() if key not in BESIDE_LEARNING | {"train.seed"}}
+    flat = [flatten(config) for config in configs]
+    keys: dict[object, set[frozenset[str]]] = {}
+    for each in flat:
+        keys.setdefault(each.get("decoder.name"), set()).add(frozenset(each))
+    whole = [  # only where it is needed: it loads PyTorch
+        flatten(to_dict(from_dict(config))) if len(keys[each.get("decoder.name")]) > 1 else each
+        for config, each in zip(configs, flat, strict=True)
+    ]
+    beside = BESIDE_LEARNING | {"train.seed"}
+    return [{key: value for key, value in each.items() if key not in beside} for each in whole]
 
 
 def _first_unlike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
@@ -442,9 +449,10 @@ def families(runs: Sequence[SavedRun | Run]) -> list[Family]:
     A run that has the seed of another one of its configuration is no part of a family.
     """
     groups: dict[str, list[int]] = {}
-    for index, run in enumerate(runs):
+    configs = _but_seed(*(run.saved for run in runs))
+    for index, (run, config) in enumerate(zip(runs, configs, strict=True)):
         altered = index if isinstance(run, SavedRun) and run.altered else None
-        common = json.dumps([_but_seed(run.saved), run.classes, altered], sort_keys=True, default=str)
+        common = json.dumps([config, run.classes, altered], sort_keys=True, default=str)
         groups.setdefault(common, []).append(index)
     found: list[Family] = []
     for indices in groups.values():
