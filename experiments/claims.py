@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.maths.conventions import LEVEL
+from analysis.maths.intervals import half_width
 from analysis.maths.resampling import LEAST
 from analysis.maths.variance import Sds
 from analysis.measurement import KINDS, Quantity, loaded
@@ -104,7 +105,7 @@ class Claim:
     decimals: int = 1
 
     def verdict(self, number: Number) -> str:
-        """In a few words; a count is exact and has no interval."""
+        """In a few words."""
         sign = 1 if self.above else -1
         low, high = sorted(sign * (end - self.bound) for end in (number.estimate.low, number.estimate.high))
         if number.trainings < LEAST or math.isnan(low):
@@ -148,14 +149,8 @@ def over_trainings(values: Sequence[float]) -> Estimate:
     mean = float(np.mean(values))
     if len(values) < LEAST:
         return Estimate(mean)
-    half = _half_width(float(np.std(values, ddof=1)), len(values))
+    half = half_width(float(np.std(values, ddof=1)), len(values))
     return Estimate(mean, mean - half, mean + half)
-
-
-def _half_width(sd: float, trainings: int) -> float:
-    from scipy.stats import t as student
-
-    return float(student.ppf((1 + LEVEL) / 2, trainings - 1)) * sd / math.sqrt(trainings)
 
 
 def needed_trainings(values: Sequence[float], bound: float) -> int | None:
@@ -163,7 +158,7 @@ def needed_trainings(values: Sequence[float], bound: float) -> int | None:
     if len(values) < LEAST:
         return None
     away, sd = abs(float(np.mean(values)) - bound), float(np.std(values, ddof=1))
-    return next((count for count in range(LEAST, _MOST) if _half_width(sd, count) < away), None)
+    return next((count for count in range(LEAST, _MOST) if half_width(sd, count) < away), None)
 
 
 def needed_of_difference(sds: Sds, units: int, away: float) -> int | None:
@@ -203,13 +198,11 @@ def _untrained(found: Found, of: str, decoder: str) -> dict[tuple[str, str], flo
     return {(name, place): value["value"] for name, place, value in baseline if value and value["value"] is not None}
 
 
-def _changes(
-    before: str, after: str, *, decoders: Sequence[str], what: str
-) -> Callable[[Found, float], Iterator[Number]]:
+def _changes(before: str, after: str, what: str) -> Callable[[Found, float], Iterator[Number]]:
     """How a quantity of rank-analysis changes in each layer, in percent."""
 
     def numbers(found: Found, bound: float) -> Iterator[Number]:
-        for decoder, record in _chosen(found.of("rank-analysis"), decoders):
+        for decoder, record in _white_box(found.of("rank-analysis")):
             known = _quantities(record)
             own = _untrained(found, "rank-analysis", decoder)
             for (name, place), quantity in known.items():
@@ -223,15 +216,15 @@ def _changes(
     return numbers
 
 
-def _chosen(records: Mapping[str, Record], decoders: Sequence[str]) -> Iterator[tuple[str, Record]]:
-    return ((decoder, records[decoder]) for decoder in decoders if decoder in records)
+def _white_box(records: Mapping[str, Record]) -> Iterator[tuple[str, Record]]:
+    return ((decoder, records[decoder]) for decoder in WHITE_BOX if decoder in records)
 
 
-def _through(name: str, *, decoders: Sequence[str], what: str) -> Callable[[Found, float], Iterator[Number]]:
+def _through(name: str, what: str) -> Callable[[Found, float], Iterator[Number]]:
     """How a quantity of rank-analysis changes from the decoder's input to its last layer, in percent."""
 
     def numbers(found: Found, bound: float) -> Iterator[Number]:
-        for decoder, record in _chosen(found.of("rank-analysis"), decoders):
+        for decoder, record in _white_box(found.of("rank-analysis")):
             stages = [each for (own, _), each in _quantities(record).items() if own == name]
             unlearned = _untrained(found, "rank-analysis", decoder)
             if len(stages) > 1:
@@ -243,38 +236,27 @@ def _through(name: str, *, decoders: Sequence[str], what: str) -> Callable[[Foun
     return numbers
 
 
-def _quantity(
-    kind: str, name: str, what: str, decoders: Sequence[str], factor: float = 1.0
-) -> Callable[[Found, float], Iterator[Number]]:
+def _quantity(kind: str, name: str, what: str) -> Callable[[Found, float], Iterator[Number]]:
     """A quantity of each layer."""
 
     def numbers(found: Found, bound: float) -> Iterator[Number]:
-        for decoder, record in _chosen(found.of(kind), decoders):
+        for decoder, record in _white_box(found.of(kind)):
             unlearned = _untrained(found, kind, decoder)
             for (own, place), each in _quantities(record).items():
                 if own == name and each.stored["value"] is not None:
-                    values = [factor * value for value in _values(each.stored)]
-                    untrained = factor * unlearned.get((own, place), math.nan)
-                    yield _number(decoder, f"{what}, layer {each.position}", values, bound, untrained)
+                    untrained = unlearned.get((own, place), math.nan)
+                    yield _number(decoder, f"{what}, layer {each.position}", _values(each.stored), bound, untrained)
 
     return numbers
 
 
-def _above_random(decoders: Sequence[str]) -> Callable[[Found, float], Iterator[Number]]:
+def _above_random(found: Found, bound: float) -> Iterator[Number]:
     """Overlap of the subspaces of a layer minus that of random ones."""
-
-    def numbers(found: Found, bound: float) -> Iterator[Number]:
-        for decoder, record in _chosen(found.of("orthogonality"), decoders):
-            for position, layer in enumerate(record.measured["layers"], start=1):
-                overlap, random = layer["numbers"]["overlap"], layer["random"]["overlap"]["value"]
-                values = [
-                    each - random for each in _values(overlap if isinstance(overlap, dict) else {"value": overlap})
-                ]
-                yield _number(
-                    decoder, f"overlap of subspaces minus that of random ones, layer {position}", values, bound
-                )
-
-    return numbers
+    for decoder, record in _white_box(found.of("orthogonality")):
+        for position, layer in enumerate(record.measured["layers"], start=1):
+            overlap, random = layer["numbers"]["overlap"], layer["random"]["overlap"]["value"]
+            values = [each - random for each in _values(overlap if isinstance(overlap, dict) else {"value": overlap})]
+            yield _number(decoder, f"overlap of subspaces minus that of random ones, layer {position}", values, bound)
 
 
 def _noise_ratio(model: str, other: str, relative: bool) -> Callable[[Found, float], Iterator[Number]]:
@@ -313,18 +295,22 @@ def _accuracy(model: str, other: str) -> Callable[[Found, float], Iterator[Numbe
     return numbers
 
 
-def _replaced(decoders: Sequence[str]) -> Callable[[Found, float], Iterator[Number]]:
+def _replaced(found: Found, bound: float) -> Iterator[Number]:
     """The mIoU with the exact gradient step in the place of a layer's, minus that of the decoder as it is."""
+    for decoder, record in _white_box(found.of("ablate")):
+        for variant in record.measured["variants"]:
+            if variant["kind"] == "gradient" and variant["layer"] != "all":
+                values = [100 * value for value in _values(variant["miou"])]
+                layer = int(variant["layer"].rpartition(".")[2]) + 1
+                yield _number(decoder, f"mIoU with the exact gradient step, layer {layer} (points)", values, bound)
 
-    def numbers(found: Found, bound: float) -> Iterator[Number]:
-        for decoder, record in _chosen(found.of("ablate"), decoders):
-            for variant in record.measured["variants"]:
-                if variant["kind"] == "gradient" and variant["layer"] != "all":
-                    values = [100 * value for value in _values(variant["miou"])]
-                    layer = int(variant["layer"].rpartition(".")[2]) + 1
-                    yield _number(decoder, f"mIoU with the exact gradient step, layer {layer} (points)", values, bound)
 
-    return numbers
+def _bears_more(model: str, other: str, named: str) -> Iterator[Claim]:
+    """The claim about noise, and whether it is more than one about the size of weights."""
+    words = f"Bears more noise on its parameters than {named}"
+    yield Claim(words, "DEPICT, noise figures", _noise_ratio(model, other, relative=False), above=True, decimals=2)
+    words = "So it does in units of each tensor's size"
+    yield Claim(words, "ours", _noise_ratio(model, other, relative=True), above=True, decimals=2)
 
 
 CLAIMS = (
@@ -356,62 +342,36 @@ CLAIMS = (
     Claim(
         "Each layer compresses: R^c of the tokens on its own subspaces falls",
         "DEPICT, figure 7; CRATE, figure 3",
-        _changes("R^c before the layer (nats)", "R^c after the layer (nats)", decoders=WHITE_BOX, what="change of R^c"),
+        _changes("R^c before the layer (nats)", "R^c after the layer (nats)", "change of R^c"),
         above=False,
     ),
     Claim(
         "The rate of the tokens falls on the way through the decoder",
         "DEPICT, appendix",
-        _through("R(Z) (nats)", decoders=WHITE_BOX, what="change of R(Z), input to last layer (%)"),
+        _through("R(Z) (nats)", "change of R(Z), input to last layer (%)"),
         above=False,
     ),
     Claim(
         "What a layer adds points down the gradient of R^c",
         "DEPICT, CRATE, CBSA, ToST: their derivations",
-        _quantity("alignment", "cosine", "cosine of update and descent", WHITE_BOX),
+        _quantity("alignment", "cosine", "cosine of update and descent"),
         above=True,
         decimals=3,
     ),
     Claim(
         "A layer is such a step: an exact one in its place costs at most a point",
         "CRATE, equations 10 to 13",
-        _replaced(WHITE_BOX),
+        _replaced,
         above=True,
         bound=-1.0,
     ),
     Claim(
         "The subspaces of a layer are nearer to orthogonal than random ones",
         "DEPICT, figures 5 and 8",
-        _above_random(WHITE_BOX),
+        _above_random,
         above=False,
         decimals=3,
     ),
-    Claim(
-        "Bears more noise on its parameters than Segmenter's mask transformer",
-        "DEPICT, noise figures",
-        _noise_ratio("depict-sa", "segmenter-mask", relative=False),
-        above=True,
-        decimals=2,
-    ),
-    Claim(
-        "So it does in units of each tensor's size",
-        "ours",
-        _noise_ratio("depict-sa", "segmenter-mask", relative=True),
-        above=True,
-        decimals=2,
-    ),
-    Claim(
-        "Bears more noise on its parameters than DEPICT",
-        "DEPICT, noise figures",
-        _noise_ratio("cbsa", "depict-sa", relative=False),
-        above=True,
-        decimals=2,
-    ),
-    Claim(
-        "So it does in units of each tensor's size",
-        "ours",
-        _noise_ratio("cbsa", "depict-sa", relative=True),
-        above=True,
-        decimals=2,
-    ),
+    *_bears_more("depict-sa", "segmenter-mask", "Segmenter's mask transformer"),
+    *_bears_more("cbsa", "depict-sa", "DEPICT"),
 )

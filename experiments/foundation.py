@@ -212,6 +212,9 @@ class Foundation:
         Raises:
             WhiteboxError: of the measurements.
         """
+        from analysis.measures.similarity import Setting as Alike
+        from analysis.measures.similarity import similarity
+
         evaluations = []
         for split in self.splits:
             with bar(f"eval: {run.name}, {split or run.data.val_split}") as advance:
@@ -224,9 +227,6 @@ class Foundation:
             (record,) = measure_runs(measurement, [run], chosen, bar, again=again)
             if own.baseline and seed == self.seeds[0]:
                 against(measurement, run, chosen, Wanted(("untrained",)), record, bar, run.folder, again=again)
-        from analysis.measures.similarity import Setting as Alike
-        from analysis.measures.similarity import similarity
-
         first = self.place(decoder, self.seeds[0])
         if seed != self.seeds[0] and ended(first):
             pair = find_run(first, None, self.data_root), run

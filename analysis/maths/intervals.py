@@ -5,6 +5,7 @@ Shapes: N images, ... any further axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,13 @@ from analysis.maths.conventions import LEVEL, RESAMPLES
 from analysis.maths.resampling import estimated
 
 _COLUMNS = 256  # that are resampled together: 10,000 resamples of so many are 20 MB
+
+
+def half_width(sd: float, count: int, level: float = LEVEL) -> float:
+    """Of Student's t interval of the mean of ``count`` >= 2 values with this standard deviation."""
+    from scipy.stats import t as student  # half a second, which reading what was measured does not need
+
+    return float(student.ppf((1 + level) / 2, count - 1)) * sd / math.sqrt(count)
 
 
 def mean_interval(

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.ask import Bar, ask
 from analysis.consumed import Chosen, Consumed, Images, WeightsAlone
-from analysis.maths.conventions import LEVEL
+from analysis.maths.intervals import half_width
 from analysis.measurement import Measurement, Quantity
 from analysis.measures.families import joined
 from analysis.record import Answer, Question, Record, describe_weights
@@ -267,9 +267,7 @@ def over_draws(stored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = joined(stored)
     if found["value"] is None or found.get("sd") is None or found["low"] is not None or len(stored) < _LEAST:
         return found
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + LEVEL) / 2, len(stored) - 1)) * found["sd"] / math.sqrt(len(stored))
+    half = half_width(found["sd"], len(stored))
     return {**found, "low": found["value"] - half, "high": found["value"] + half}
 
 

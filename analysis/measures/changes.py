@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.consumed import EvaluatedImages
 from analysis.maths.conventions import LEVEL
 from analysis.maths.corruptions import Corruption
+from analysis.maths.intervals import half_width
 from analysis.maths.perturbation import Change, ChangedImages, PixelNoise, perturbed, target_parameters
 from analysis.maths.resampling import LEAST, sampled
 from analysis.measures.rows import Counts, Key, Rows
@@ -135,13 +136,11 @@ def draw_interval(
 
     The interval of two values is 13 times as wide as they are apart, and says nothing.
     """
-    from scipy.stats import t as student
-
     values = np.asarray(values_D, dtype=np.float64)
     mean = float(values.mean())
     if len(values) < 3:
         return mean, math.nan, math.nan
-    half = float(student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    half = half_width(float(values.std(ddof=1)), len(values), level)
     return mean, max(mean - half, within[0]), min(mean + half, within[1])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from analysis.maths.intervals import half_width
 from analysis.maths.variance import Sds
 from analysis.record import Data, Record
 from analysis.show.tables import Estimate
@@ -61,7 +62,7 @@ def test_the_trainings_that_would_tell() -> None:
     values = [1.0, -0.5, 1.5]  # the interval of three holds 0
     needed = claims.needed_trainings(values, 0.0)
     assert needed is not None and needed > len(values)
-    half = [claims._half_width(float(np.std(values, ddof=1)), count) for count in (needed - 1, needed)]
+    half = [half_width(float(np.std(values, ddof=1)), count) for count in (needed - 1, needed)]
     assert half[1] < np.mean(values) <= half[0]
     assert claims.needed_trainings([1.0, -1.0, 0.0], 0.0) is None  # no mean at all
     assert needed_of_difference(Sds(1.0, 0.1, 0.0), 10, 1.0) == 4  # 1.96 sqrt(1 / 4 + 0.001) < 1
