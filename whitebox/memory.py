@@ -42,6 +42,8 @@ def is_lack_of_memory(error: BaseException) -> bool:
 
 def readable(size: float) -> str:
     """``1.2 GB``."""
+    if size < 1e5:
+        return f"{size / 1e3:.1f} kB"
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_runs import configured, tiny_model, tiny_run
 
 import whitebox
 from whitebox.config import resolve
+from whitebox.data.shapes import CLASSES
+from whitebox.engine.checkpoint import save_model
 from whitebox.engine.inference import segment
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.interop import export as ours
 from whitebox.interop.export import read_onnx
-from whitebox.models import build
+from whitebox.models import Encoder, EncoderConfig, build
 
 onnx = pytest.importorskip("onnx", reason="needs the extra export")
 pytest.importorskip("onnxruntime", reason="needs the extra export")
@@ -169,6 +172,45 @@ def test_safetensors_are_a_run(call: Call, run: Path, tmp_path: Path) -> None:
     assert torch.equal(whitebox.load_model(tmp_path / "all.safetensors")(pixels), whitebox.load_model(run)(pixels))
 
 
+def test_weights_in_half_take_half(call: Call, run: Path, tmp_path: Path) -> None:
+    for name, options in (("whole", []), ("half", ["--half"])):
+        assert call("export", run, *options, "-o", tmp_path / f"{name}.safetensors")[0] == 0
+    whole, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < 0.75 * whole  # the header stays
+    pixels = torch.rand(1, 3, 40, 32)
+    found, given = whitebox.load_model(tmp_path / "half.safetensors"), whitebox.load_model(run)
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    assert not torch.equal(found(pixels), given(pixels))
+    torch.testing.assert_close(found(pixels), given(pixels), rtol=0, atol=0.02)
+
+
+def test_a_decoder_alone_finds_its_encoder(call: Call, tmp_path: Path) -> None:
+    made = Encoder(EncoderConfig(width=24, depth=1, heads=2, image_size=32)).vit
+    encoder = tmp_path / "there" / "encoder.safetensors"
+    encoder.parent.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in made.state_dict().items()}, encoder)
+    config = configured("depict-sa-tiny", **ONE_BLOCK, encoder__frozen=True, encoder__weights=str(encoder))
+    run = tmp_path / "frozen"
+    save_model(run / "model.safetensors", build(config.encoder, config.decoder, len(CLASSES), CLASSES), config)
+    alone = tmp_path / "alone.safetensors"
+    assert call("export", run, "--decoder-only", "--half", "-o", alone)[0] == 0
+    assert all(name.startswith("decoder.") for name in load_file(alone))
+    pixels = torch.rand(1, 3, 32, 32)
+    expected = whitebox.load_model(run)(pixels)
+    encoder.rename(tmp_path / encoder.name)  # beside the decoder
+    torch.testing.assert_close(whitebox.load_model(alone)(pixels), expected, rtol=0, atol=0.02)
+    (tmp_path / encoder.name).unlink()
+    with pytest.raises(CheckpointError, match="holds a decoder alone"):
+        whitebox.load_model(alone)
+
+
+def test_halving_leaves_the_model_as_it_is(run: Path, tmp_path: Path) -> None:
+    model = whitebox.load_model(run)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ours.export(model, model.configuration, tmp_path / "model.pt2", "torch-export", size=32, half=True)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_a_file_that_differs_is_deleted(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = whitebox.load_model(run)
     monkeypatch.setattr(ours.OnnxModel, "forward", lambda self, images: model(images.flip(3)))
@@ -184,7 +226,9 @@ def test_a_file_that_differs_is_deleted(run: Path, tmp_path: Path, monkeypatch: 
         (["-o", "a.onnx", "--format", "onx"], "--format onx is unknown"),
         (["-o", "a.onnx", "--size", 32, "--dynamic"], "give one of them"),
         (["-o", "a.pt2", "--opset", 20], "--opset is of ONNX"),
-        (["-o", "a.safetensors", "--half"], "leave --size, --dynamic and --half out"),
+        (["-o", "a.safetensors", "--dynamic"], "leave --size and --dynamic out"),
+        (["-o", "a.onnx", "--decoder-only"], "--decoder-only is of safetensors"),
+        (["-o", "a.safetensors", "--decoder-only"], "is the run's own: leave --decoder-only out"),
         (["-o", "there.onnx"], "there.onnx exists already"),
     ],
 )

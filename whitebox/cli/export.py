@@ -25,6 +25,9 @@ def export(
     dynamic: Annotated[bool, typer.Option("--dynamic", help="It takes images of any size instead.")] = False,
     opset: Annotated[int | None, typer.Option(min=18, help="Of ONNX. Default: as torch chooses.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Weights and computation in float16.")] = False,
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="Of safetensors: without the frozen encoder, which users have.")
+    ] = False,
 ) -> None:
     """Write a run as ONNX, torch.export or safetensors, run the file, and say how it differs from the run.
 
@@ -36,6 +39,7 @@ def export(
     whitebox predict model.onnx photos/ -o out/
     """
     from whitebox.interop.export import FORMATS, export
+    from whitebox.memory import readable
     from whitebox.runs import open_run
 
     kind = format or next((name for name, suffix in FORMATS.items() if output.suffix == suffix), None)
@@ -45,8 +49,10 @@ def export(
         raise ConfigError("--size takes one size and --dynamic any: give one of them.")
     if kind != "onnx" and opset is not None:
         raise ConfigError("--opset is of ONNX: leave it out, or add --format onnx.")
-    if kind == "safetensors" and (size or dynamic or half):
-        raise ConfigError("safetensors holds weights alone, for any size: leave --size, --dynamic and --half out.")
+    if kind == "safetensors" and (size or dynamic):
+        raise ConfigError("safetensors holds weights alone, for any size: leave --size and --dynamic out.")
+    if kind != "safetensors" and decoder_only:
+        raise ConfigError("--decoder-only is of safetensors: leave it out, or add --format safetensors.")
     if output.exists():
         raise ConfigError(f"{output} exists already; choose another name with -o.")
     opened = open_run(run, device="cpu")
@@ -54,9 +60,11 @@ def export(
         size = opened.inference.window
         if size is None:
             raise ConfigError(f"{opened.name} is shown whole photos: give --size N, or --dynamic.")
-    check = export(opened.model, opened.config, output, kind, size=size, opset=opset, half=half)
+    check = export(
+        opened.model, opened.config, output, kind, size=size, opset=opset, half=half, decoder_only=decoder_only
+    )
     takes = "images of any size" if size is None else f"squares of {size} px"
-    say(f"Saved {output}: {output.stat().st_size / 1e6:.1f} MB, takes {takes}.")
+    say(f"Saved {output}: {readable(output.stat().st_size)}, takes {takes}.")
     say(f"Largest difference to the run {check.difference:.2g}; the same class in {check.agreement:.3%} of the pixels.")
     file, model = (1000 * seconds for seconds in check.seconds)
     height, width = check.sizes[-1]

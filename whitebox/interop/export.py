@@ -13,6 +13,7 @@ Shapes: B batch, K classes, H W pixels.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -31,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from whitebox.config import DataConfig, InferenceConfig, RunConfig
-from whitebox.engine.checkpoint import load_weights, save_model
+from whitebox.engine.checkpoint import encoder_apart, load_weights, save_model
 from whitebox.errors import CheckpointError, ConfigError, ModelError
 from whitebox.extras import require_extra
 from whitebox.files import write_atomically
@@ -94,6 +95,7 @@ def export(
     size: int | None = None,
     opset: int | None = None,
     half: bool = False,
+    decoder_only: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Check:
     """Write a model to a file, run the file, and compare.
@@ -102,7 +104,9 @@ def export(
         kind: one of `FORMATS`.
         size: px, of the squares it takes; None: it takes images of any size.
         opset: of ONNX; None: torch's choice.
-        half: weights and computation in float16; images and class maps stay float32.
+        half: weights and computation in float16; images and class maps stay float32. Of safetensors the weights
+            alone, which are computed with in float32 again.
+        decoder_only: of safetensors, without the frozen encoder, which is found by name and hash.
         say: told what is done next.
 
     Raises:
@@ -115,15 +119,13 @@ def export(
     patch = model.encoder.patch_size
     sizes = [(size, size)] if size is not None else _sizes(patch)
     if kind == "safetensors":
-        whole = replace(config, train=replace(config.train, whole=True))
-        save_model(path, model, whole)
-        return _compared(Exported(load_weights(path)[0], torch.float32), Exported(model, torch.float32), sizes, 1.0)
+        return _save_weights(model, config, path, sizes, half, decoder_only)
     dtype = torch.float16 if half else torch.float32
     if isinstance(model, OpenSegmentor):
         model.prepare()
-    exported = Exported(model.to(dtype) if half else model, dtype).eval()
+    exported = Exported(copy.deepcopy(model).to(dtype) if half else model, dtype).eval()
     say("translating the model")
-    with _quiet(), torch.no_grad(), _any_size(model, size is None):
+    with _quiet(), torch.no_grad(), _any_size(exported.model, size is None):
         program = _program(exported, sizes[0], dynamic=size is None)
         about = json.dumps(_about(model, config, size, half))
         if kind == "torch-export":
@@ -135,9 +137,31 @@ def export(
             _write_onnx(program, path, opset, about)
             found = read_onnx(path)
     say("comparing the file with the model")
-    plain = Exported(model.float(), torch.float32)
+    plain = Exported(model, torch.float32)
     try:
         return _compared(found, plain, sizes, 0.0 if half else AGREEING)
+    except ModelError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _save_weights(
+    model: Segmentor, config: RunConfig, path: Path, sizes: list[tuple[int, int]], half: bool, decoder_only: bool
+) -> Check:
+    """Write a ``model.safetensors`` of its own, and compare.
+
+    Raises:
+        ConfigError: the encoder was trained with the decoder, so that nobody else has it.
+    """
+    if decoder_only and not encoder_apart(config):
+        raise ConfigError(f"The encoder of {config.model} is the run's own: leave --decoder-only out.")
+    weights = model.state_dict()
+    if half:
+        weights = {name: each.half() if each.is_floating_point() else each for name, each in weights.items()}
+    save_model(path, model, replace(config, train=replace(config.train, whole=not decoder_only)), weights)
+    try:
+        found = Exported(load_weights(path)[0], torch.float32)
+        return _compared(found, Exported(model, torch.float32), sizes, 0.0 if half else 1.0)
     except ModelError:
         path.unlink(missing_ok=True)
         raise
