@@ -175,7 +175,7 @@ def find_run(
     shown = change_shown(saved, dataset, overrides, data_root)
     if multiscale:
         shown.inference = replace(shown.inference, scales=list(MULTISCALE), flip=True)
-    name = _name(weights.resolve().parent) if reference is None else reference.name
+    name = _name(weights.resolve()) if reference is None else reference.name
     place = None if reference is None else RUNS / reference.folder
     own = classes
     if saved.get("decoder", {}).get("name") in OPEN_VOCABULARY:
@@ -204,8 +204,11 @@ def find_run(
     return SavedRun(name, weights, classes, shown.data, shown.inference, seed, saved, opened, altered, place)
 
 
-def _name(folder: Path) -> str:
-    """That of the folder; of a training of a family, with that of the family."""
+def _name(weights: Path) -> str:
+    """That of the folder, of a training of a family with that of the family; of weights that have one, their own."""
+    if weights.suffix == ".safetensors" and weights.name != WEIGHTS:
+        return weights.stem
+    folder = weights.parent
     return f"{folder.parent.name}-{folder.name}" if (folder.parent / FAMILY).is_file() else folder.name
 
 

@@ -26,6 +26,7 @@ from whitebox.errors import CheckpointError, ConfigError
 from whitebox.interop import export as ours
 from whitebox.interop.export import read_onnx
 from whitebox.models import Encoder, EncoderConfig, build
+from whitebox.runs import find_run
 
 onnx = pytest.importorskip("onnx", reason="needs the extra export")
 pytest.importorskip("onnxruntime", reason="needs the extra export")
@@ -195,6 +196,7 @@ def test_a_decoder_alone_finds_its_encoder(call: Call, tmp_path: Path) -> None:
     alone = tmp_path / "alone.safetensors"
     assert call("export", run, "--decoder-only", "--half", "-o", alone)[0] == 0
     assert all(name.startswith("decoder.") for name in load_file(alone))
+    assert (find_run(alone).name, find_run(run).name) == ("alone", "frozen")
     pixels = torch.rand(1, 3, 32, 32)
     expected = whitebox.load_model(run)(pixels)
     encoder.rename(tmp_path / encoder.name)  # beside the decoder
