@@ -35,7 +35,7 @@ DPI = 220  # of the PNG
 MARKERS = "os^Dv<>P"  # a line's own, beside its colour
 FEW = 40  # classes with a row each; of more there are the extremes, and the table has all
 _TRIES = 4  # to draw a figure so that no label is cut: broken lines move the axes a little
-_MOST_TICKS = 100  # of an axis of powers; those that are not needed are not drawn
+_SPARE_TICKS = 10  # of an axis of powers, as finding places changes its length; those that are not needed are not drawn
 
 
 @contextlib.contextmanager
@@ -266,7 +266,8 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
             if isinstance(formatter, FuncFormatter):  # names at ticks
                 formatter.func = _drawn_tick(formatter.func)
             elif isinstance(formatter, LogFormatter):  # matplotlib writes powers as mathtext
-                for tick in (*axis.get_major_ticks(_MOST_TICKS), *axis.get_minor_ticks(_MOST_TICKS)):
+                major, minor = (_SPARE_TICKS + len(own()) for own in (axis.get_majorticklocs, axis.get_minorticklocs))
+                for tick in (*axis.get_major_ticks(major), *axis.get_minor_ticks(minor)):
                     tick.label1.set_parse_math(True)
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text.get_text():

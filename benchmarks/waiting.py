@@ -1,0 +1,155 @@
+"""What a user waits for before anything is measured: ``python benchmarks/waiting.py``.
+
+Two tables (CSV, Markdown), hardware and versions in their names:
+
+    commands   help, the first line of a training, tables of records drawn again: each in a process of its own
+    figures    each figure (PNG and PDF) of records that are there, after imports, in processor seconds of one process
+
+Beside each stands what it may take (the issue on scale).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import analysis.show.figures as drawing
+from analysis.measurement import KINDS
+from analysis.record import Record, hardware, read_records
+from analysis.show.render import groups, plain_name
+from analysis.show.tables import Cell, Column, Estimate, Table
+from whitebox.terminal import table_console
+
+HELP, FIRST_LINE, TABLES, FIGURE = 0.35, 4.0, 2.0, 1.0  # s
+RECORDS = Path("results/camvid")
+app = typer.Typer(add_completion=False)
+
+
+def waited(arguments: Sequence[str], until_line: bool = False) -> tuple[float, float]:
+    """Seconds until a command ends, or until it prints, and seconds of a processor that it took (NaN: it goes on)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    command = [sys.executable, "-u", "-m", "whitebox", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        if until_line:
+            process.stdout.readline()
+            took = time.perf_counter() - began
+            process.kill()
+            return took, math.nan
+        process.stdout.read()
+    took = time.perf_counter() - began
+    if process.returncode:
+        raise RuntimeError(f"whitebox {' '.join(arguments)} ended with {process.returncode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def commands(turns: int, records: Path) -> list[tuple[Cell, ...]]:
+    """A row a command."""
+    rows: list[tuple[Cell, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = ("train", "depict-ca-tiny", "-o", str(Path(folder) / "run"), "--overwrite")
+        tasks: dict[str, tuple[Callable[[], tuple[float, float]], float]] = {
+            "whitebox --help": (partial(waited, ["--help"]), HELP),
+            "first line of whitebox train": (partial(waited, run, until_line=True), FIRST_LINE),
+            "whitebox render --tables": (
+                partial(waited, ["render", str(records), "--tables", "-o", folder]),
+                TABLES,
+            ),
+        }
+        for name, (task, most) in tasks.items():
+            task()  # files get into memory
+            found = [task() for _ in range(turns)]
+            took, worked = ([each[index] for each in found] for index in (0, 1))
+            rows.append((name, spread(took), None if math.isnan(worked[0]) else spread(worked), most))
+    return rows
+
+
+def figures(turns: int, records: Path) -> list[tuple[Cell, ...]]:
+    """A row a figure."""
+    found: dict[str, list[float]] = {}
+    save = drawing.save_figure
+    began = 0.0
+
+    def saved(figure: Any, output: str | os.PathLike[str], dpi: int = drawing.DPI) -> list[Path]:
+        nonlocal began
+        paths = save(figure, output, dpi)
+        found.setdefault(Path(output).name, []).append(time.process_time() - began)
+        began = time.process_time()
+        return paths
+
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(turns + 1):
+            if turn == 1:
+                found.clear()  # the first turn imports
+            for group in groups(all_records(records)):
+                shown = import_module(KINDS[group[0].kind].shown)
+                own = [name for name, each in vars(shown).items() if each is save]
+                for name in own:
+                    setattr(shown, name, saved)
+                try:
+                    began = time.process_time()
+                    shown.figures(group, Path(folder) / plain_name(group))
+                finally:
+                    for name in own:
+                        setattr(shown, name, save)
+    return [(name, spread(took), FIGURE) for name, took in found.items()]
+
+
+def all_records(folder: Path) -> list[Record]:
+    """The records below a folder."""
+    return [record for place in sorted(folder.glob("**/records")) for record in read_records(place)]
+
+
+def spread(values: Sequence[float]) -> Estimate:
+    """Median and range."""
+    return Estimate(statistics.median(values), min(values), max(values))
+
+
+@app.command()
+def run(
+    turns: Annotated[int, typer.Option(help="Repetitions.", min=1)] = 5,
+    records: Annotated[Path, typer.Option(help="Whose tables and figures are drawn.")] = RECORDS,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables.")] = Path("results/benchmarks"),
+) -> None:
+    """Measure all of it."""
+    machine = hardware()["cpu"]
+    told = (
+        f"median and range of {turns}. {machine}, Python {platform.python_version()}, matplotlib "
+        f"{version('matplotlib')}; files in memory, load {os.getloadavg()[0]:.1f} before."
+    )
+    most = Column("At most (s)", 2)
+    started = Table(
+        (Column("What"), Column("Until it is there (s)", 2), Column("Of a processor (s)", 2), most),
+        tuple(commands(turns, records)),
+        f"Processes of their own; {told}",
+    )
+    drawn = Table(
+        (Column("Figure"), Column("Of a processor (s)", 2), most),
+        tuple(figures(turns, records)),
+        f"PNG and PDF of the records below {records}, one after another in one process after its imports; {told}",
+    )
+    name = f"{'-'.join(machine.lower().split()[:2])}-python-{platform.python_version()}"
+    for what, table in (("commands", started), ("figures", drawn)):
+        table.write(output / f"waiting-{what}-{name}")
+        table.print(table_console())
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,31 @@
+"""The benchmark of what a user waits for measures what it says; no time is asserted."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "waiting.py"
+spec = importlib.util.spec_from_file_location("waiting_benchmark", FILE)
+benchmark = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark)
+RECORDS = FILE.parents[1] / "results" / "camvid" / "robustness"
+
+
+def test_every_figure_and_command_has_its_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "waited", lambda *given, **_: (2.0, 1.0))
+    benchmark.run(turns=1, records=RECORDS, output=tmp_path)
+    (commands,) = (list(csv.DictReader(path.open(encoding="utf-8"))) for path in tmp_path.glob("*commands*.csv"))
+    assert [row["At most (s)"] for row in commands] == ["0.35", "4.0", "2.0"]
+    (figures,) = (list(csv.DictReader(path.open(encoding="utf-8"))) for path in tmp_path.glob("*figures*.csv"))
+    assert figures and all(float(row["Of a processor (s)"]) > 0 for row in figures)
+
+
+def test_a_command_is_waited_for_until_it_ends_or_speaks():
+    took, worked = benchmark.waited(["--version"])
+    assert 0 < worked < 60 and took > 0
+    took, worked = benchmark.waited(["--version"], until_line=True)
+    assert took > 0 and worked != worked
+    with pytest.raises(RuntimeError, match="ended with"):
+        benchmark.waited(["nothing"])
