@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,12 +26,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from frozen import spread
 
 import analysis.show.figures as drawing
 from analysis.measurement import KINDS
 from analysis.record import Record, hardware, read_records
 from analysis.show.render import groups, plain_name
-from analysis.show.tables import Cell, Column, Estimate, Table
+from analysis.show.tables import Cell, Column, Table
 from whitebox.terminal import table_console
 
 HELP, FIRST_LINE, TABLES, FIGURE = 0.35, 4.0, 2.0, 1.0  # s
@@ -115,11 +115,6 @@ def figures(turns: int, records: Path) -> list[tuple[Cell, ...]]:
 def all_records(folder: Path) -> list[Record]:
     """The records below a folder."""
     return [record for place in sorted(folder.glob("**/records")) for record in read_records(place)]
-
-
-def spread(values: Sequence[float]) -> Estimate:
-    """Median and range."""
-    return Estimate(statistics.median(values), min(values), max(values))
 
 
 @app.command()

@@ -103,7 +103,7 @@ def _crop(
 
 
 def _is_mixed(label_HW: UInt8, cat_max_ratio: float) -> bool:
-    counts = np.bincount(label_HW.ravel(), minlength=IGNORE + 1)[:IGNORE]
+    counts = cv2.calcHist([label_HW], [0], None, [IGNORE], [0, IGNORE])  # float32, exact up to 2^24 pixels
     return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < cat_max_ratio)
 
 
