@@ -166,12 +166,9 @@ def needed_of_difference(sds: Sds, units: int, away: float) -> int | None:
     from scipy.stats import norm
 
     reach = float(norm.ppf((1 + LEVEL) / 2))
-    seed, unit, residual = (0.0 if math.isnan(sd) else sd for sd in sds)
-
-    def spread(count: int) -> float:
-        return math.sqrt(seed**2 / count + unit**2 / units + residual**2 / (count * units))
-
-    return next((count for count in range(LEAST, _MOST) if reach * spread(count) < away), None)
+    known = Sds(*(0.0 if math.isnan(sd) else sd for sd in sds))
+    counts = range(LEAST, _MOST)
+    return next((count for count in counts if reach * math.sqrt(known.variance(count, units)) < away), None)
 
 
 def _values(stored: Mapping[str, Any]) -> list[float]:

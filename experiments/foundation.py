@@ -223,15 +223,14 @@ class Foundation:
         tradeoff(run, evaluations[0], run.folder, again=again)
         for own in self.wanted(seed):
             measurement = own.measurement(setting)
-            chosen = Chosen(limit=min(own.images, setting.limit or own.images) or None)
+            chosen = _first(own.images, setting)
             (record,) = measure_runs(measurement, [run], chosen, bar, again=again)
             if own.baseline and seed == self.seeds[0]:
                 against(measurement, run, chosen, Wanted(("untrained",)), record, bar, run.folder, again=again)
         first = self.place(decoder, self.seeds[0])
         if seed != self.seeds[0] and ended(first):
             pair = find_run(first, None, self.data_root), run
-            chosen = Chosen(limit=min(IMAGES, setting.limit or IMAGES))
-            names = (pair[0].name, run.name)
+            chosen, names = _first(IMAGES, setting), (pair[0].name, run.name)
             with bar(f"similarity: {' | '.join(names)}") as advance:
                 similarity(*pair, names, chosen, Alike(seed=setting.seed), advance, run.folder, again=again)
 
@@ -298,6 +297,11 @@ class Foundation:
             (own,) = (each for each in read_records(folder, extra.kind) if each.data == record.data)
             also.append(Stored(own, (folder / own.file_name).with_suffix(".npz")))
         return Evaluated(record.model, record, (folder / record.file_name).with_suffix(".npz"), tuple(also))
+
+
+def _first(images: int, setting: Setting) -> Chosen:
+    """So many images, or fewer where fewer were asked for; 0: none is looked at."""
+    return Chosen(limit=min(images, setting.limit or images) or None)
 
 
 def _key(record: Record) -> Key:

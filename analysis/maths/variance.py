@@ -42,6 +42,10 @@ class Sds(NamedTuple):
     unit: float
     residual: float
 
+    def variance(self, seeds: int, units: int) -> float:
+        """Of the mean over so many."""
+        return self.seed**2 / seeds + self.unit**2 / units + self.residual**2 / (seeds * units)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -195,7 +199,7 @@ def detectable(
     seed, unit, residual = sds
     of_seeds = (seed**2 + residual**2 / units) / seeds
     of_units = (unit**2 + residual**2 / seeds) / units
-    total = of_seeds + of_units - residual**2 / (seeds * units)
+    total = sds.variance(seeds, units)
     if total == 0:
         return 0.0
     freedom = max(total**2 / (of_seeds**2 / (seeds - 1) + of_units**2 / (units - 1)), min(seeds, units) - 1)
