@@ -32,6 +32,7 @@ from analysis.show.tables import Cell, Column, Estimate, Table
 
 WHITE_BOX = ("depict-sa", "depict-ca", "cbsa", "tost", "crate")
 _MOST = 200  # trainings; a study of more is not advised
+_SIGNS = {"supported": "+", "refuted": "\N{MINUS SIGN}"}
 
 
 class Key(NamedTuple):
@@ -119,10 +120,10 @@ class Claim:
         return f"cannot tell; about {number.needed} trainings would"
 
 
-def claims_table(found: Found) -> Table:
-    """A row for each number that a claim is about."""
+def claims_table(found: Found, claims: Sequence[Claim] | None = None) -> Table:
+    """A row for each number that one of the claims (None: all) is about."""
     rows: list[tuple[Cell, ...]] = []
-    for claim in CLAIMS:
+    for claim in CLAIMS if claims is None else claims:
         for number in claim.numbers(found, claim.bound):
             side = f"{'>' if claim.above else '<'} {claim.bound:g}"
             shown = Estimate(number.estimate.value, number.estimate.low, number.estimate.high, decimals=claim.decimals)
@@ -142,6 +143,22 @@ def claims_table(found: Found) -> Table:
         "the other. Not corrected for the number of rows: of twenty that are told apart, one may be by chance."
     )
     return Table(columns, tuple(rows), caption)
+
+
+def layers_table(found: Found) -> Table:
+    """The verdicts on claims about single decoders, a row a claim, a column a decoder, a sign a layer."""
+    signs: dict[str, dict[str, list[str]]] = {}
+    for claim in OF_LAYERS:
+        for number in claim.numbers(found, claim.bound):
+            sign = _SIGNS.get(claim.verdict(number), "?")
+            signs.setdefault(claim.words, {}).setdefault(number.model, []).append(sign)
+    decoders = [decoder for decoder in WHITE_BOX if any(decoder in models for models in signs.values())]
+    rows = [(words, *(" ".join(models.get(each, ())) for each in decoders)) for words, models in signs.items()]
+    caption = (
+        f"A sign a layer, in their order: + supported, {_SIGNS['refuted']} refuted, ? cannot tell. DEPICT-CA: layers "
+        "of its patches, then of its classes. Numbers and intervals are in the table of all claims."
+    )
+    return Table((Column("Claim"), *map(Column, decoders)), tuple(rows), caption)
 
 
 def over_trainings(values: Sequence[float]) -> Estimate:
@@ -310,7 +327,7 @@ def _bears_more(model: str, other: str, named: str) -> Iterator[Claim]:
     yield Claim(words, "ours", _noise_ratio(model, other, relative=True), above=True, decimals=2)
 
 
-CLAIMS = (
+OF_PAIRS = (
     Claim(
         "Segments better than Segmenter's mask transformer",
         "DEPICT, table 1",
@@ -336,6 +353,10 @@ CLAIMS = (
         _accuracy("segmenter-mask", "linear"),
         above=True,
     ),
+    *_bears_more("depict-sa", "segmenter-mask", "Segmenter's mask transformer"),
+    *_bears_more("cbsa", "depict-sa", "DEPICT"),
+)
+OF_LAYERS = (
     Claim(
         "Each layer compresses: R^c of the tokens on its own subspaces falls",
         "DEPICT, figure 7; CRATE, figure 3",
@@ -369,6 +390,5 @@ CLAIMS = (
         above=False,
         decimals=3,
     ),
-    *_bears_more("depict-sa", "segmenter-mask", "Segmenter's mask transformer"),
-    *_bears_more("cbsa", "depict-sa", "DEPICT"),
 )
+CLAIMS = (*OF_PAIRS, *OF_LAYERS)

@@ -38,7 +38,7 @@ from analysis.measures.tradeoff import KIND as TRADEOFF
 from analysis.measures.tradeoff import tradeoff
 from analysis.record import Record, read_records
 from analysis.show.render import plain_name, render
-from experiments.claims import Found, Key, claims_table
+from experiments.claims import OF_PAIRS, Found, Key, claims_table, layers_table
 from experiments.experiment import Setting
 from experiments.overview import overview_table
 from experiments.study import Trained
@@ -286,7 +286,13 @@ class Foundation:
         together.append([record for place in trainings for record in read_records(place / "records", SIMILARITY)])
         for group in filter(None, together):
             render(group, folder, plain_name(group), figures=figures)
-        for name, table in (("overview", overview_table(found)), ("claims", claims_table(found))):
+        shown = {
+            "overview": overview_table(found),
+            "claims": claims_table(found),
+            "claims-pairs": claims_table(found, OF_PAIRS),
+            "claims-layers": layers_table(found),
+        }
+        for name, table in shown.items():
             table.write(folder / "tables" / name)
 
     def _evaluated(self, decoder: str, seed: int, record: Record) -> Evaluated:

@@ -14,7 +14,18 @@ from analysis.maths.variance import Sds
 from analysis.record import Data, Record
 from analysis.show.tables import Estimate
 from experiments import claims
-from experiments.claims import CLAIMS, Claim, Found, Key, Number, claims_table, needed_of_difference, over_trainings
+from experiments.claims import (
+    CLAIMS,
+    OF_PAIRS,
+    Claim,
+    Found,
+    Key,
+    Number,
+    claims_table,
+    layers_table,
+    needed_of_difference,
+    over_trainings,
+)
 
 
 def a_claim(above: bool, bound: float = 0.0) -> Claim:
@@ -102,6 +113,7 @@ def test_numbers_of_rank_analysis_beside_untrained() -> None:
     assert number.trainings == 3 and compresses.verdict(number) == "supported"
     (number,) = rate.numbers(found, 0.0)
     assert number.estimate.value == pytest.approx(12.0) and rate.verdict(number) == "refuted"
+    assert layers_table(found).rows == ((compresses.words, "+"), (rate.words, "\N{MINUS SIGN}"))
     row, _ = claims_table(found).rows
     assert row[2:5] == ("cbsa", "change of R^c, layer 1 (%)", "< 0") and row[-1] == "supported"
 
@@ -114,6 +126,8 @@ def test_noise_is_a_ratio_of_pairs_of_trainings() -> None:
     found = Found({Key("parameter-noise", "decoder", "val"): records}, {}, {})
     ((number,),) = (numbers for claim in CLAIMS if (numbers := list(claim.numbers(found, 0.0))))
     assert number.estimate.value == pytest.approx(2.0) and number.model == "depict-sa / segmenter-mask"
+    (row,) = claims_table(found, OF_PAIRS).rows
+    assert row[2] == "depict-sa / segmenter-mask" and layers_table(found).rows == ()
 
 
 def test_nothing_measured_gives_an_empty_table() -> None:
