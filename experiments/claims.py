@@ -1,6 +1,6 @@
 """What papers claim of the decoders, held against the trainings of a study.
 
-A claim becomes a number and a bound: "each layer lowers R^c" is the change of R^c in a layer, below 0. The number is
+A claim becomes a number and a bound: "each layer lowers R^c" is the change of R^c by a layer, below 0. The number is
 taken of each training; its interval is Student's t over trainings, images as they are. Differences of mIoU are paired
 over units and trainings (`analysis.measures.compare`). A claim is supported where the whole 95 % interval lies on its
 side of the bound, refuted where it lies on the other, and else cannot be told; then the number of trainings is given
@@ -212,24 +212,6 @@ def _untrained(found: Found, of: str, decoder: str) -> dict[tuple[str, str], flo
     return {(name, place): value["value"] for name, place, value in baseline if value and value["value"] is not None}
 
 
-def _changes(before: str, after: str, what: str) -> Callable[[Found, float], Iterator[Number]]:
-    """How a quantity of rank-analysis changes in each layer, in percent."""
-
-    def numbers(found: Found, bound: float) -> Iterator[Number]:
-        for decoder, record in _white_box(found.of("rank-analysis")):
-            known = _quantities(record)
-            own = _untrained(found, "rank-analysis", decoder)
-            for (name, place), quantity in known.items():
-                if name == before and (after, place) in known:
-                    pairs = zip(_values(quantity.stored), _values(known[after, place].stored), strict=True)
-                    values = [100 * (later / earlier - 1) for earlier, later in pairs]
-                    ends = [own.get((each, place), math.nan) for each in (before, after)]
-                    untrained = 100 * (ends[1] / ends[0] - 1)
-                    yield _number(decoder, f"{what}, layer {quantity.position} (%)", values, bound, untrained)
-
-    return numbers
-
-
 def _white_box(records: Mapping[str, Record]) -> Iterator[tuple[str, Record]]:
     return ((decoder, records[decoder]) for decoder in WHITE_BOX if decoder in records)
 
@@ -358,9 +340,9 @@ OF_PAIRS = (
 )
 OF_LAYERS = (
     Claim(
-        "Each layer compresses: R^c of the tokens on its own subspaces falls",
+        "The attention of each layer compresses: R^c of its tokens falls",
         "DEPICT, figure 7; CRATE, figure 3",
-        _changes("R^c before the layer (nats)", "R^c after the layer (nats)", "change of R^c"),
+        _quantity("alignment", "change (%)", "change of R^c (%)"),
         above=False,
     ),
     Claim(

@@ -80,42 +80,44 @@ def test_the_trainings_that_would_tell() -> None:
     assert needed_of_difference(Sds(1.0, 5.0, 0.0), 10, 1.0) is None  # ten such units alone spread it by 3.1
 
 
-def test_numbers_of_rank_analysis_beside_untrained() -> None:
+def test_numbers_of_layers_beside_untrained() -> None:
     def estimate(*values: float) -> dict[str, Any]:
         return {"value": float(np.mean(values)), "low": None, "high": None, "seeds": list(values)}
 
-    subspace = {"name": "decoder.layers.0", "position": 1, "heads": 3}
-    projection = {
-        "tokens": "Z",
-        "subspaces": [subspace],
-        "positions": [0, 1],
-        "rate": [[estimate(100.0, 200.0, 100.0), estimate(90.0, 178.0, 91.0)]],
-    }
     layer = {"position": 0, "effective_rank": estimate(1.0), "reduction": estimate(1.0)}
     layers = [
         {**layer, "name": "decoder.input", "rate": estimate(50.0, 50.0, 50.0)},
         {**layer, "name": "decoder.layers.0", "rate": estimate(55.0, 56.0, 57.0)},
     ]
-    record = a_record("rank-analysis", {"layers": layers, "projections": [projection]})
-    names = ("R^c before the layer (nats)", "R^c after the layer (nats)")
-    quantities = [
-        {"name": name, "place": "decoder.layers.0", "against": {"untrained": {"value": value}}}
-        for name, value in zip(names, (100.0, 99.0), strict=True)
+    moves = [
+        {
+            "name": "decoder.layers.0",
+            "objective": "compression",
+            "cosine": estimate(0.1, 0.1, -0.1),
+            "change": estimate(-10.0, -11.0, -9.0),
+            "gradient": estimate(-2.0),
+        }
     ]
+    records = {
+        "rank-analysis": a_record("rank-analysis", {"layers": layers, "projections": []}),
+        "alignment": a_record("alignment", {"layers": moves}),
+    }
+    quantities = [{"name": "change (%)", "place": "decoder.layers.0", "against": {"untrained": {"value": -1.0}}}]
     found = Found(
-        {Key("rank-analysis", "", "val"): {"cbsa": record}},
+        {Key(kind, "", "val"): {"cbsa": record} for kind, record in records.items()},
         {},
-        {"rank-analysis": {"cbsa": a_record("against", {"quantities": quantities})}},
+        {"alignment": {"cbsa": a_record("against", {"quantities": quantities})}},
     )
-    compresses, rate = (claim for claim in CLAIMS if list(claim.numbers(found, 0.0)))
+    compresses, rate, follows = (claim for claim in CLAIMS if list(claim.numbers(found, 0.0)))
     (number,) = compresses.numbers(found, 0.0)
     assert number.estimate.value == pytest.approx(-10.0) and number.untrained == pytest.approx(-1.0)
     assert number.trainings == 3 and compresses.verdict(number) == "supported"
     (number,) = rate.numbers(found, 0.0)
     assert number.estimate.value == pytest.approx(12.0) and rate.verdict(number) == "refuted"
-    assert layers_table(found).rows == ((compresses.words, "+"), (rate.words, "\N{MINUS SIGN}"))
-    row, _ = claims_table(found).rows
-    assert row[2:5] == ("cbsa", "change of R^c, layer 1 (%)", "< 0") and row[-1] == "supported"
+    signs = ("+", "\N{MINUS SIGN}", "?")
+    assert layers_table(found).rows == tuple(zip((compresses.words, rate.words, follows.words), signs, strict=True))
+    row = claims_table(found).rows[0]
+    assert row[2:5] == ("cbsa", "change of R^c (%), layer 1", "< 0") and row[-1] == "supported"
 
 
 def test_noise_is_a_ratio_of_pairs_of_trainings() -> None:
