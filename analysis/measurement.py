@@ -40,6 +40,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "rank-analysis": Kind("analysis.show.rank_analysis", "analysis.measures.rank_analysis:RankAnalysis"),
     "orthogonality": Kind("analysis.show.orthogonality", "analysis.measures.orthogonality:Orthogonality"),
+    "drift": Kind("analysis.show.drift", "analysis.measures.drift:Drift"),
     "attention": Kind("analysis.show.attention", "analysis.measures.attention:Attention"),
     "pca": Kind("analysis.show.pca", "analysis.measures.pca:PCA"),
     "alignment": Kind("analysis.show.alignment", "analysis.measures.alignment:Alignment"),

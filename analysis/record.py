@@ -92,6 +92,11 @@ class Question:
         return "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts if part) + ".json"
 
 
+def in_a_name(text: str) -> str:
+    """A text as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What was measured.

@@ -352,6 +352,13 @@ OF_LAYERS = (
         above=False,
     ),
     Claim(
+        "The learned step goes down the rate: it is above 0",
+        "DEPICT, its derivation",
+        _quantity("drift", "step, learned", "step"),
+        above=True,
+        decimals=2,
+    ),
+    Claim(
         "What a layer adds points down the gradient of R^c",
         "DEPICT, CRATE, CBSA, ToST: their derivations",
         _quantity("alignment", "cosine", "cosine of update and descent"),

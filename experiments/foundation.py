@@ -26,6 +26,7 @@ from analysis.measures.baselines import KIND as AGAINST
 from analysis.measures.baselines import Wanted, against
 from analysis.measures.calibration import Calibration
 from analysis.measures.compare import compare
+from analysis.measures.drift import Drift
 from analysis.measures.evaluation import KIND as EVALUATION
 from analysis.measures.evaluation import Evaluated, evaluated
 from analysis.measures.extras import Stored
@@ -102,6 +103,7 @@ OWN = (
     Own(lambda setting: RankAnalysis(seed=setting.seed), baseline=True),
     Own(lambda setting: Alignment(windows=1, seed=setting.seed), baseline=True),
     Own(lambda setting: Orthogonality(seed=setting.seed), images=0, baseline=True),
+    Own(lambda _: Drift(), images=0),
     Own(lambda setting: _noise(setting, NOISE, relative=False)),
     Own(lambda setting: _noise(setting, RELATIVE_NOISE, relative=True)),
     Own(lambda setting: Ablate(seed=setting.seed), first=3),

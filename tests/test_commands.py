@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recipes": ("", "segmenter"),
     "rank-analysis": ("sa --limit 1 -o ranks", "ranks/records/rank*-*.json"),
     "orthogonality": ("sa --draws 2 -o bases", "bases/records/orthogonality-*.json"),
+    "drift": ("sa -o moved", "moved/records/drift-*.json"),
     "attention": ("sa photo.png -o maps", "maps/records/attention-*.json"),
     "explore": ("sa photo.png -o page.html", "page.html"),
     "pca": ("sa photo.png -o components", "components/records/pca-*.json"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.record import Record, notes
+from analysis.record import Record, in_a_name, notes
 from analysis.show.figures import (
     PAGE,
     error_bars,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _ROW = 0.15  # inches
+_TOGETHER = 3
 
 
 def tables(records: Sequence[Record]) -> dict[str, Table]:
@@ -82,10 +83,18 @@ def _title(row: Mapping[str, Any]) -> str:
 
 
 def figures(records: Sequence[Record], stem: Path) -> None:
+    """One of up to `_TOGETHER` models, of more one each, as their variants would fill pages."""
+    shown = [record for record in records if record.measured["variants"]]
+    if len(shown) > _TOGETHER:
+        for record in shown:
+            _figure([record], stem.with_name(f"{stem.name}-{in_a_name(record.model)}"))
+    elif shown:
+        _figure(shown, stem)
+
+
+def _figure(records: Sequence[Record], stem: Path) -> None:
     """Rows of variants, their change of mIoU beside that of R^c; to the right each against the other, and pruning."""
     titles = list(dict.fromkeys(_title(row) for record in records for row in record.measured["variants"]))
-    if not titles:
-        return
     with figure_style(len(records)) as colours:
         height = max(3.6, 0.7 + _ROW * len(titles) * max(1.0, 0.5 * len(records)))
         figure = new_figure(height + legend_height([record.model for record in records], PAGE), PAGE)

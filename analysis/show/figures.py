@@ -220,6 +220,7 @@ def _wrapped(figure: Figure) -> bool:
     from matplotlib.text import Text
 
     names = [(axes.get_xlabel(), axes.get_ylabel(), axes.get_title(), axes.get_title("left")) for axes in figure.axes]
+    names.append((figure.get_supxlabel(), figure.get_supylabel(), figure.get_suptitle(), ""))
     own = {name for each in names for name in each if name}
     found = False
     for text in figure.findobj(Text):

@@ -8,7 +8,6 @@ stem)`` draws its figures at ``stem``, plus a suffix where there are several. No
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -17,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from analysis.measurement import KINDS
-from analysis.record import Record, RecordError, notes, plain_record, read_record, read_records
+from analysis.record import Record, RecordError, in_a_name, notes, plain_record, read_record, read_records
 from whitebox import terminal
 from whitebox.catalog import nearest
 from whitebox.terminal import print_fitting, show_record, table_console
@@ -151,7 +150,7 @@ def plain_name(group: Sequence[Record]) -> str:
     """What records show, for file names: ``rank-analysis-camvid-val``."""
     data = {(each.data.name, each.data.split) for each in group}
     parts = (group[0].kind, *(data.pop() if len(data) == 1 else ()), group[0].variant, _word(group[0]))
-    return "-".join(re.sub(r"[^\w.-]+", "_", part) for part in parts if part)
+    return "-".join(in_a_name(part) for part in parts if part)
 
 
 def _together(group: Sequence[Record]) -> str:

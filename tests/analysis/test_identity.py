@@ -32,6 +32,7 @@ from analysis.measures.boundary import Boundary
 from analysis.measures.calibration import Calibration
 from analysis.measures.confusion import Confusion
 from analysis.measures.corruptions import Corruptions
+from analysis.measures.drift import Drift
 from analysis.measures.evaluation import Evaluated, evaluation_question
 from analysis.measures.extras import Extra, extra_question
 from analysis.measures.images import Images as ImageScores
@@ -80,6 +81,9 @@ class Asked:
 
     def orthogonality(self, run: SavedRun, **options: Any) -> Question:
         return self._put(Orthogonality, run, **options)
+
+    def drift(self, run: SavedRun, **options: Any) -> Question:
+        return self._put(Drift, run, **options)
 
     def rank_analysis(self, run: SavedRun, **options: Any) -> Question:
         return self._put(RankAnalysis, run, **options)
@@ -195,6 +199,7 @@ CONSUMED = {
     "eval": EVALUATION,
     "images": EVALUATION,
     "input-noise": EVALUATION,
+    "drift": NOTHING,
     "orthogonality": NOTHING,
     "parameter-noise": EVALUATION,
     "pca": PHOTOS,

@@ -339,6 +339,9 @@ def test_tables_and_figures_come_from_records_alone(opened: Callable[[str], Run]
     ):
         assert words in text
     assert {path.suffix for path in tmp_path.glob("figure*")} == {".png", ".pdf"}
+    many = [replace(read[0], model=name) for name in ("a", "b/c", "d", "e")]
+    shown([*many, read[2]], tmp_path / "many")  # each would fill a page
+    assert {path.name for path in tmp_path.glob("many*.png")} == {f"many-{name}.png" for name in ("a", "b_c", "d", "e")}
     (alone,) = shown(read[2:], tmp_path / "alone").values()
     assert len(alone.rows) == 1 and not list(tmp_path.glob("alone*"))
 
