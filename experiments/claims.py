@@ -117,7 +117,7 @@ class Claim:
             return "refuted"
         if number.needed is None:
             return "cannot tell, nor would more trainings on these images"
-        return f"cannot tell; about {number.needed} trainings would"
+        return f"cannot tell; about {max(number.needed, number.trainings + 1)} trainings would"
 
 
 def claims_table(found: Found, claims: Sequence[Claim] | None = None) -> Table:
