@@ -219,11 +219,15 @@ def untrained(run: Run, seed: int) -> Run:
         decoder = DECODERS[config.decoder.name].beside(model.encoder, config.decoder, model.num_classes)
         made = type(model)(model.encoder, decoder, model.classes, model.palette)
     else:
-        plain: Any = {"pretrained": False, "weights": None}
-        encoder = replace(config.encoder, **{key: plain[key] for key in plain if hasattr(config.encoder, key)})
-        made = build(encoder, config.decoder, model.num_classes, model.classes, model.palette)
+        made = build(without_weights(config.encoder), config.decoder, model.num_classes, model.classes, model.palette)
     assert isinstance(made, Segmentor)
     return replace(run, model=made.to(device_of(model)).eval())
+
+
+def without_weights(encoder: Any) -> Any:
+    """The configuration of an encoder, drawn at random whatever it took its weights from."""
+    plain = {"pretrained": False, "weights": None}
+    return replace(encoder, **{key: plain[key] for key in plain if hasattr(encoder, key)})
 
 
 def with_random_subspaces(run: Run, seed: int) -> Run:

@@ -22,7 +22,7 @@ Shapes: H heads, P dimensions of a subspace, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from analysis.measurement import Measurement, Progress, Quantity
@@ -67,14 +67,14 @@ class Drift(Measurement):
         """All layers of the decoder that have subspaces."""
         import torch
 
+        from analysis.measures.baselines import without_weights
         from whitebox.models import build
         from whitebox.models.attention import SubspaceAttention, subspace_layers
 
         model, config = run.model, run.config
-        plain: dict[str, Any] = {"pretrained": False, "weights": None}
-        own = {key: plain[key] for key in plain if hasattr(config.encoder, key)}
         torch.manual_seed(config.train.seed)
-        made = build(replace(config.encoder, **own), config.decoder, model.num_classes, model.classes, model.palette)
+        encoder = without_weights(config.encoder)
+        made = build(encoder, config.decoder, model.num_classes, model.classes, model.palette)
         starts = subspace_layers(made)
         layers: list[dict[str, Any]] = []
         notes = []
