@@ -148,6 +148,7 @@ COMMANDS: dict[tuple[str, ...], Callable[[Desk], list[object]]] = {
     ("encoders",): lambda _: [],
     ("recipes",): lambda _: [],
     ("rank-analysis",): lambda desk: [desk.run, desk.other, "--limit", 1, "--layers", "decoder.input"],
+    ("drift",): lambda desk: [desk.run, desk.other],
     ("orthogonality",): lambda desk: [desk.run, desk.other, "--after", "--limit", 1, "--draws", 2],
     ("attention",): lambda desk: [desk.run, desk.other, desk.photo],
     ("explore",): lambda desk: [desk.run, desk.photo, "-o", f"{TOGETHER}.html"],

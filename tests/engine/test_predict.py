@@ -348,7 +348,7 @@ def test_photos_that_do_not_fit_into_the_memory(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("whitebox.data.images.free_bytes", lambda: 24 * 600 - 1)
         ((_, reason),) = run([path], tmp_path / "out").failed
-        assert "a.png has 30 x 20 px, which need 0.0 MB of memory, and 0.0 MB are free" in reason
+        assert "a.png has 30 x 20 px, which need 14.4 kB of memory, and 14.4 kB are free" in reason
 
     def full(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
