@@ -9,6 +9,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 LARGEST = 2_000_000  # bytes
 MACHINE_PATH = re.compile(r"(?<![A-Za-z0-9_./-])/(?:home|root|mnt|opt|tmp|work|Users)/[A-Za-z0-9_.]")
 REGISTRY = re.compile(r"--?(?:extra-)?index-url|find-links|https?://\S*/simple(?:/|\b)", re.IGNORECASE)
+TABLE = re.compile(r"(^<!-- table: (\S+) -->\n).*?(\n<!-- /table -->$)", re.MULTILINE | re.DOTALL)
 LOCKS = {"uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "package-lock.json"}
 
 
@@ -42,6 +44,26 @@ def line(marker: str) -> list[str]:
     found = re.findall(rf"^<!-- {re.escape(marker)} -->\n```bash\n(.+)\n```$", pages, re.MULTILINE)
     sys.stdout.write("".join(f"{text}\n" for text in found[:1]))
     return [] if len(found) == 1 else [f"README.md and docs/install.md have not one line under <!-- {marker} -->"]
+
+
+def shown(*options: str) -> list[str]:
+    """Pages that show a table whole show it as it is: between ``<!-- table: PATH -->``, from the page, and its end.
+
+    With ``--write`` they are made to.
+    """
+    found = []
+    for page in (Path("README.md"), *sorted(Path("docs").glob("*.md")), *sorted(Path("results").rglob("README.md"))):
+        text = page.read_text(encoding="utf-8")
+        now = TABLE.sub(partial(_filled, page), text)
+        if now != text and "--write" in options:
+            page.write_text(now, encoding="utf-8")
+        elif now != text:
+            found.append(f"{page} shows a table as it was: python .ci/check.py shown --write")
+    return found
+
+
+def _filled(page: Path, block: re.Match[str]) -> str:
+    return f"{block[1]}{(page.parent / block[2]).read_text(encoding='utf-8').strip()}{block[3]}"
 
 
 def constraints() -> list[str]:
@@ -196,7 +218,7 @@ def wheel(path: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    checks = (constraints, downloads, failed, line, repository, site, skips, startup, wheel, with_extras)
+    checks = (constraints, downloads, failed, line, repository, shown, site, skips, startup, wheel, with_extras)
     check = {function.__name__: function for function in checks}[sys.argv[1]]
     if problems := check(*sys.argv[2:]):
         sys.exit("\n".join(problems))

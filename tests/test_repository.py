@@ -186,6 +186,22 @@ def test_pages_have_the_lines_that_ci_runs(marker: str) -> None:
     assert len(blocks) == 1 and "\n" not in blocks[0] and blocks[0].startswith("pip install -e")
 
 
+def test_pages_show_tables_as_they_are(tmp_path: Path) -> None:
+    """And are made to by one command."""
+    check = [sys.executable, str(REPOSITORY / ".ci" / "check.py"), "shown"]
+    assert subprocess.run(check, cwd=REPOSITORY).returncode == 0
+    page, table = tmp_path / "README.md", tmp_path / "tables" / "a.md"
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results").mkdir()
+    table.parent.mkdir()
+    table.write_text("| \\1 |\n")
+    page.write_text("Above.\n\n<!-- table: tables/a.md -->\n| old |\n<!-- /table -->\n\nBelow.\n")
+    assert subprocess.run(check, cwd=tmp_path).returncode == 1
+    assert subprocess.run([*check, "--write"], cwd=tmp_path).returncode == 0
+    assert page.read_text() == "Above.\n\n<!-- table: tables/a.md -->\n| \\1 |\n<!-- /table -->\n\nBelow.\n"
+    assert subprocess.run(check, cwd=tmp_path).returncode == 0
+
+
 def test_the_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == whitebox.__version__ and citation["license"] == PROJECT["license"]
