@@ -244,12 +244,29 @@ def _extreme(choose: Callable[[Sequence[float]], float]) -> Callable[[Sequence[A
     return lambda stored: None if None in stored else choose(stored)
 
 
+def _within(low: float, high: float) -> Callable[[Sequence[Any]], Any]:
+    """As `merged`, of what cannot lie outside: Student's t knows no bounds, and cut there it covers as much."""
+
+    def bounded(stored: Sequence[Any]) -> Any:
+        found = merged(stored)
+        if not isinstance(found, Mapping) or found.get("low") is None:
+            return found
+        return {**found, "low": max(found["low"], low), "high": min(found["high"], high)}
+
+    return bounded
+
+
+_SHARE = _within(0, 1)
 _JOINED: dict[str, Callable[[Sequence[Any]], Any]] = {
     "numbers": _spread,
     "sigma_50": _geometric,
     "random": lambda stored: stored[0] if all(each == stored[0] for each in stored) else merged(stored),  # of one seed
     "smallest": _extreme(min),
     "largest": _extreme(max),
+    "overlap": _SHARE,
+    "alike": _SHARE,
+    "miou": _SHARE,
+    "cosine": _within(-1, 1),
 }
 
 

@@ -308,6 +308,18 @@ def test_parts_are_matched_by_their_words_and_pictures_are_of_the_first() -> Non
     assert merged([{"sigma_50": each} for each in halves])["sigma_50"]["value"] is None
 
 
+def test_intervals_of_shares_end_at_their_bounds() -> None:
+    """Of three trainings far apart Student's t has no end within them."""
+    values = (0.1, 0.9, 0.99)
+    stored = [{"value": value, "low": value - 0.01, "high": value + 0.01} for value in values]
+    free, share, cosine = (merged([{key: each} for each in stored])[key] for key in ("rate", "overlap", "cosine"))
+    assert free["low"] < 0 and free["high"] > 1
+    assert (share["low"], share["high"], share["value"]) == (0, 1, free["value"])
+    assert (cosine["low"], cosine["high"]) == (max(free["low"], -1), 1)
+    assert merged([{"overlap": 0.2}, {"overlap": 0.4}])["overlap"] == pytest.approx(0.3)
+    assert merged([{"overlap": {"value": 0.2, "low": None, "high": None}}] * 3)["overlap"]["high"] is None
+
+
 def test_notes_are_those_of_all_trainings(runs: Path, tmp_path: Path) -> None:
     found = [find_run(path, device="cpu") for path in expanded([runs / "sa"])]
     notes = (["has none.", "one."], ["has none."], ["has none.", "one."])
