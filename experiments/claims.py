@@ -28,6 +28,7 @@ from analysis.measures.compare import differences
 from analysis.measures.evaluation import Evaluated
 from analysis.measures.power import sds_of_difference
 from analysis.record import Record
+from analysis.show.spread import seeds_of
 from analysis.show.tables import Cell, Column, Estimate, Table
 
 WHITE_BOX = ("depict-sa", "depict-ca", "cbsa", "tost", "crate")
@@ -73,7 +74,7 @@ class Number:
         what: with its unit.
         estimate: the mean over trainings, its interval NaN where fewer than three tell it.
         trainings: behind it.
-        needed: trainings with which it could be told, if it cannot; None: no number of them, or unknown.
+        needed: trainings with which it could be told, if it cannot; None: more than `_MOST`, or unknown.
         untrained: the same of decoders that learned nothing; NaN: not measured, or it does not apply.
     """
 
@@ -116,7 +117,7 @@ class Claim:
         if high < 0:
             return "refuted"
         if number.needed is None:
-            return "cannot tell, nor would more trainings on these images"
+            return f"cannot tell, nor would {_MOST} trainings on these images"
         return f"cannot tell; about {max(number.needed, number.trainings + 1)} trainings would"
 
 
@@ -193,6 +194,13 @@ def _values(stored: Mapping[str, Any]) -> list[float]:
     return [math.nan if value is None else float(value) for value in stored.get("seeds", [stored["value"]])]
 
 
+def _by_seed(record: Record, name: str) -> dict[int | None, float]:
+    """Of each training, by its seed; nothing where it was not measured."""
+    stored = record.measured.get(name)
+    seeds = seeds_of(record) or (record.seeds.get("training"),)
+    return {} if stored is None else dict(zip(seeds, _values(stored), strict=True))
+
+
 def _quantities(record: Record) -> dict[tuple[str, str], Quantity]:
     """What can be held against baselines, by name and place."""
     measurement = loaded(KINDS[record.kind].measured)()
@@ -256,14 +264,14 @@ def _above_random(found: Found, bound: float) -> Iterator[Number]:
 
 
 def _noise_ratio(model: str, other: str, relative: bool) -> Callable[[Found, float], Iterator[Number]]:
-    """The noise that halves the mIoU of one beside that of another, as log2 of the ratio."""
+    """The noise that halves the mIoU of one beside that of another, as log2 of the ratio, of seeds that both have."""
 
     def numbers(found: Found, bound: float) -> Iterator[Number]:
         records = found.of("parameter-noise", "decoder-relative" if relative else "decoder")
         if model in records and other in records:
-            both = [_values(records[each].measured.get("sigma_50", {"value": None})) for each in (model, other)]
-            if len(both[0]) == len(both[1]) and not any(math.isnan(value) for values in both for value in values):
-                values = [math.log2(ours / theirs) for ours, theirs in zip(*both, strict=True)]
+            ours, theirs = (_by_seed(records[each], "sigma_50") for each in (model, other))
+            values = [math.log2(ours[seed] / theirs[seed]) for seed in ours if seed in theirs]
+            if values and not any(math.isnan(value) for value in values):
                 what = f"log2 of the ratio of sigma_50{', relative' * relative}"
                 yield _number(f"{model} / {other}", what, values, bound)
 

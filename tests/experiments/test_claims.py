@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,9 @@ def test_too_few_trainings_tell_nothing() -> None:
     assert (
         a_claim(True).verdict(Number("m", "x", Estimate(5.0, 4.0, 6.0), 2)).startswith("cannot tell: 2 of at least 3")
     )
-    assert "nor would more" in a_claim(True).verdict(Number("m", "x", Estimate(1.0, -1.0, 3.0), 5, needed=None))
+    assert "nor would 200 trainings" in a_claim(True).verdict(
+        Number("m", "x", Estimate(1.0, -1.0, 3.0), 5, needed=None)
+    )
 
 
 def test_the_trainings_that_would_tell() -> None:
@@ -121,13 +124,18 @@ def test_numbers_of_layers_beside_untrained() -> None:
 
 
 def test_noise_is_a_ratio_of_pairs_of_trainings() -> None:
+    """Of the seeds that both have."""
     records = {
-        decoder: a_record("parameter-noise", {"sigma_50": {"value": 1.0, "seeds": seeds}})
-        for decoder, seeds in (("depict-sa", [0.4, 0.8, 0.4]), ("segmenter-mask", [0.1, 0.2, 0.1]))
+        decoder: replace(
+            a_record("parameter-noise", {"sigma_50": {"value": 1.0, "seeds": stored}}),
+            settings={"training_seeds": list(range(len(stored)))},
+        )
+        for decoder, stored in (("depict-sa", [0.4, 0.8, 0.4]), ("segmenter-mask", [0.1, 0.2, 0.1, 9.0]))
     }
     found = Found({Key("parameter-noise", "decoder", "val"): records}, {}, {})
     ((number,),) = (numbers for claim in CLAIMS if (numbers := list(claim.numbers(found, 0.0))))
     assert number.estimate.value == pytest.approx(2.0) and number.model == "depict-sa / segmenter-mask"
+    assert number.trainings == 3
     (row,) = claims_table(found, OF_PAIRS).rows
     assert row[2] == "depict-sa / segmenter-mask" and layers_table(found).rows == ()
 
