@@ -269,6 +269,17 @@ def test_runs_that_are_there_are_suggested(
     assert "; there are results/camvid/cbsa, results/depict-sa-camvid, results/other." in call("eval", "zzzzzz")[2]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")])
+def test_a_lack_of_memory_is_one_line(error: Exception, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise error
+
+    monkeypatch.setattr(sys.modules["whitebox.cli.app"], "app", full)
+    code, _, err = call("models")
+    assert code == 1 and err.count("\n") == 1
+    assert err.startswith("error: Memory ran out (") and "inference.batch=1" in err
+
+
 def test_an_unknown_dataset_suggests_a_folder(call: Call) -> None:
     assert "any other is --dataset folder data.path=DIR" in call("train", "depict-sa-tiny", "--dataset", "med01")[2]
 

@@ -277,6 +277,27 @@ class TestWhatStopsIt:
             with pytest.raises(TrainingError, match=r"^The gradient is (nan|inf) at step 0 .*weights were not updated"):
                 train(config(optim__clip_grad=clip), tmp_path / name, Quiet())
 
+    def test_a_batch_that_does_not_fit_into_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What to set is measured, what was done is saved, and with that setting it goes on."""
+        original, steps = updating.summed_loss, 0
+
+        def small(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            nonlocal steps
+            steps += 1
+            if len(images) > 1 and steps > 2:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return original(model, images, labels)
+
+        monkeypatch.setattr(updating, "summed_loss", small)
+        with pytest.raises(
+            TrainingError,
+            match=r"^4 images at once do not fit into the memory of cpu \(CUDA out of memory. Tried to allocate .*"
+            r"GiB\). Set train.micro_batch=1: .* The state of step 2 is saved, --resume goes on from it.$",
+        ):
+            train(config(), tmp_path / "run", Quiet())
+        train(config(train__micro_batch=1), tmp_path / "run", Quiet(), resume=True)
+        assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
     def test_fewer_images_than_a_batch(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"has 12 training images, fewer than one batch: set train.batch_size to"):
             train(config(train__batch_size=16), tmp_path / "run", Quiet())

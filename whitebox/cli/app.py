@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from whitebox.errors import OutputError, WhiteboxError
+from whitebox.errors import OutputError, WhiteboxError, short
 from whitebox.extras import opencv_explained
 from whitebox.terminal import speaking
 from whitebox.text import require_text, shown
@@ -307,6 +307,14 @@ def main() -> None:
         elif os.environ.get("LOCAL_RANK", "0") == "0":  # one line a machine: what is missing may be missing on one
             say(f"error: {error}", err=True)
         code = error.exit_code
+    except (RuntimeError, MemoryError) as error:
+        from whitebox.memory import is_lack_of_memory
+
+        if debug or not is_lack_of_memory(error):
+            raise
+        cure = "take fewer windows at once (inference.batch=1), fewer images (--limit), or another --device"
+        say(f"error: Memory ran out ({short(str(error) or 'MemoryError').rstrip('.')}): {cure}.", err=True)
+        code = 1
     else:
         return
     sys.exit(code)  # not above: the error would keep its frames, and so a data loader, whose end Python would wait for

@@ -32,7 +32,7 @@ from whitebox.data.loading import default_workers, serve
 from whitebox.data.preflight import preflight
 from whitebox.data.sampler import EpochSampler
 from whitebox.engine import checkpoint
-from whitebox.engine.batches import Batches, TimedImages, batches, collate
+from whitebox.engine.batches import Batch, Batches, TimedImages, batches, collate
 from whitebox.engine.contrast import encoder_of
 from whitebox.engine.distributed import (
     StopRequested,
@@ -50,10 +50,10 @@ from whitebox.engine.optimisation import learning_rate
 from whitebox.engine.resume import check_origin, find_state, origin
 from whitebox.engine.update import Learner
 from whitebox.engine.views import EncodedViews, Views, encoded_views
-from whitebox.errors import ConfigError, DataError, OutputError, TrainingError
+from whitebox.errors import ConfigError, DataError, OutputError, TrainingError, short
 from whitebox.files import remove_leftovers, write_text
 from whitebox.lock import Lock
-from whitebox.memory import peak_gb
+from whitebox.memory import is_lack_of_memory, peak_gb
 from whitebox.models import CLIPConfig, EncoderConfig, OpenSegmentor, Segmentor, build
 from whitebox.text import shown
 
@@ -271,14 +271,17 @@ class _Run:
         for batch in batches(self.loader):
             loaded = time.perf_counter()
             rate = learning_rate(self.step, self.steps, config.optim)
+            lacking = ""
             try:
                 loss, norm = self.learner.update(batch, self.step, rate, self.signals)
             except DataError as error:  # in all processes, before anything was changed
-                if self.step == 0:
+                raise DataError(f"{error}{self._saved()}") from error
+            except (RuntimeError, MemoryError) as error:
+                if not is_lack_of_memory(error):
                     raise
-                self._save_once()
-                saved = f"The state of step {self.step} is saved, --resume goes on from it."
-                raise DataError(f"{error} {saved}") from error
+                lacking = short(str(error))
+            if lacking:  # out of the handler, which would hold the tensors of the frames it came through
+                self._lack(lacking, batch)
             if not (math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
                 self._refuse(loss, norm, epoch, rate, batch.names)
             self.step += 1
@@ -330,6 +333,21 @@ class _Run:
             names = shown(", ".join(absent[:6]) + more)
             if self.accelerator.is_main_process:
                 log.warning("Classes without a pixel in the first epoch: %s.", names)
+
+    def _saved(self) -> str:
+        """Save what is not saved yet, and say so; before the first step there is nothing to save."""
+        if self.step == 0:
+            return ""
+        self._save_once()
+        return f" The state of step {self.step} is saved, --resume goes on from it."
+
+    def _lack(self, reason: str, batch: Batch) -> NoReturn:
+        alone = self.accelerator.num_processes == 1  # the others do not know of it
+        saved = self._saved() if alone and not self.learner.changing else ""
+        raise TrainingError(
+            f"{self.learner.part(batch)} images at once do not fit into the memory of {self.accelerator.device} "
+            f"({reason.rstrip('.')}). {self.learner.what_fits(batch)}{saved}"
+        )
 
     def _refuse(self, loss: float, norm: float, epoch: int, rate: float, names: list[str]) -> NoReturn:
         together = [name for part in gathered(names) for name in part]

@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from whitebox.config import RunConfig
+from whitebox.engine import room
 from whitebox.engine.batches import Batch
 from whitebox.engine.checkpoint import ENCODER, encoder_apart
 from whitebox.engine.distributed import (
@@ -71,6 +73,7 @@ class Learner:
         chosen = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         self.inputs: Callable[[Tensor], Tensor | Encoded] = lambda images: images  # what the model takes of a batch
         self.apart = encoder_apart(config)
+        self.changing = False  # whether an update has begun to change weights, and not ended
         if state is not None:
             if state.get("encoder") != self._encoder():
                 raise CheckpointError(
@@ -141,18 +144,7 @@ class Learner:
         uniform_LB = self.depth.draw(seed_of(config.train.seed, step), config.train.batch_size)
         uniform_LB = uniform_LB[:, accelerator.process_index :: processes].to(device, non_blocking=True)
         self.built.train()
-        micro = config.train.micro_batch or len(batch.images)
-        total = torch.zeros((), device=device)
-        starts = range(0, len(batch.images), micro)
-        for start in starts:
-            images = batch.images[start : start + micro].to(device, non_blocking=True)
-            labels = batch.labels[start : start + micro].to(device, non_blocking=True)
-            self.depth.use(uniform_LB[:, start : start + micro])
-            with accelerator.no_sync(self.model) if start != starts[-1] else nullcontext():
-                loss = self.loss.mean(summed_loss(self.model, self.inputs(images), labels), counts)
-                # processes average their gradients; the loss is a sum over all of them
-                accelerator.backward(loss * processes)
-            total += loss.detach()
+        total = self._gradients(batch, counts, uniform_LB, self.part(batch))
         limit = math.inf if config.optim.clip_grad is None else config.optim.clip_grad  # inf: measured alone
         summed = cast(Tensor, accelerator.reduce(total, reduction="sum"))
         length = accelerator.clip_grad_norm_(self.model.parameters(), limit)
@@ -161,11 +153,54 @@ class Learner:
         if not math.isfinite(value):
             norm = math.nan
         elif math.isfinite(norm) or accelerator.scaler is not None:
+            self.changing = True
             self.optimizer.step()
             if self.ema is not None:
                 self.ema.update(self.built, step=step + 1)
+            self.changing = False
         self.optimizer.zero_grad(set_to_none=True)
         return value, norm
+
+    def part(self, batch: Batch) -> int:
+        """How many of a batch's images are in one forward pass."""
+        return self.config.train.micro_batch or len(batch.images)
+
+    def _gradients(self, batch: Batch, counts: list[int], uniform_LB: Tensor, part: int) -> Tensor:
+        """Add up the gradients of a batch, part after part; returns this process's share of the loss."""
+        accelerator, device = self.accelerator, self.accelerator.device
+        total = torch.zeros((), device=device)
+        starts = range(0, len(batch.images), part)
+        for start in starts:
+            images = batch.images[start : start + part].to(device, non_blocking=True)
+            labels = batch.labels[start : start + part].to(device, non_blocking=True)
+            self.depth.use(uniform_LB[:, start : start + part])
+            with accelerator.no_sync(self.model) if start != starts[-1] else nullcontext():
+                loss = self.loss.mean(summed_loss(self.model, self.inputs(images), labels), counts)
+                # processes average their gradients; the loss is a sum over all of them
+                accelerator.backward(loss * accelerator.num_processes)
+            total += loss.detach()
+        return total
+
+    def what_fits(self, batch: Batch) -> str:
+        """What to set where a batch did not fit into memory, by what its first images take; gradients are lost.
+
+        Of several processes nothing is measured: one alone cannot run a step.
+        """
+        if self.accelerator.num_processes > 1:
+            return room.halved(self.part(batch))
+        counts = list(self.loss.counts(batch.labels, self.built.num_classes))
+
+        def step(images: int) -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            few = replace(batch, images=batch.images[:images], labels=batch.labels[:images])
+            self._gradients(few, counts, self.depth.draw(0, images).to(self.accelerator.device), images)
+
+        need = room.measured(step, self.accelerator.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        trained = sum(each.nbytes for each in self.built.parameters() if each.requires_grad)
+        states = 0 if self.optimizer.state else (2 if self.config.optim.name == "adamw" else 1) * trained
+        free = room.free(self.accelerator.device) - states
+        return room.advice(need, len(batch.images), self.part(batch), free)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What is saved as the model, and what resuming needs; both empty beside the main process.
