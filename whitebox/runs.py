@@ -357,22 +357,36 @@ def ended(folder: Path) -> bool:
     return True
 
 
+def _trainings(family: Path) -> dict[int, Path]:
+    """Folders of trainings, finished or not, by seed."""
+    folders = (each for each in family.glob("seed-*") if each.is_dir() and each.name[5:].isdecimal())
+    return {int(each.name[5:]): each for each in folders}
+
+
+def lacking_seeds(family: Path) -> list[int]:
+    """The seeds, of those that have a folder or are to have one, whose weights are not there, or not the last ones.
+
+    Raises:
+        CheckpointError: what lists the seeds cannot be read.
+    """
+    try:
+        wanted = {*_trainings(family), *wanted_seeds(family)}
+    except (OSError, ValueError):
+        raise CheckpointError(f"{family / FAMILY} lists no seeds: delete it, or train with --seeds again.") from None
+    return [seed for seed in sorted(wanted) if not ended(seed_folder(family, seed))]
+
+
 def members(path: Path) -> list[Path]:
     """The folders of the trainings that a family's folder holds, by seed; none where it is no family.
 
     Raises:
         CheckpointError: a training is missing or unfinished.
     """
-    found = {int(each.name[5:]): each for each in path.glob("seed-*") if each.is_dir() and each.name[5:].isdecimal()}
+    found = _trainings(path)
     if (path / WEIGHTS).is_file() or not found:
         return []
-    wanted = set(found)
-    try:
-        wanted |= wanted_seeds(path)
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path / FAMILY} lists no seeds: delete it, or train with --seeds again.") from None
-    if lacking := [seed for seed in sorted(wanted) if not ended(seed_folder(path, seed))]:
-        there = [str(seed_folder(path, seed)) for seed in sorted(wanted - set(lacking))]
+    if lacking := lacking_seeds(path):
+        there = [str(each) for seed, each in sorted(found.items()) if seed not in lacking]
         cure = f", or name those that are there: {' '.join(there)}" if there else ""
         raise CheckpointError(
             f"{path} lacks the finished training of seed {', '.join(map(str, lacking))}: go on with `whitebox train "

@@ -85,6 +85,12 @@ def test_from_an_empty_folder_to_tables_and_on_without_weights(
     code, plan, _ = call(*few("--seeds", "0:3", "--dry-run"))
     assert code == 0 and "2 of 3 trainings there" in plan and "Disk" in plan
 
+    code, _, err = call(*few("--seeds", "0:3", "--decoder", "linear"))  # one more, beside those without weights
+    assert code == 0, err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    (more,) = root.glob(f"*/seed-*/{WEIGHTS}")
+    assert more.parent.name == "seed-2" and read_records(more.parent / "records", "parameter-noise")
+
 
 def test_a_record_that_cannot_be_read_is_said(few: Callable[..., list[str]], tmp_path: Path) -> None:
     study = Foundation(dataset="shapes", encoder="vit-tiny", size="tiny", seeds=range(1), folder=tmp_path)

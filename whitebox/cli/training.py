@@ -163,7 +163,16 @@ def _train_family(
     from whitebox.engine.header import WEIGHTS
     from whitebox.errors import TrainingError
     from whitebox.files import write_text
-    from whitebox.runs import FAMILY, ended, families, find_run, members, require_family, seed_folder, wanted_seeds
+    from whitebox.runs import (
+        FAMILY,
+        families,
+        find_run,
+        lacking_seeds,
+        members,
+        require_family,
+        seed_folder,
+        wanted_seeds,
+    )
 
     if (folder / WEIGHTS).exists():
         raise TrainingError(f"{folder} holds one training, not several: choose another name with --name.")
@@ -187,7 +196,7 @@ def _train_family(
         _train(one, own, resume=resume, allow_changes=allow_changes, device=device)
     if not main_process():
         return
-    if unfinished := [seed for seed in sorted(known) if not ended(seed_folder(folder, seed))]:
+    if unfinished := lacking_seeds(folder):
         say(f"{folder} is to have seed {', '.join(map(str, unfinished))}, too: go on with --seeds A:B --resume.")
         return
     runs = [find_run(path, device=device) for path in members(folder)]
