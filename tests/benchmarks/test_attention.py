@@ -3,21 +3,16 @@
 Times are never asserted.
 """
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarking import load_benchmark
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "attention.py"
-spec = importlib.util.spec_from_file_location("attention_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-sys.modules["attention_benchmark"] = benchmark
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("attention")
 
 
 @pytest.mark.parametrize("name", benchmark.OPERATORS)

@@ -1,19 +1,14 @@
 """The benchmark of coding rates runs and says what it measured. Times are never asserted."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+from benchmarking import load_benchmark
 from child_runs import tiny
 
 from whitebox.engine.checkpoint import save_model
 from whitebox.models import build
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "coding_rate.py"
-spec = importlib.util.spec_from_file_location("coding_rate_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("coding_rate")
 
 
 @pytest.fixture(autouse=True)

@@ -2,17 +2,11 @@
 
 import csv
 import importlib.util
-import sys
-from pathlib import Path
 
 import torch
+from benchmarking import load_benchmark
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "data.py"
-sys.path.insert(0, str(FILE.parent))  # other benchmarks
-spec = importlib.util.spec_from_file_location("data_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
-sys.path.remove(str(FILE.parent))
+benchmark = load_benchmark("data")
 
 
 def test_table(tmp_path, capsys):

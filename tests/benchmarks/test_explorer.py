@@ -1,18 +1,11 @@
 """The benchmark of the explorer's page: it makes, opens and points, and its file says so. Times are never asserted."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import torch
+from benchmarking import load_benchmark
 from browsing import browser
 from tiny_runs import tiny_run
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "explorer.py"
-spec = importlib.util.spec_from_file_location("explorer_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-sys.modules["explorer_benchmark"] = benchmark
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("explorer")
 
 
 def test_files(tmp_path, monkeypatch):

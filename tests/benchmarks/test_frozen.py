@@ -1,18 +1,14 @@
 """The benchmark of frozen encoders runs and says what it measured. Times are never asserted."""
 
 import csv
-import importlib.util
 import os
-from pathlib import Path
 
 import pytest
 import torch
 import typer
+from benchmarking import load_benchmark
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "frozen.py"
-spec = importlib.util.spec_from_file_location("frozen_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("frozen")
 
 
 def test_tables(tmp_path, capsys, monkeypatch):

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarking import load_benchmark
 from typer.testing import CliRunner
-
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def gpu() -> Any:
-    """The script, with the two beside it that it takes parts of."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("gpu_benchmark", FOLDER / "gpu.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["gpu_benchmark"] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
+    return load_benchmark("gpu")
 
 
 def test_all_of_it_at_a_small_size(gpu: Any, tmp_path: Path) -> None:

@@ -1,12 +1,8 @@
 """The benchmark of intervals runs and says what it measured. Times are never asserted."""
 
-import importlib.util
-from pathlib import Path
+from benchmarking import load_benchmark
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "resampling.py"
-spec = importlib.util.spec_from_file_location("resampling_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("resampling")
 
 
 def test_all_settings(tmp_path, monkeypatch, capsys):

@@ -1,13 +1,10 @@
 """The benchmark of noise sweeps runs and says what it measured. Times are never asserted."""
 
 import csv
-import importlib.util
-from pathlib import Path
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "robustness.py"
-spec = importlib.util.spec_from_file_location("robustness_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+from benchmarking import load_benchmark
+
+benchmark = load_benchmark("robustness")
 
 
 def test_table(tmp_path, capsys):

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import csv
 import functools
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmarking import load_benchmark
 from typer.testing import CliRunner
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "sed.py"
-spec = importlib.util.spec_from_file_location("sed_benchmark", FILE)
-assert spec is not None and spec.loader is not None
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("sed")
 
 
 @pytest.fixture

@@ -1,21 +1,16 @@
 """The benchmark: both paths do the same, and the tables say what was measured. Times are never asserted."""
 
 import csv
-import importlib.util
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmarking import load_benchmark
 from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
 from typer.testing import CliRunner
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "speed.py"
-spec = importlib.util.spec_from_file_location("speed", FILE)
-speed = importlib.util.module_from_spec(spec)
-sys.modules["speed"] = speed
-spec.loader.exec_module(speed)
+speed = load_benchmark("speed")
 
 SMALL = speed.Setting(size=64, classes=5, batch=2)
 

@@ -1,19 +1,13 @@
 """Costs of a study on paper follow from their constants, and the state of many tasks is timed; no time is asserted."""
 
 import csv
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
+from benchmarking import load_benchmark
 
 from whitebox.sweep import DONE, FAILED, LOST, WAITING, found_states, read_plan
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "study.py"
-spec = importlib.util.spec_from_file_location("study_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = benchmark  # its dataclass looks itself up
-spec.loader.exec_module(benchmark)
+benchmark = load_benchmark("study")
 
 
 def test_costs_of_two_encoders(tmp_path, capsys):

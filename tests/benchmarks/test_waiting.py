@@ -1,19 +1,13 @@
 """The benchmark of what a user waits for measures what it says; no time is asserted."""
 
 import csv
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
+from benchmarking import load_benchmark
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "waiting.py"
-sys.path.insert(0, str(FILE.parent))  # other benchmarks
-spec = importlib.util.spec_from_file_location("waiting_benchmark", FILE)
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
-sys.path.remove(str(FILE.parent))
-RECORDS = FILE.parents[1] / "results" / "camvid" / "robustness"
+benchmark = load_benchmark("waiting")
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "camvid" / "robustness"
 
 
 def test_every_figure_and_command_has_its_row(tmp_path, monkeypatch):
