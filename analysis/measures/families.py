@@ -256,7 +256,7 @@ def _within(low: float, high: float) -> Callable[[Sequence[Any]], Any]:
     return bounded
 
 
-_SHARE = _within(0, 1)
+_SHARE, _POSITIVE = _within(0, 1), _within(0, math.inf)
 _JOINED: dict[str, Callable[[Sequence[Any]], Any]] = {
     "numbers": _spread,
     "sigma_50": _geometric,
@@ -267,6 +267,10 @@ _JOINED: dict[str, Callable[[Sequence[Any]], Any]] = {
     "alike": _SHARE,
     "miou": _SHARE,
     "cosine": _within(-1, 1),
+    "rate": _POSITIVE,
+    "reduction": _POSITIVE,
+    "effective_rank": _POSITIVE,
+    "stable_rank": _POSITIVE,
 }
 
 

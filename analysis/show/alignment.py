@@ -17,7 +17,7 @@ from analysis.show.figures import (
     save_figure,
     trainings_behind,
 )
-from analysis.show.spread import behind_words, bootstrap_words, figure_words, together_words
+from analysis.show.spread import behind_words, bootstrap_words, figure_words, shared_words
 from analysis.show.tables import Cell, Column, Table, estimate, number, stored_cell
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _convention(records: Sequence[Record]) -> str:
     return (
         f"R^c: {tokens[settings['at']]}, all tokens of a window{some}, eps = {settings['eps']:g}, P / (N eps^2), sum "
         f"over heads, natural log.{own} {data.name} {data.split}, n = {first.n} images; brackets: "
-        f"{together_words(records)}; {bootstrap_words(first)}; of random: {_of_random(first)}, {settings['draws']} "
+        f"{shared_words(records)}; {bootstrap_words(first)}; of random: {_of_random(first)}, {settings['draws']} "
         f"draws a window{path}, seed {first.seeds['random']}."
     )
 

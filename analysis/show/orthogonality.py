@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.maths.packing import unpacked
 from analysis.record import Record
 from analysis.show.figures import PAGE, dots_of_rows, figure_style, new_figure, save_figure
-from analysis.show.spread import behind_words, bootstrap_words, pictured, seeds_of, together_words
+from analysis.show.spread import behind_words, bootstrap_words, pictured, seeds_of, shared_words
 from analysis.show.tables import Cell, Column, Table, estimate, stored_cell
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _classes_table(records: Sequence[Record]) -> Table:
         data = seen[0].data
         caption += (
             f" After the decoder: mean over {data.images} images of {data.name} {data.split} "
-            f"[{together_words(seen)}; {bootstrap_words(seen[0])}]."
+            f"[{shared_words(seen)}; {bootstrap_words(seen[0])}]."
         )
     columns = (Column("Model"), Column("Q"), Column("Shape"), *_CLASSES.values())
     return Table(columns, (*rows, *random.values()), caption, summary_rows=len(random))

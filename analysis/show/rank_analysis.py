@@ -24,7 +24,7 @@ from analysis.show.figures import (
     new_figure,
     save_figure,
 )
-from analysis.show.spread import behind_words, bootstrap_words, together_words
+from analysis.show.spread import behind_words, bootstrap_words, shared_words
 from analysis.show.tables import Cell, Column, Estimate, Table, estimate, estimates
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _caption(records: Sequence[Record], measured: str = "") -> str:
     window = first.settings["window"]
     shown = f"mean over an image's windows of {window} px" if window is not None else "each shown whole"
     measured = measured or _rates(rule_of(first), _tokens(rule_of(first)))
-    return f"{data}, {shown}. {measured} Brackets: {together_words(records)}; {bootstrap_words(first)}."
+    return f"{data}, {shown}. {measured} Brackets: {shared_words(records)}; {bootstrap_words(first)}."
 
 
 def _tokens(rule: Convention) -> str:

@@ -78,6 +78,12 @@ def together_words(records: Sequence[Record], level: str = "95 %") -> str:
     return f"{over_units(first, level)}; {several}"
 
 
+def shared_words(records: Sequence[Record], level: str = "95 %") -> str:
+    """`interval_words` of records that share a figure; where their numbers of trainings differ, `together_words`."""
+    alike = len({len(seeds_of(record)) for record in records}) == 1
+    return interval_words(records[0], level) if alike else together_words(records, level)
+
+
 def seeds_of(record: Record) -> Sequence[int]:
     """Seeds of the trainings that a record is the mean of; of one training, nothing or its own."""
     found: Sequence[int] = record.settings.get("training_seeds", ())

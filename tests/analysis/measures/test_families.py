@@ -312,8 +312,10 @@ def test_intervals_of_shares_end_at_their_bounds() -> None:
     """Of three trainings far apart Student's t has no end within them."""
     values = (0.1, 0.9, 0.99)
     stored = [{"value": value, "low": value - 0.01, "high": value + 0.01} for value in values]
-    free, share, cosine = (merged([{key: each} for each in stored])[key] for key in ("rate", "overlap", "cosine"))
-    assert free["low"] < 0 and free["high"] > 1
+    free, share, cosine, rate = (
+        merged([{key: each} for each in stored])[key] for key in ("change", "overlap", "cosine", "rate")
+    )
+    assert free["low"] < 0 and free["high"] > 1 and (rate["low"], rate["high"]) == (0, free["high"])
     assert (share["low"], share["high"], share["value"]) == (0, 1, free["value"])
     assert (cosine["low"], cosine["high"]) == (max(free["low"], -1), 1)
     assert merged([{"overlap": 0.2}, {"overlap": 0.4}])["overlap"] == pytest.approx(0.3)
