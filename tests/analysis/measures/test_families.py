@@ -275,8 +275,8 @@ def test_numbers_of_other_records_are_means_with_their_spread() -> None:
     assert found["seeds"] == [1.0, 2.0, 6.0] and found["low"] < 1.0 and found["high"] > 5.0
     two = joined(stored[:2])
     assert (two["low"], two["high"]) == (0.5, 2.5)  # that of units alone
-    tree = [{"layers": [{"name": "a", "rate": each, "width": 4}], "at_end": each["value"]} for each in stored]
-    assert merged(tree) == {"layers": [{"name": "a", "rate": {**stored[0], **found}, "width": 4}], "at_end": 3.0}
+    tree = [{"layers": [{"name": "a", "gain": each, "width": 4}], "at_end": each["value"]} for each in stored]
+    assert merged(tree) == {"layers": [{"name": "a", "gain": {**stored[0], **found}, "width": 4}], "at_end": 3.0}
     assert (
         merged([[1, 2], [1]]) == [1, 2]
         and joined([stored[0], {"value": None, "low": None, "high": None}])["low"] is None
