@@ -47,6 +47,12 @@ def test_the_foundation_study_gives_its_tables_back(tmp_path: Path, monkeypatch:
     drawn = tables(tmp_path / "shown")
     assert {"tables/overview.md", "tables/claims.md"} <= published.keys()
     assert {name: drawn.get(name) for name in published} == published
+    page, short = (
+        (REPOSITORY / path).read_text("utf-8") for path in ("results/foundation/README.md", "docs/results.md")
+    )
+    for name in ("overview", "claims-pairs", "claims-layers"):  # which the page shows whole
+        assert (FOUNDATION / "tables" / f"{name}.md").read_text("utf-8").strip() in page
+    assert (FOUNDATION / "tables" / "overview.md").read_text("utf-8").strip() in short
 
 
 def test_open_shapes_gives_its_tables_back(tmp_path: Path) -> None:
@@ -54,6 +60,9 @@ def test_open_shapes_gives_its_tables_back(tmp_path: Path) -> None:
     shutil.copytree(folder / "records", tmp_path / "records")
     open_shapes.show(tmp_path)
     assert tables(tmp_path) == tables(folder) != {}
+    page = (folder / "README.md").read_text("utf-8")
+    for name in ("answers", "words-held-out-all"):  # which the page shows whole
+        assert (folder / "tables" / f"{name}.md").read_text("utf-8").strip() in page
 
 
 def test_render_gives_them_back_too(tmp_path: Path, call: Call) -> None:
