@@ -48,7 +48,9 @@ def test_advice() -> None:
     assert advice(Need(1e9, math.inf), 16, 16, 2e10).startswith("Set train.micro_batch=1: the same loss")
     none = "Not even one image would: take train.checkpointing=true, train.precision=bf16, a smaller data.crop"
     assert advice(None, 16, 16, 2e10).startswith(none) and advice(Need(1e9, 2e9), 16, 1, 2e10).startswith(none)
-    assert halved(8).startswith("Set train.micro_batch=4: ") and halved(1).startswith("Take train.checkpointing=true")
+    assert halved(8, 8).startswith("Set train.micro_batch=4: ")
+    assert halved(8, 1).startswith("Take train.checkpointing=true")
+    assert halved(18, 9).startswith("Set train.micro_batch=3: ")  # two processes of 9: 4 would not divide the batch
 
 
 @pytest.mark.parametrize(("fits", "each"), [(0, None), (1, math.inf)])

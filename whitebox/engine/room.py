@@ -7,7 +7,7 @@ itself; the parts that a batch may be split into (``train.micro_batch``) divide 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Need(NamedTuple):
 
     def largest(self, batch: int, below: int, free: float) -> int | None:
         """The largest divisor of ``batch`` below ``below`` that fits into ``free`` bytes, as one image did."""
-        parts = (part for part in range(below - 1, 0, -1) if batch % part == 0)
+        parts = _parts(batch, below)
         return next((part for part in parts if part == 1 or self.fixed + self.each * part <= _MARGIN * free), None)
 
 
@@ -62,21 +62,28 @@ def free(device: torch.device) -> float:
     return float(torch.cuda.mem_get_info(device)[0] + held_back)
 
 
-def halved(part: int) -> str:
-    """What to set where nothing was measured."""
-    if part == 1:
-        return f"Take {_OTHERS}."
-    return f"Set train.micro_batch={max(1, part // 2)}: the same loss and gradients in parts; or take {_OTHERS}."
+def halved(batch: int, part: int) -> str:
+    """What to set where nothing was measured: half of ``part``, or less where that does not divide the batch."""
+    best = next(_parts(batch, part // 2 + 1), None)
+    return f"Take {_OTHERS}." if best is None else _in_parts(best)
 
 
 def advice(need: Need | None, batch: int, part: int, room: float) -> str:
     """What to set where a part of ``part`` images was too many for ``room`` bytes."""
     if need is None or (best := need.largest(batch, part, room)) is None:
         return f"Not even one image would: take {_OTHERS}."
-    took = (
-        "" if need.each == torch.inf else f" ({readable(need.each)} an image and {readable(need.fixed)} were measured)"
-    )
-    return f"Set train.micro_batch={best}{took}: the same loss and gradients in parts; or take {_OTHERS}."
+    known = need.each < torch.inf
+    took = f" ({readable(need.each)} an image and {readable(need.fixed)} were measured)" if known else ""
+    return _in_parts(best, took)
+
+
+def _in_parts(part: int, took: str = "") -> str:
+    return f"Set train.micro_batch={part}{took}: the same loss and gradients in parts; or take {_OTHERS}."
+
+
+def _parts(batch: int, below: int) -> Iterator[int]:
+    """What a batch may be split into, the largest first."""
+    return (part for part in range(below - 1, 0, -1) if batch % part == 0)
 
 
 def _taken(action: Callable[[], None], device: torch.device) -> float:

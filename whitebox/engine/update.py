@@ -187,7 +187,7 @@ class Learner:
         Of several processes nothing is measured: one alone cannot run a step.
         """
         if self.accelerator.num_processes > 1:
-            return room.halved(self.part(batch))
+            return room.halved(self.config.train.batch_size, self.part(batch))
         counts = list(self.loss.counts(batch.labels, self.built.num_classes))
 
         def step(images: int) -> None:
