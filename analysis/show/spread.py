@@ -79,9 +79,9 @@ def together_words(records: Sequence[Record], level: str = "95 %") -> str:
 
 
 def shared_words(records: Sequence[Record], level: str = "95 %") -> str:
-    """`interval_words` of records that share a figure; where their numbers of trainings differ, `together_words`."""
-    alike = len({len(seeds_of(record)) for record in records}) == 1
-    return interval_words(records[0], level) if alike else together_words(records, level)
+    """`together_words`; of records of single trainings alone, `interval_words`."""
+    several = any(seeds_of(record) for record in records)
+    return together_words(records, level) if several else interval_words(records[0], level)
 
 
 def seeds_of(record: Record) -> Sequence[int]:
