@@ -17,12 +17,9 @@ Shapes: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import platform
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +37,7 @@ from torch.profiler import ProfilerActivity, profile
 from analysis.record import hardware
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
 from analysis.show.tables import Column, Estimate, Table
+from whitebox.memory import keep_freed
 from whitebox.models.attention import CBSA, MHSA, TSSA, SubspaceAttention
 from whitebox.terminal import table_console
 
@@ -49,7 +47,6 @@ LENGTHS = tuple(2**power for power in range(8, 15))
 QUICK = (256, 1024)
 WARM_UP = 16  # tokens
 TOGETHER = 8192  # tokens that are timed at once, in as many passes as they take
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of mallopt(3)
 
 
 class BlackBox(nn.Module):
@@ -129,15 +126,6 @@ def measure_times(lengths: Sequence[int], repeats: int, device: str) -> dict[tup
 def _synchronise(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator of the C library keep what is freed, as PyTorch's does on a GPU; of glibc only."""
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
-            if not library.mallopt(option, value):
-                raise RuntimeError(f"glibc refused mallopt({option}, {value}).")
 
 
 def peak_memory(layer: nn.Module, z_BND: Tensor) -> int:
@@ -285,7 +273,7 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     lengths, repeats = (QUICK, 1) if quick else (LENGTHS, repeats)
-    keep_freed_memory()
+    keep_freed()
     passed = measure_times(lengths, repeats, device)
     memory = {
         (name, length): peak_memory(OPERATORS[name]().to(device), tokens(length, device)) for name, length in passed

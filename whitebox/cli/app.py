@@ -20,6 +20,7 @@ import typer
 
 from whitebox.errors import OutputError, WhiteboxError, short
 from whitebox.extras import opencv_explained
+from whitebox.memory import is_lack_of_memory, keep_freed
 from whitebox.terminal import speaking
 from whitebox.text import require_text, shown
 
@@ -54,6 +55,7 @@ class App(typer.Typer):
                 manner = [given.pop(name, False) for name in SPEECH]
                 given = {key: _expanded(value) for key, value in given.items()}
                 _look_before_work(given)
+                keep_freed()
                 stopped: typer.Exit | None = None
                 with speaking(*manner):
                     try:
@@ -308,8 +310,6 @@ def main() -> None:
             say(f"error: {error}", err=True)
         code = error.exit_code
     except (RuntimeError, MemoryError) as error:
-        from whitebox.memory import is_lack_of_memory
-
         if debug or not is_lack_of_memory(error):
             raise
         cure = "take fewer windows at once (inference.batch=1), fewer images (--limit), or another --device"
