@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from whitebox.foreign import parse_json, read_json, read_yaml
+from whitebox.foreign import parse_json, read_json
+from whitebox.interop.plain_yaml import read_yaml
 
 
 @pytest.mark.parametrize(

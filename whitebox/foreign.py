@@ -1,7 +1,7 @@
-"""Texts that somebody else may have written: JSON and YAML read as plain data, within bounds.
+"""Texts that somebody else may have written: JSON read as plain data, within bounds.
 
-A few bytes can stand for very much (nests, aliases), so what is read is bounded in size, depth and number of values
-before anything is done with it. Whoever reads says in one line what is wrong, see ``ValueError`` below.
+A few bytes can stand for very much, so what is read is bounded in size and depth before anything is done with it.
+Whoever reads says in one line what is wrong, see ``ValueError`` below. YAML is read by `whitebox.interop.plain_yaml`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 LARGEST = 2**28  # bytes of a JSON file: records with the counts of all images are megabytes
 DEEPEST = 64  # levels of lists and mappings; ours have less than ten
-MOST = 100_000  # values of a YAML file, each alias counted as what it stands for
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -59,69 +56,4 @@ def _require_shallow(value: Any) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"it is nested deeper than {DEEPEST} levels")
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML with python tuples, and nothing else that is not plain data. Dates stay text, and nothing is merged in."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 as yaml has it
-        start: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("timestamp", "merge")]
-        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _python_tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[Any, ...]:
-    return tuple(loader.construct_sequence(node))
-
-
-_PlainLoader.add_constructor("tag:yaml.org,2002:python/tuple", _python_tuple)
-
-
-def read_yaml(path: Path, largest: int = 2**20) -> Any:
-    """The value of a YAML file.
-
-    Raises:
-        OSError: it cannot be read. ValueError: it is no plain YAML, or beyond the bounds; the reason, for a message.
-    """
-    size = path.stat().st_size
-    if size > largest:
-        raise ValueError(f"it has {size / 1e6:.0f} MB, more than the {largest / 1e6:.0f} MB such a file may have")
-    loader = None
-    try:
-        loader = _PlainLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _require_small(node)
-        return loader.construct_document(node)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
-    except RecursionError as error:
-        raise ValueError(f"it is nested deeper than {DEEPEST} levels") from error
-    except yaml.YAMLError as error:
-        raise ValueError(getattr(error, "problem", None) or str(error).splitlines()[0]) from error
-    except (TypeError, KeyError, OverflowError) as error:  # a mapping as a key, a number without digits
-        raise ValueError(f"a value cannot be read ({error})") from error
-    finally:
-        if loader is not None:
-            loader.dispose()
-
-
-def _require_small(node: yaml.Node) -> None:
-    """Count the values as if every alias were written out."""
-    level, seen = [node], 0
-    for _ in range(DEEPEST):
-        inside: list[yaml.Node] = []
-        for each in level:
-            if isinstance(each, yaml.SequenceNode):
-                inside += each.value
-            elif isinstance(each, yaml.MappingNode):
-                inside += [part for pair in each.value for part in pair]
-            seen += 1
-            if seen + len(inside) > MOST:
-                raise ValueError(f"it stands for more than {MOST} values")
-        if not inside:
-            return
-        level = inside
     raise ValueError(f"it is nested deeper than {DEEPEST} levels")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy")
@@ -30,6 +29,8 @@ def git_commit() -> str | None:
 
 def versions() -> dict[str, str | None]:
     """Versions by name: whitebox, its git commit, Python and the packages results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
     import cv2  # two distributions bring it, so it is asked itself
 
     found: dict[str, str | None] = {

@@ -18,7 +18,7 @@ from torch import Tensor
 from whitebox.catalog import dataset_names
 from whitebox.config import DataConfig, InferenceConfig, RunConfig, resolve
 from whitebox.errors import CheckpointError, ConfigError, short
-from whitebox.foreign import read_yaml
+from whitebox.interop.plain_yaml import read_yaml
 from whitebox.interop.reading import count
 from whitebox.models import DECODERS, EncoderConfig, Segmentor, build
 from whitebox.models.encoder import SEGMENTER_FAMILY
