@@ -1,6 +1,7 @@
 """Writing files so that a reader sees the old one or the new one, whatever happens in between.
 
-Every file is written to a temporary name in the same folder, flushed to the disk, and renamed.
+Every file is written to a temporary name in the same folder, flushed to the disk, and renamed. Flushing takes most of
+the time of a small file; what can be made again, such as tables and figures, goes without.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ except FileNotFoundError:  # deleted already; the command line says so
     _STARTED_IN = Path(os.sep)
 
 
-def write_atomically(path: Path, write: Callable[[Path], Path | None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Path | None], *, flush: bool = True) -> None:
     """Call ``write`` on a temporary file beside ``path``, flush it to the disk, and rename it.
 
-    ``write`` may return another path to rename to, where the name depends on the content.
+    ``write`` may return another path to rename to, where the name depends on the content. Without ``flush`` a power cut
+    soon after may leave an empty file.
 
     Raises:
         OutputError: the disk or the permissions do not allow it; an existing ``path`` is untouched.
@@ -38,13 +40,15 @@ def write_atomically(path: Path, write: Callable[[Path], Path | None]) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}-")
         os.close(handle)
         final = write(Path(temporary)) or path
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
+        if flush:
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, final)
-        _flush_folder(path.parent)
+        if flush:
+            _flush_folder(path.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OutputError(f"Cannot write {path}: {reason}; free some space or choose another folder.") from error
@@ -101,8 +105,8 @@ def cache_folder() -> Path:
     return Path(os.path.expanduser(base))
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically and return its path.
+def write_text(path: Path, text: str, *, flush: bool = True) -> Path:
+    """Write a text file atomically and return its path; ``flush`` as for ``write_atomically``.
 
     Raises:
         OutputError: see ``write_atomically``.
@@ -111,7 +115,7 @@ def write_text(path: Path, text: str) -> Path:
     def write(target: Path) -> None:
         target.write_text(text, encoding="utf-8")
 
-    write_atomically(path, write)
+    write_atomically(path, write, flush=flush)
     return path
 
 

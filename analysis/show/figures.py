@@ -279,7 +279,7 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
     _lay_out(figure, dpi)
     options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}
     for form, choice in options.items():
-        write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice))
+        write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice), flush=False)
     return [Path(f"{stem}.{form}") for form in options]
 
 

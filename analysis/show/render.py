@@ -132,9 +132,9 @@ def _render_group(group: Sequence[Record], folder: Path, stem: str, figures: boo
         table.write(folder / "tables" / f"{stem}{suffix}")
     if not show:
         return
-    for record in group:
-        show_record(plain_record(record))
     if terminal.manner.json:
+        for record in group:
+            show_record(plain_record(record))
         return
     console = table_console()
     for table in tables.values():

@@ -197,13 +197,17 @@ class Table:
         """As much of it as has room on the screen: all, or its ends and the beginning of its caption, or nothing."""
         from whitebox import terminal
 
-        room, whole = terminal.manner.room, self.to_rich()
+        room, frame = terminal.manner.room, 4 + bool(self.summary_rows) + 2
+        too_little = room < terminal.LEAST + self.summary_rows
+        if too_little and not terminal.manner.verbose and room < len(self.rows) + frame - 2:
+            terminal.manner.hidden += len(self.rows) + frame  # about; to lay it out, unseen, takes far longer
+            return
+        whole = self.to_rich()
         lines = len(console.render_lines(whole))
         if terminal.fits(lines):
             console.print(whole)
             return
-        frame = 4 + bool(self.summary_rows) + 2
-        if room < terminal.LEAST + self.summary_rows:
+        if too_little:
             terminal.manner.hidden += lines
             return
         ends = replace(self.ends(min(room, lines - 1) - frame), caption="")
@@ -249,7 +253,7 @@ class Table:
         """
         name = os.path.basename(os.fspath(stem))
         texts = {".csv": self.to_csv(), ".md": self.to_markdown(), ".tex": self.to_latex(name)}
-        return [write_text(Path(os.fspath(stem) + suffix), text) for suffix, text in texts.items()]
+        return [write_text(Path(os.fspath(stem) + suffix), text, flush=False) for suffix, text in texts.items()]
 
 
 def _rank(cell: Cell) -> float:

@@ -233,6 +233,7 @@ def test_many_groups_fit_on_a_screen(call: Call, tmp_path: Path) -> None:
         write_record(record_of(30, f"model-{number}"), tmp_path / f"run-{number}" / "records")
     code, out, _ = call("render", tmp_path, "-o", tmp_path / "drawn", "--tables")
     assert code == 0 and len(out.splitlines()) <= terminal.SCREEN + 4
+    assert int(re.search(r"and (\d+) more lines", out)[1]) > 19 * 30  # also of tables that were never laid out
     assert len(list((tmp_path / "drawn").glob("run-*/tables/*.md"))) == 20
 
 
