@@ -262,6 +262,8 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
     from matplotlib.ticker import FuncFormatter, LogFormatter
 
     for axes in figure.axes:
+        if not axes.axison:  # ticks that nobody sees are made and measured again and again
+            axes.set(xticks=[], yticks=[])
         for axis in (axes.xaxis, axes.yaxis):
             formatter = axis.get_major_formatter()
             if isinstance(formatter, FuncFormatter):  # names at ticks
