@@ -3,8 +3,9 @@
 *Plain* is what the equations say, in eager PyTorch, with the same weights: attention with an explicit softmax
 (``SDPBackend.MATH``), logits of full size, ``F.cross_entropy`` or argmax of them, windows averaged at full size, as
 the official code does. *Ours* is what ``whitebox train`` and ``whitebox eval`` run. Both paths take turns, so that
-what else the machine does meets both; the ratio is the median of the ratios of turns. Peak memory is that of a fresh
-process.
+what else the machine does meets both; the ratio is the median of the ratios of turns. *The limit* is what the matrix
+products and the attention of ours would take by themselves (`benchmarks/limit.py`), found in the same turns. Peak
+memory is that of a fresh process.
 
 Writes a CSV and a Markdown table, hardware and versions in their names. Weights and images are random: time does not
 depend on them.
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from limit import limit
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
@@ -54,6 +56,7 @@ MODELS = ("depict-sa-tiny", "depict-ca-tiny", "depict-sa-base", "depict-ca-base"
 PATHS = ("plain", "ours")
 FORWARD, STEP, IMAGE, MULTI = "forward", "training step", "eval, one scale", "eval, scales and flips"
 PARTS = ("encoder", "decoder", "tail")
+LIMIT = "the limit"
 UNITS = {FORWARD: "s", STEP: "s", IMAGE: "images/s", MULTI: "images/s", "memory": "GB"}
 Image = NDArray[np.uint8]
 
@@ -268,11 +271,16 @@ def measure(name: str, setting: Setting, repeats: int, multi: bool) -> list[Row]
     if multi:
         tasks[MULTI] = lambda path: bench.evaluate(path, multi=True)
     for what, task in tasks.items():
+        limited = values[f"{what}: {LIMIT}"]
         for turn in range(repeats + 1):
             for path in PATHS:
                 passed = bench.seconds(lambda path=path, task=task: task(path))  # type: ignore[misc]
                 if turn:
                     values[what][path].append(1 / passed if UNITS[what] == "images/s" else passed)
+            if turn:
+                least = limit(lambda task=task: task("ours"), bench.synchronise)  # type: ignore[misc]
+                limited["ours"].append(1 / least if UNITS[what] == "images/s" else least)
+        limited["plain"] = list(values[what]["plain"])
     for turn in range(repeats + 1):
         for path in PATHS:
             for what, parts in (
@@ -282,7 +290,10 @@ def measure(name: str, setting: Setting, repeats: int, multi: bool) -> list[Row]
                 for part, passed in parts.items():
                     if turn:
                         values[f"{what}: {part}"][path].append(passed)
-    rows = [Row(name, what, UNITS.get(what, "s"), found["plain"], found["ours"]) for what, found in values.items()]
+    rows = [
+        Row(name, what, UNITS.get(what.removesuffix(f": {LIMIT}"), "s"), found["plain"], found["ours"])
+        for what, found in values.items()
+    ]
     for what, crops in ((FORWARD, 1), (STEP, 3 * setting.batch)):  # a backward pass is twice the arithmetic
         found, work = values[what], bench.gflop() * crops
         speeds = ([work / passed for passed in found[path]] for path in PATHS)
@@ -323,8 +334,8 @@ def markdown(rows: Iterable[Row], setting: Setting, title: str) -> str:
         "",
         "Median (range) over turns that alternate between the paths; `plain` and `ours` are described in "
         "`benchmarks/speed.py`. The ratio is ours to plain. Parts of a step are forward and backward, always eager; "
-        "parts of an evaluated image are seconds, and its tail includes resizing and windows. Memory is that of a "
-        "process, libraries included.",
+        "parts of an evaluated image are seconds, and its tail includes resizing and windows. The limit: matrix products "
+        "and attention of ours alone (`benchmarks/limit.py`). Memory is that of a process, libraries included.",
         "",
         "| model | what | unit | plain | ours | ratio | turns |",
         "|---|---|---|---|---|---|---|",

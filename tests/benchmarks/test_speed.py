@@ -57,11 +57,15 @@ def test_measured_rows():
     found = {row.what: row for row in rows}
     assert set(found) == {
         *(speed.FORWARD, speed.STEP, speed.IMAGE),
+        *(f"{what}: the limit" for what in (speed.FORWARD, speed.STEP, speed.IMAGE)),
         *(f"{what}: {part}" for what in (speed.STEP, speed.IMAGE) for part in speed.PARTS),
         *(f"{what}: arithmetic" for what in (speed.FORWARD, speed.STEP)),
     }
     for row in rows:
         assert len(row.plain) == len(row.ours) == 2 and all(value > 0 for value in row.plain + row.ours)
+    step = found[speed.STEP]
+    assert found["training step: the limit"].plain == step.plain
+    assert max(found["training step: the limit"].ours) < min(step.plain)  # every product is in it, once
     forward, arithmetic = found[speed.FORWARD], found["forward: arithmetic"]
     assert arithmetic.ours[0] * forward.ours[0] == pytest.approx(arithmetic.plain[1] * forward.plain[1])
 
