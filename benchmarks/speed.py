@@ -334,8 +334,8 @@ def markdown(rows: Iterable[Row], setting: Setting, title: str) -> str:
         "",
         "Median (range) over turns that alternate between the paths; `plain` and `ours` are described in "
         "`benchmarks/speed.py`. The ratio is ours to plain. Parts of a step are forward and backward, always eager; "
-        "parts of an evaluated image are seconds, and its tail includes resizing and windows. The limit: matrix products "
-        "and attention of ours alone (`benchmarks/limit.py`). Memory is that of a process, libraries included.",
+        "parts of an evaluated image are seconds, and its tail includes resizing and windows. The limit: matrix "
+        "products and attention of ours alone (`benchmarks/limit.py`). Memory is that of a process, with libraries.",
         "",
         "| model | what | unit | plain | ours | ratio | turns |",
         "|---|---|---|---|---|---|---|",
