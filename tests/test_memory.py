@@ -57,8 +57,8 @@ def faults():
 
 for _ in range(3):
     before = faults()
-    for _ in range(4):
-        torch.ones(20_000_000)
+    for _ in range(20):
+        [torch.ones(5_000_000) for _ in range(3)]
     found = faults() - before
 print(found)
 """
@@ -66,7 +66,7 @@ print(found)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_what_is_freed_is_kept_for_what_comes_next():
-    """Pages that the system gives, and clears, of four tensors of 80 MB that were there before."""
+    """Pages that the system gives, and clears, of tensors of 20 MB that were there before."""
     found = {}
     for way in ("kept", "returned"):
         command = [sys.executable, "-c", KEEPING, way]

@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 _UNKNOWN = 2**63
 _STATUS = "/proc/self/status"
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # options of mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt(3)
+_LARGEST_KEPT = 2**25  # bytes; glibc takes no more
 
 
 def keep_freed() -> None:
     """Let glibc keep what is freed for what comes next, as PyTorch's allocator does on a GPU; elsewhere nothing.
 
-    As it is, glibc returns large tensors to the system at once, and gets their pages back one by one, each cleared.
+    As it is, glibc returns tensors of 128 kB and more to the system at once, and gets their pages back one by one, each
+    cleared; until it has seen larger ones freed. Blocks above 32 MB still go back.
     """
+    if (glibc := _glibc()) is not None:
+        for option, value in ((_M_MMAP_THRESHOLD, _LARGEST_KEPT), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+            glibc.mallopt(option, value)  # an option that it does not know changes nothing
+
+
+def _return_freed() -> None:
+    if (glibc := _glibc()) is not None:
+        glibc.malloc_trim(0)
+
+
+def _glibc() -> Any:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return
+        return None
     import ctypes
 
-    library = ctypes.CDLL(None)
-    for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        library.mallopt(option, value)  # an option that it does not know changes nothing
+    return ctypes.CDLL(None)
 
 
-def free_bytes() -> int:
-    """The least of what the machine has free, what its limits (``ulimit -v``) leave, and what a container may take."""
+def free_bytes(wanted: float = math.inf) -> int:
+    """The least of what the machine has free, what its limits (``ulimit -v``) leave, and what a container may take.
+
+    Args:
+        wanted: where that is not free, what this process has freed, and kept, is returned first.
+    """
+    if (found := _free()) < wanted:
+        _return_freed()
+        found = _free()
+    return found
+
+
+def _free() -> int:
     return max(0, min(_machine(), _limit(), _container()))
 
 

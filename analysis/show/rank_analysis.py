@@ -240,7 +240,7 @@ def _line(axes: Axes, x: Sequence[float], values: Sequence[Estimate], **look: An
     axes.plot(x, [value.value for value in values], linewidth=1.2, markersize=3, **look)
     curves_behind(axes, x, values, look["color"])
     low, high = [value.low for value in values], [value.high for value in values]
-    axes.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
 
 
 def _finish(figure: Figure, records: Sequence[Record], handles: Sequence[Line2D], caption: str, stem: Path) -> None:

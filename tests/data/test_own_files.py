@@ -257,7 +257,7 @@ class TestSizes:
 
     def test_more_than_the_memory(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """By the size in the header."""
-        monkeypatch.setattr("whitebox.data.images.free_bytes", lambda: 10_000)
+        monkeypatch.setattr("whitebox.data.images.free_bytes", lambda wanted: 10_000)
         with pytest.raises(DataError, match=r"has 64 x 48 px, which need 18.4 kB of memory, and 10.0 kB are free"):
             read_image(root / "images/train/im0.png")
         assert read_label(root / "masks/train/im0.png").shape == (48, 64)  # 6144 bytes are enough

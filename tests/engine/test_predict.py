@@ -346,7 +346,7 @@ def test_photos_that_do_not_fit_into_the_memory(tmp_path, monkeypatch):
     """By their size, before they are decoded; and where PyTorch finds no memory nevertheless."""
     path = write(tmp_path / "a.png")
     with monkeypatch.context() as patch:
-        patch.setattr("whitebox.data.images.free_bytes", lambda: 24 * 600 - 1)
+        patch.setattr("whitebox.data.images.free_bytes", lambda wanted: 24 * 600 - 1)
         ((_, reason),) = run([path], tmp_path / "out").failed
         assert "a.png has 30 x 20 px, which need 14.4 kB of memory, and 14.4 kB are free" in reason
 

@@ -88,8 +88,8 @@ def _require_room(path: Path, what: str, content: bytes, bytes_a_pixel: int) -> 
         return  # a format that only OpenCV knows, or no image, which is said later
     if width * height > _MOST_PIXELS:
         raise DataError(f"{what} {path} has {width} x {height} px, more than 2^30 in all: make it smaller, or cut it.")
-    needed, free = width * height * bytes_a_pixel, free_bytes()
-    if needed > free:
+    needed = width * height * bytes_a_pixel
+    if needed > (free := free_bytes(needed)):
         raise DataError(
             f"{what} {path} has {width} x {height} px, which need {readable(needed)} of memory, and {readable(free)} "
             "are free: make it smaller, or cut it."
