@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from traceback import clear_frames
 from typing import NamedTuple
 
 import torch
@@ -40,14 +41,12 @@ def measured(step: Callable[[int], None], device: torch.device) -> Need | None:
     """
     taken = []
     for images in (1, 2):
-        lacking = False
         try:
             taken.append(_taken(partial(step, images), device))
         except (RuntimeError, MemoryError) as error:
             if not is_lack_of_memory(error):
                 raise
-            lacking = True
-        if lacking:  # out of the handler, which would hold the tensors of the frames it came through
+            clear_frames(error.__traceback__)  # of the tensors in them
             return None if images == 1 else Need(taken[0], torch.inf)
     each = max(taken[1] - taken[0], 0)
     return Need(taken[0] - each, each)

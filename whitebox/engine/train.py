@@ -15,6 +15,7 @@ import math
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NoReturn, cast
 
 import torch
@@ -271,7 +272,6 @@ class _Run:
         for batch in batches(self.loader):
             loaded = time.perf_counter()
             rate = learning_rate(self.step, self.steps, config.optim)
-            lacking = ""
             try:
                 loss, norm = self.learner.update(batch, self.step, rate, self.signals)
             except DataError as error:  # in all processes, before anything was changed
@@ -279,9 +279,8 @@ class _Run:
             except (RuntimeError, MemoryError) as error:
                 if not is_lack_of_memory(error):
                     raise
-                lacking = short(str(error))
-            if lacking:  # out of the handler, which would hold the tensors of the frames it came through
-                self._lack(lacking, batch)
+                clear_frames(error.__traceback__)  # of the tensors in them: what fits without these is measured
+                self._lack(short(str(error)), batch)
             if not (math.isfinite(loss) and (math.isfinite(norm) or self.accelerator.scaler is not None)):
                 self._refuse(loss, norm, epoch, rate, batch.names)
             self.step += 1
