@@ -27,7 +27,7 @@ from whitebox.config import DataConfig, resolve
 from whitebox.data import build_dataset
 from whitebox.data.augment import augment, random_key
 from whitebox.data.images import UInt8
-from whitebox.data.loading import keep_memory
+from whitebox.memory import keep_freed
 from whitebox.terminal import table_console
 
 IMAGES, CLASSES, SIZE = 8, 150, (512, 683)
@@ -106,7 +106,7 @@ def main(turns: Annotated[int, typer.Option(min=1)] = 15, output: Path = Path("r
     """Measure, print and write the table."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    keep_memory()  # as in a process of a loader
+    keep_freed()  # as in a process of a loader
     shapes = resolve("segmenter-linear-tiny", "shapes").data
     with TemporaryDirectory() as folder:
         write_photos(Path(folder))

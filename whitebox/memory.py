@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import re
 import resource
 import sys
@@ -34,11 +33,9 @@ def _return_freed() -> None:
 
 
 def _glibc() -> Any:
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return None
     import ctypes
 
-    return ctypes.CDLL(None)
+    return libc if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt") else None
 
 
 def free_bytes(wanted: float = math.inf) -> int:

@@ -1,7 +1,6 @@
 """Data loading processes: a process ends although an error kept its loader, and signals are left to the main one."""
 
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -95,25 +94,3 @@ def test_workers_end_with_a_main_process_that_was_killed(method: str, tmp_path: 
     while time.monotonic() < deadline and Path(f"/proc/{worker}").exists():
         time.sleep(0.05)
     assert not Path(f"/proc/{worker}").exists()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory as they like")
-@pytest.mark.parametrize("kept", [True, False])
-def test_workers_keep_the_memory_of_images(kept: bool) -> None:
-    """In processes of their own, as a process cannot go back; ten images of 4 MB have 10,000 pages."""
-    code = f"""
-import resource
-import numpy as np
-from whitebox.data.loading import keep_memory
-if {kept}:
-    keep_memory()
-faults = []
-for _ in range(11):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    pair = [np.ones(2**22, np.uint8), np.ones(2**22, np.uint8)]  # glibc learns from one, and gives back the other
-    del pair
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(sum(faults[1:]))
-"""
-    found = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-    assert found < 2000 if kept else found > 4000

@@ -6,12 +6,10 @@ A DataLoader would wrap an error into a traceback of many lines.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import multiprocessing
 import multiprocessing.queues
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,9 +18,9 @@ from typing import Any, Protocol, TypeVar
 from torch.utils.data import Dataset
 
 from whitebox.errors import DataError, WhiteboxError
+from whitebox.memory import keep_freed
 
 T = TypeVar("T")
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def default_workers() -> int:
@@ -41,18 +39,7 @@ def serve(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    keep_memory()
-
-
-def keep_memory() -> None:
-    """Let freed memory stay with this process (glibc; elsewhere nothing).
-
-    The megabytes of an image are else given back and faulted in page by page for each sample, a third of the time that
-    its augmentation takes.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for setting, value in ((_TRIM_THRESHOLD, 2**29), (_MMAP_THRESHOLD, 2**25)):  # the most that glibc takes
-            libc.mallopt(setting, value)
+    keep_freed()  # a third of the time that augmenting an image takes goes into getting its megabytes back
 
 
 def _end_at_once(*_: object) -> None:
