@@ -38,10 +38,10 @@ from whitebox.memory import keep_freed
 from whitebox.runs import Run
 from whitebox.terminal import table_console
 
-SIDES = (128, 256, 384, 512, 768)  # px
-CLASSES = (2, 10, 50, 150, 250)
-IMAGES = (1, 2, 4, 8)
-DRAWS = (1, 2, 4, 8, 16)
+SIDES = (128, 256, 384, 512, 640)  # px
+CLASSES = (2, 50, 100, 150, 200, 250)
+IMAGES = (1, 2, 4)
+DRAWS = (1, 2, 4, 8)
 Task = tuple[str, int, Callable[[], object]]  # what it grows with, how much of it, and the task
 Found = tuple[str, int, Estimate, Estimate]  # seconds of the task, and at the limit
 
@@ -78,21 +78,22 @@ def tasks(model: str, size: int, folder: Path) -> Iterator[Task]:
         yield "draws", draws, swept
 
 
-def measure(every: Iterator[Task], turns: int) -> Iterator[Found]:
-    """Seconds of each task and of its limit, which take turns; the first turn is not counted."""
-    for what, amount, task in every:
-        passed: list[float] = []
-        least: list[float] = []
-        for turn in range(turns + 1):
+def measure(every: list[Task], turns: int) -> Iterator[Found]:
+    """Seconds of each task and of its limit; all take turns, and the first turn is not counted."""
+    passed: list[list[float]] = [[] for _ in every]
+    least: list[list[float]] = [[] for _ in every]
+    for turn in range(turns + 1):
+        for number, (_, _, task) in enumerate(every):
             start = time.perf_counter()
             task()
             if turn:
-                passed.append(time.perf_counter() - start)
-                least.append(limit(task))
-        yield what, amount, spread(passed), spread(least)
+                passed[number].append(time.perf_counter() - start)
+                least[number].append(limit(task))
+    for number, (what, amount, _) in enumerate(every):
+        yield what, amount, spread(passed[number]), spread(least[number])
 
 
-def draw(found: list[Found], on: str, output: Path) -> list[Path]:
+def draw(found: list[Found], on: str, turns: int, output: Path) -> list[Path]:
     """A panel for each thing that the cost grows with."""
     titles = {
         "tokens": "one crop",
@@ -100,6 +101,8 @@ def draw(found: list[Found], on: str, output: Path) -> list[Path]:
         "images": "evaluation",
         "draws": "noise sweep, four photos",
     }
+    from matplotlib.ticker import MaxNLocator
+
     with figure_style() as colours:
         figure = new_figure(4.6, PAGE)
         for axes, (what, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):
@@ -112,16 +115,15 @@ def draw(found: list[Found], on: str, output: Path) -> list[Path]:
             axes.errorbar(amounts, middle, ends, **style)
             limits = [each.value for _, _, each in own]
             axes.plot(amounts, limits, color=colours[1], linewidth=1, label="limit: products and attention alone")
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
-            axes.set_xticks(amounts, [str(amount) for amount in amounts])
-            axes.minorticks_off()
+            axes.set_xlim(0)
+            axes.set_ylim(0)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_xlabel(what)
             axes.set_ylabel("time (s)")
             axes.set_title(title)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-        figure.supxlabel(on, fontsize=6.5)
+        figure.supxlabel(f"{on}; median and range of {turns} turns", fontsize=6.5)
         return save_figure(figure, output)
 
 
@@ -137,7 +139,7 @@ def run(
         torch.set_num_threads(threads)
     keep_freed()
     with TemporaryDirectory() as folder:
-        found = list(measure(tasks(model, size, Path(folder)), turns))
+        found = list(measure(list(tasks(model, size, Path(folder))), turns))
     version = torch.__version__.split("+")[0]
     on = f"{model}, {hardware()['cpu']}, {torch.get_num_threads()} threads, fp32, torch {version}"
     table = Table(
@@ -157,7 +159,7 @@ def run(
     stem = output / re.sub(r"[^a-z0-9.]+", "-", f"cost {on}".lower())
     console = table_console()
     console.print(table.to_rich())
-    for path in (*table.write(stem), *draw(found, on, stem.with_name(f"{stem.name}.png"))):
+    for path in (*table.write(stem), *draw(found, on, turns, stem.with_name(f"{stem.name}.png"))):
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-SECONDS = 0.1  # for repetitions of one product, at least three
+SECONDS = 0.03  # for repetitions of one product, at least three
 aten = torch.ops.aten
 PRODUCTS = (
     *(aten.linear, aten.matmul, aten.einsum, aten.conv2d, aten.scaled_dot_product_attention),  # whole in inference mode

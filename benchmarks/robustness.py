@@ -38,6 +38,7 @@ from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.encoded import MEMORY
 from whitebox.engine.evaluate import evaluate
+from whitebox.memory import keep_freed
 from whitebox.models import build
 from whitebox.runs import Run, open_run
 from whitebox.terminal import table_console
@@ -131,6 +132,7 @@ def main(
     """Measure, print and write the table."""
     if threads:
         torch.set_num_threads(threads)
+    keep_freed()  # as commands do
     noise = Noise(levels=tuple(0.01 * (index + 1) for index in range(sigmas)), draws=draws)
     points = [CLEAN, *(key for draw in range(draws) for sigma in noise.levels for key in noise.keys(sigma, draw))]
     with TemporaryDirectory() as folder:
