@@ -273,7 +273,7 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     lengths, repeats = (QUICK, 1) if quick else (LENGTHS, repeats)
-    keep_freed()
+    keep_freed(any_size=True)
     passed = measure_times(lengths, repeats, device)
     memory = {
         (name, length): peak_memory(OPERATORS[name]().to(device), tokens(length, device)) for name, length in passed

@@ -65,6 +65,24 @@ print(sum(faults[1:]))
     assert found < 2000 if kept else found > 4000
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators keep memory as they like")
+@pytest.mark.parametrize("any_size", [True, False])
+def test_large_blocks_are_kept_where_that_is_asked(any_size):
+    """In processes of their own; the first block of 80 MB gets its pages, the second has them."""
+    code = f"""
+import resource
+import numpy as np
+from whitebox.memory import keep_freed
+keep_freed(any_size={any_size})
+np.ones(10**7)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(10**7)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    found = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert found < 20 if any_size else found > 30
+
+
 def test_without_glibc_nothing_is_asked(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     memory.keep_freed()

@@ -12,18 +12,22 @@ from typing import Any
 
 _UNKNOWN = 2**63
 _STATUS = "/proc/self/status"
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # options of mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # options of mallopt(3)
 _LARGEST_KEPT = 2**25  # bytes; glibc takes no more
 
 
-def keep_freed() -> None:
+def keep_freed(any_size: bool = False) -> None:
     """Let glibc keep what is freed for what comes next, as PyTorch's allocator does on a GPU; elsewhere nothing.
 
     As it is, glibc returns tensors of 128 kB and more to the system at once, and gets their pages back one by one, each
-    cleared; until it has seen larger ones freed. Blocks above 32 MB still go back.
+    cleared; until it has seen larger ones freed.
+
+    Args:
+        any_size: blocks above 32 MB, too, which else still go back.
     """
     if (glibc := _glibc()) is not None:
-        for option, value in ((_M_MMAP_THRESHOLD, _LARGEST_KEPT), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+        blocks = (_M_MMAP_MAX, 0) if any_size else (_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        for option, value in (blocks, (_M_TRIM_THRESHOLD, 2**31 - 1)):
             glibc.mallopt(option, value)  # an option that it does not know changes nothing
 
 
