@@ -38,10 +38,15 @@ def read_json(path: Path, largest: int = LARGEST) -> Any:
     Raises:
         OSError: it cannot be read. ValueError: see ``parse_json``; or it is larger than ``largest`` bytes.
     """
+    require_size(path, largest)
+    return parse_json(path.read_bytes())
+
+
+def require_size(path: Path, largest: int) -> None:
+    """Raise a ``ValueError`` for a file of more than ``largest`` bytes, an ``OSError`` where it cannot be read."""
     size = path.stat().st_size
     if size > largest:
         raise ValueError(f"it has {size / 1e6:.0f} MB, more than the {largest / 1e6:.0f} MB such a file may have")
-    return parse_json(path.read_bytes())
 
 
 def _require_shallow(value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from whitebox.foreign import DEEPEST
+from whitebox.foreign import DEEPEST, require_size
 
 MOST = 100_000  # values of a file, each alias counted as what it stands for
 
@@ -38,9 +38,7 @@ def read_yaml(path: Path, largest: int = 2**20) -> Any:
     Raises:
         OSError: it cannot be read. ValueError: it is no plain YAML, or beyond the bounds; the reason, for a message.
     """
-    size = path.stat().st_size
-    if size > largest:
-        raise ValueError(f"it has {size / 1e6:.0f} MB, more than the {largest / 1e6:.0f} MB such a file may have")
+    require_size(path, largest)
     loader = None
     try:
         loader = _PlainLoader(path.read_text(encoding="utf-8"))
