@@ -95,14 +95,14 @@ def measure(every: list[Task], turns: int) -> Iterator[Found]:
 
 def draw(found: list[Found], on: str, turns: int, output: Path) -> list[Path]:
     """A panel for each thing that the cost grows with."""
+    from matplotlib.ticker import MaxNLocator
+
     titles = {
         "tokens": "one crop",
         "classes": "one photo, its tokens there",
         "images": "evaluation",
         "draws": "noise sweep, four photos",
     }
-    from matplotlib.ticker import MaxNLocator
-
     with figure_style() as colours:
         figure = new_figure(4.6, PAGE)
         for axes, (what, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):

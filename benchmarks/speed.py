@@ -56,7 +56,6 @@ MODELS = ("depict-sa-tiny", "depict-ca-tiny", "depict-sa-base", "depict-ca-base"
 PATHS = ("plain", "ours")
 FORWARD, STEP, IMAGE, MULTI = "forward", "training step", "eval, one scale", "eval, scales and flips"
 PARTS = ("encoder", "decoder", "tail")
-LIMIT = "the limit"
 UNITS = {FORWARD: "s", STEP: "s", IMAGE: "images/s", MULTI: "images/s", "memory": "GB"}
 Image = NDArray[np.uint8]
 
@@ -260,9 +259,15 @@ def plain_labels(model: Segmentor, photo: Image, inference: InferenceConfig, dat
     return total_KHW.argmax(0)
 
 
+def in_unit(what: str, seconds: float) -> float:
+    """Seconds of one image or step in the unit that they are shown in."""
+    return 1 / seconds if UNITS[what] == "images/s" else seconds
+
+
 def measure(name: str, setting: Setting, repeats: int, multi: bool) -> list[Row]:
     """Times of one model, both paths in turn; the first turn is not counted."""
     bench, values = Bench(name, setting), defaultdict[str, dict[str, list[float]]](lambda: defaultdict(list))
+    limits = defaultdict[str, list[float]](list)
     tasks: dict[str, Callable[[str], object]] = {
         FORWARD: bench.forward,
         STEP: bench.step,
@@ -271,16 +276,14 @@ def measure(name: str, setting: Setting, repeats: int, multi: bool) -> list[Row]
     if multi:
         tasks[MULTI] = lambda path: bench.evaluate(path, multi=True)
     for what, task in tasks.items():
-        limited = values[f"{what}: {LIMIT}"]
         for turn in range(repeats + 1):
             for path in PATHS:
                 passed = bench.seconds(lambda path=path, task=task: task(path))  # type: ignore[misc]
                 if turn:
-                    values[what][path].append(1 / passed if UNITS[what] == "images/s" else passed)
+                    values[what][path].append(in_unit(what, passed))
             if turn:
                 least = limit(lambda task=task: task("ours"), bench.synchronise)  # type: ignore[misc]
-                limited["ours"].append(1 / least if UNITS[what] == "images/s" else least)
-        limited["plain"] = list(values[what]["plain"])
+                limits[what].append(in_unit(what, least))
     for turn in range(repeats + 1):
         for path in PATHS:
             for what, parts in (
@@ -290,10 +293,9 @@ def measure(name: str, setting: Setting, repeats: int, multi: bool) -> list[Row]
                 for part, passed in parts.items():
                     if turn:
                         values[f"{what}: {part}"][path].append(passed)
-    rows = [
-        Row(name, what, UNITS.get(what.removesuffix(f": {LIMIT}"), "s"), found["plain"], found["ours"])
-        for what, found in values.items()
-    ]
+    rows = [Row(name, what, UNITS.get(what, "s"), found["plain"], found["ours"]) for what, found in values.items()]
+    for what, reached in limits.items():
+        rows.append(Row(name, f"{what}: the limit", UNITS[what], values[what]["plain"], reached))
     for what, crops in ((FORWARD, 1), (STEP, 3 * setting.batch)):  # a backward pass is twice the arithmetic
         found, work = values[what], bench.gflop() * crops
         speeds = ([work / passed for passed in found[path]] for path in PATHS)

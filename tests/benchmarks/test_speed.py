@@ -63,11 +63,25 @@ def test_measured_rows():
     }
     for row in rows:
         assert len(row.plain) == len(row.ours) == 2 and all(value > 0 for value in row.plain + row.ours)
-    step = found[speed.STEP]
-    assert found["training step: the limit"].plain == step.plain
-    assert max(found["training step: the limit"].ours) < min(step.plain)  # every product is in it, once
+    assert found["training step: the limit"].plain == found[speed.STEP].plain
     forward, arithmetic = found[speed.FORWARD], found["forward: arithmetic"]
     assert arithmetic.ours[0] * forward.ours[0] == pytest.approx(arithmetic.plain[1] * forward.plain[1])
+
+
+def test_limits_are_of_ours_and_in_the_unit_of_their_row(monkeypatch):
+    paths = []
+    monkeypatch.setattr(speed.Bench, "step", lambda bench, path: paths.append(path))
+
+    def limit(task, synchronise):
+        paths.clear()
+        task()
+        return 0.25 if paths == ["ours"] else 0.5  # of an update, or of something else
+
+    monkeypatch.setattr(speed, "limit", limit)
+    found = {row.what: row for row in speed.measure("depict-ca-tiny", SMALL, repeats=1, multi=False)}
+    assert (found["training step: the limit"].ours, found["training step: the limit"].unit) == ([0.25], "s")
+    assert found["forward: the limit"].ours == [0.5]
+    assert (found["eval, one scale: the limit"].ours, found["eval, one scale: the limit"].unit) == ([2.0], "images/s")
 
 
 def test_arithmetic_is_that_of_the_field():
