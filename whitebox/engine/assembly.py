@@ -3,7 +3,8 @@
 Everything between a model's masks and the softmax is linear and acts on rows and columns separately: upsampling from
 patches, the average over windows (which form a grid), resizing, mirroring. So it is two matrices, one for rows and one
 for columns, made once a view; they are applied tile by tile, classes last, and nothing of full size is held but the
-result.
+result. On a processor, where there are many classes, the labels of a single view need few of the pixels, see
+``whitebox.engine.knots``.
 
 A model that gives scores (SegViT) makes them of its upsampled masks, which is not linear; their average over windows
 and what follows is. So its scores are made row by row, where a tile needs them, and from there it is as above. Scores
@@ -23,13 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whitebox.engine.knots import Knots, labels_between, worthwhile
 from whitebox.engine.windows import Image, anchors, enlarge
 from whitebox.errors import ConfigError
 from whitebox.models import Segmentor
@@ -84,6 +86,14 @@ class View:
         part_Rm, used = self.rows.part(rows)
         return (part_Rm.to(self.masks_mnK) @ self.masks_mnK[used].flatten(1)).unflatten(1, self.masks_mnK.shape[1:])
 
+    def labels(self, dtype: torch.dtype) -> Tensor | None:
+        """The most probable class by this view alone, (H, W); None where that is found as fast from all pixels."""
+        K, (rows, columns) = self.masks_mnK.shape[2], (self.rows.knots, self.columns.knots)
+        if self.masks_mnK.device.type != "cpu" or K < MANY_CLASSES or not worthwhile(rows, columns):
+            return None
+        rows_JnK = (rows.matrix_kn @ self.masks_mnK.flatten(1)).unflatten(1, self.masks_mnK.shape[1:])
+        return labels_between(columns.matrix_kn @ rows_JnK, rows, columns, dtype)
+
 
 class ScoreView(View):
     """A view of a model that gives scores."""
@@ -111,6 +121,9 @@ class ScoreView(View):
         part_Rh, used = self.rows.part(rows)
         scores_hwK = self.scores(used)
         return (part_Rh.to(scores_hwK) @ scores_hwK.flatten(1)).unflatten(1, scores_hwK.shape[1:])
+
+    def labels(self, dtype: torch.dtype) -> None:
+        """Scores are made of upsampled masks, and are not linear between patches."""
 
     def scores(self, rows: slice) -> Tensor:
         """Scores of some rows of the view, averaged over windows: (h, w, K)."""
@@ -229,9 +242,11 @@ class WindowedPhoto:
             on_tile: called for each tile with its rows, its columns and the class probabilities there, (K, R, S); the
                 probabilities of a photo are never held as a whole.
         """
-        label_HW = torch.empty(self.shape, dtype=dtype, device=self.views[0].masks_mnK.device)
-        several = len(self.views) > 1
-        with full_precision(label_HW.device):
+        device, several = self.views[0].masks_mnK.device, len(self.views) > 1
+        with full_precision(device):
+            if not several and on_tile is None and (found_HW := self.views[0].labels(dtype)) is not None:
+                return found_HW
+            label_HW = torch.empty(self.shape, dtype=dtype, device=device)
             for rows, columns, block_RSK in self._tiles(normalised=several):
                 label_HW[rows, columns] = largest_class(block_RSK)
                 if on_tile is not None:
@@ -309,6 +324,11 @@ class _Axis:
         used_Pn = self.matrix_Pn.numpy() != 0  # few: neighbours, in each of the windows that overlap here
         self.first = used_Pn.argmax(1)
         self.last = used_Pn.shape[1] - used_Pn[:, ::-1].argmax(1)
+
+    @cached_property
+    def knots(self) -> Knots:
+        """Where logits bend between these pixels."""
+        return Knots(self.matrix_Pn)
 
     def part(self, pixels: slice) -> tuple[Tensor, slice]:
         """The rows of the matrix for these pixels, without outer columns of zeros; which logits the columns are."""
