@@ -147,7 +147,8 @@ def probabilities(
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode (no dropout, no drop path) inside the block; each module is as before after it."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:  # to say it again to hundreds of modules takes milliseconds, and a sweep asks for each of its rows
+        model.eval()
     try:
         yield
     finally:
