@@ -23,7 +23,7 @@ import torch
 import typer
 from frozen import spread
 from limit import limit
-from robustness import random_run
+from robustness import run_of
 from speed import Bench, Setting
 
 from analysis.consumed import Chosen, EvaluatedImages
@@ -58,9 +58,9 @@ def tasks(model: str, size: int, folder: Path) -> Iterator[Task]:
         patches = side // crop.model.encoder.patch_size
         yield "tokens", patches**2, lambda crop=crop: crop.forward("ours")  # type: ignore[misc]
     for classes in CLASSES:
-        one = changed(random_run(folder / f"classes-{classes}", model, size, classes, 1), 1).encoded
+        one = changed(run_of(folder / f"classes-{classes}", model, size, classes, 1, steps=0), 1).encoded
         yield "classes", classes, one.evaluate
-    run = random_run(folder / "images", model, size, 150, max(IMAGES))
+    run = run_of(folder / "images", model, size, 150, max(IMAGES), steps=0)
     dataset = EvaluatedImages(run, Chosen()).dataset
     for images in IMAGES:
 

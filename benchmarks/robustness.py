@@ -6,19 +6,23 @@ machine does meets both. *All plain* is their median times the number of points;
 whole sweep. *Outside the decoder* is what the rows take besides the decoder itself: drawing noise, adding it, making
 pixels of masks, counting, writing.
 
-Weights and photos are random: time does not depend on them. Writes CSV, Markdown and LaTeX, hardware and versions in
-their names.
+Labels of many classes are found the faster the larger the regions of one class (``whitebox.engine.knots``). So the
+model is trained for a moment, on photos of 20 regions with a colour for each class; as many objects are in an image of
+ADE20K (19.5: Zhou et al., CVPR 2017). ``--steps 0`` leaves weights random, whose regions are smaller. Writes CSV,
+Markdown and LaTeX, hardware and versions in their names.
 
     python benchmarks/robustness.py                                                   # tiny, 512 px, 150 classes
-    python benchmarks/robustness.py --model depict-sa-large --size 640 --images 1 --plain 2
+    python benchmarks/robustness.py --model depict-sa-large --size 640 --images 1 --plain 2 --steps 0
 """
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -27,6 +31,7 @@ import cv2
 import numpy as np
 import torch
 import typer
+from torch import Tensor
 
 from analysis.consumed import Chosen, EvaluatedImages
 from analysis.measures.changes import CLEAN, ChangedRun
@@ -38,41 +43,59 @@ from whitebox.config import resolve
 from whitebox.engine.checkpoint import save_model
 from whitebox.engine.encoded import MEMORY
 from whitebox.engine.evaluate import evaluate
+from whitebox.engine.log import Silent
+from whitebox.engine.train import train
 from whitebox.memory import keep_freed
 from whitebox.models import build
 from whitebox.runs import Run, open_run
 from whitebox.terminal import table_console
 
+CROP = 128  # px, of the training
+APART = 16  # px, a patch
 
-def write_photos(folder: Path, images: int, size: int, classes: int) -> None:
-    """Photos of 4 : 3: smooth noise compresses like a photo; labels are large regions."""
-    random, shape = np.random.default_rng(0), (size * 4 // 3, size)
+
+def write_photos(folder: Path, split: str, images: int, size: int, classes: int, seed: int) -> None:
+    """Photos of 4 : 3: large regions, of a colour for each class, under a noise that compresses like a photo."""
+    random, shape = np.random.default_rng(seed), (size * 4 // 3, size)
+    levels = np.linspace(20, 235, math.ceil(classes ** (1 / 3)))
+    colours = np.array(list(product(levels, repeat=3)))
     for kind in ("images", "masks"):
-        (folder / kind / "val").mkdir(parents=True)
+        (folder / kind / split).mkdir(parents=True)
     for index in range(images):
-        coarse = random.integers(0, 256, (size // 8, size // 6, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / "images" / "val" / f"{index}.jpg"), cv2.resize(coarse, shape))
-        regions = random.integers(0, classes, (6, 8), dtype=np.uint8)
+        regions = random.integers(0, classes, (4, 5), dtype=np.uint8)
         label = cv2.resize(regions, shape, interpolation=cv2.INTER_NEAREST)
-        cv2.imwrite(str(folder / "masks" / "val" / f"{index}.png"), label)
+        noise = cv2.resize(random.normal(0, 12, (size // 8, size // 6, 3)), shape)
+        photo = np.clip(colours[label] + noise, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / "images" / split / f"{index}.jpg"), photo)
+        cv2.imwrite(str(folder / "masks" / split / f"{index}.png"), label)
 
 
-def random_run(folder: Path, model: str, size: int, classes: int, images: int) -> Run:
-    """A run with random weights, and random photos as its dataset."""
-    write_photos(folder / "photos", images, size, classes)
+def run_of(folder: Path, model: str, size: int, classes: int, images: int, steps: int) -> Run:
+    """A run on such photos, trained for some steps on parts of them."""
+    write_photos(folder / "photos", "val", images, size, classes, seed=0)
     overrides: dict[str, Any] = {
         "data.path": str(folder / "photos"),
         "data.classes": [f"class {index}" for index in range(classes)],
         "data.resize": size,
-        "data.crop": size,
+        "data.crop": min(size, CROP),
+        "data.photometric": False,
+        "data.scale_range": [1.0, 1.0],
         "inference.window": size,
         "inference.stride": size,
         "encoder.image_size": size,
+        "optim.name": "adamw",
+        "optim.lr": 2e-3,
+        "train.eval_every": 0,
+        "train.steps": max(steps, 1),
     }
     config = resolve(model, "folder", overrides)
-    torch.manual_seed(0)
-    built = build(config.encoder, config.decoder, classes, tuple(config.data.classes))
-    save_model(folder / "run" / "model.safetensors", built, config)
+    if steps:
+        write_photos(folder / "photos", "train", 4 * images, size, classes, seed=1)
+        train(config, folder / "run", Silent())
+    else:
+        torch.manual_seed(0)
+        built = build(config.encoder, config.decoder, classes, tuple(config.data.classes))
+        save_model(folder / "run" / "model.safetensors", built, config)
     return open_run(folder / "run")
 
 
@@ -98,24 +121,44 @@ def now() -> float:
 
 def measure(bench: ChangedRun, points: Sequence[Key], plain: int, folder: Path) -> dict[str, Any]:
     """Seconds of a sweep, of what is in it, and of ``plain`` evaluations spread between its rows."""
-    run, evaluations = bench.run, []
+    run, evaluations, taken, inside = bench.run, [], [], []
+    differing: list[float] = []
     decoder = Timed(run.model.decoder.predict)
-    encoding, rows_taken, inside = Timed(lambda: bench.encoded), Timed(lambda: None), 0.0
-    evaluate(run.model, bench.images.dataset, run.config.inference, run.config.data, limit=1)  # warm
+    encoding, add = Timed(lambda: bench.encoded), Timed(lambda key: rows.add(key, bench.measure(key)))
+
+    def look(_: int, __: Any, label_HW: Tensor) -> None:
+        differing.append(float((label_HW[:, APART:] != label_HW[:, :-APART]).float().mean()))
+
+    evaluate(run.model, bench.images.dataset, run.config.inference, run.config.data, on_image=look)  # warm
     encoding()
     every = -(-len(points) // plain)
     run.model.decoder.predict = decoder  # type: ignore[method-assign, assignment]
     with bench.rows(folder) as rows:
-        rows_taken.function = lambda key: rows.add(key, bench.measure(key))
         for number, key in enumerate(points):
             if number % every == 0:
                 evaluation = Timed(evaluate)
                 evaluation(run.model, bench.images.dataset, run.config.inference, run.config.data)
                 evaluations.append(evaluation.seconds)
-            before = decoder.seconds
-            rows_taken(key)
-            inside += decoder.seconds - before
-    return {"plain": evaluations, "encoding": encoding.seconds, "rows": rows_taken.seconds, "decoder": inside}
+            add.seconds = decoder.seconds = 0.0
+            add(key)
+            taken.append(add.seconds)
+            inside.append(decoder.seconds)
+    return {
+        "plain": evaluations,
+        "encoding": encoding.seconds,
+        "rows": np.array(taken),
+        "decoder": np.array(inside),
+        "differing": statistics.mean(differing),
+    }
+
+
+def outside(found: dict[str, Any], draws: int) -> Estimate:
+    """Percent of the rows' time that is not the decoder's, and its range over draws."""
+    shares = [
+        100 * (1 - decoder.sum() / rows.sum())
+        for rows, decoder in zip(*(np.array_split(found[name][1:], draws) for name in ("rows", "decoder")), strict=True)
+    ]
+    return Estimate(100 * (1 - found["decoder"].sum() / found["rows"].sum()), min(shares), max(shares))
 
 
 def main(
@@ -126,6 +169,7 @@ def main(
     sigmas: Annotated[int, typer.Option(min=1)] = 10,
     draws: Annotated[int, typer.Option(min=1)] = 5,
     plain: Annotated[int, typer.Option(min=1, help="Plain evaluations.")] = 5,
+    steps: Annotated[int, typer.Option(min=0, help="Of the training; 0: random weights.")] = 300,
     threads: Annotated[int, typer.Option(min=0, help="0: as PyTorch chooses.")] = 0,
     output: Path = Path("results/benchmarks"),
 ) -> None:
@@ -136,10 +180,10 @@ def main(
     noise = Noise(levels=tuple(0.01 * (index + 1) for index in range(sigmas)), draws=draws)
     points = [CLEAN, *(key for draw in range(draws) for sigma in noise.levels for key in noise.keys(sigma, draw))]
     with TemporaryDirectory() as folder:
-        run = random_run(Path(folder), model, size, classes, images)
+        run = run_of(Path(folder), model, size, classes, images, steps)
         bench = ChangedRun(run, EvaluatedImages(run, Chosen()), MEMORY, noise.target)
         found = measure(bench, points, plain, Path(folder))
-    one, sweep = statistics.median(found["plain"]), found["encoding"] + found["rows"]
+    one, sweep = statistics.median(found["plain"]), found["encoding"] + found["rows"].sum()
     every = len(points) * one
     cpu, version, used = hardware()["cpu"], torch.__version__.split("+")[0], torch.get_num_threads()
     where = (hardware()["gpus"] or [f"{cpu}, {used} threads"])[0]
@@ -149,7 +193,7 @@ def main(
         every,
         sweep,
         Estimate(every / sweep, *(len(points) * end(found["plain"]) / sweep for end in (min, max))),
-        100 * (found["rows"] - found["decoder"]) / found["rows"],
+        outside(found, draws),
     )
     names = ("Model", "One plain (s)", "All plain (s)", "Sweep (s)", "Ratio", "Outside the decoder (% of rows)")
     table = Table(
@@ -158,10 +202,13 @@ def main(
         caption=f"{where}, fp32, torch {version}; {images} photos of {size * 4 // 3} x {size} px, {classes} classes. "
         f"{len(points)} points: {sigmas} sigmas x {draws} draws, and the clean model. One plain evaluation: median "
         f"[range] of {len(found['plain'])}, spread over the sweep; all plain: times {len(points)}. "
-        f"The sweep: {found['encoding']:.1f} s encoder and reading, {found['rows']:.1f} s rows.",
+        f"Weights: {f'trained for {steps} steps' if steps else 'random'}. "
+        f"The sweep: {found['encoding']:.1f} s encoder and reading, {found['rows'].sum():.1f} s rows; outside: all "
+        f"[range of the draws]. Of pixels {APART} px apart, {100 * found['differing']:.0f} % are seen as of two "
+        "classes.",
     )
     table_console().print(table.to_rich())
-    name = f"robustness-{model}-{size}px-{where}-torch-{version}"
+    name = f"robustness-{model}-{size}px-{'' if steps else 'random-'}{where}-torch-{version}"
     table.write(output / re.sub(r"[^\w.]+", "-", name).lower())
 
 
