@@ -4,6 +4,9 @@ A task is run once, and every matrix product, convolution and fused attention in
 the backward pass too. Then each distinct one is run again by itself, with the same operands, as often as there is time
 for, and its median is taken as often as it occurred. What is left of the task's own time went into everything else:
 norms, activations, softmax, memory, Python. A task can come near this limit, and below it only with other products.
+
+Within the task products are slower than by themselves: their operands come from memory. What share of a task on a
+processor they are there is asked of PyTorch's profiler.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -73,3 +77,12 @@ def limit(task: Callable[[], object], synchronise: Callable[[], None] = lambda: 
                 passed.append(time.perf_counter() - start)
             total += noted.times[key] * statistics.median(passed)
     return total
+
+
+def share(task: Callable[[], object]) -> float:
+    """The part of a task's time on a processor that its products take within it, from 0 to 1; it is run once."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        task()
+    names = {f"aten::{product.__name__}" for product in PRODUCTS} | {"aten::mkldnn_convolution"}  # what one becomes
+    times = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    return sum(time for name, time in times.items() if name in names) / sum(times.values())

@@ -4,7 +4,8 @@
 (``SDPBackend.MATH``), logits of full size, ``F.cross_entropy`` or argmax of them, windows averaged at full size, as
 the official code does. *Ours* is what ``whitebox train`` and ``whitebox eval`` run. Both paths take turns, so that
 what else the machine does meets both; the ratio is the median of the ratios of turns. *The limit* is what the matrix
-products and the attention of ours would take by themselves (`benchmarks/limit.py`), found in the same turns. Peak
+products and the attention of ours would take by themselves (`benchmarks/limit.py`), found in the same turns; what they
+take of a task within it, where their operands come from memory, says ``python benchmarks/speed.py products``. Peak
 memory is that of a fresh process.
 
 Writes a CSV and a Markdown table, hardware and versions in their names. Weights and images are random: time does not
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +36,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from limit import limit
+from limit import limit, share
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
@@ -42,14 +44,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import whitebox
+from analysis.show.tables import Column, Estimate, Table
 from whitebox.config import MULTISCALE, DataConfig, InferenceConfig, OptimConfig
 from whitebox.engine.inference import predict_many
 from whitebox.engine.optimisation import build_optimizer
 from whitebox.engine.update import summed_loss
 from whitebox.engine.windows import anchors, enlarge, resize_image
-from whitebox.memory import peak_gb
+from whitebox.memory import keep_freed, peak_gb
 from whitebox.models import Segmentor
 from whitebox.models.cross_entropy import summed_cross_entropy
+from whitebox.terminal import table_console
 from whitebox.versions import versions
 
 MODELS = ("depict-sa-tiny", "depict-ca-tiny", "depict-sa-base", "depict-ca-base")
@@ -406,6 +410,42 @@ def run(
     console.print(markdown(rows, setting, device_name(setting)), soft_wrap=True, markup=False, highlight=False)
     for path in write(rows, setting, output):
         console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def products(
+    model: Annotated[list[str], typer.Option(help="Repeat for several.")] = list(MODELS),  # noqa: B006
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that are counted.")] = 5,
+    output: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("results/benchmarks"),
+    size: Size = 512,
+    classes: int = 150,
+    batch: int = 4,
+    threads: Threads = 0,
+) -> None:
+    """What share of a task its matrix products and attention take within it, on a processor, by our path.
+
+    Scales and flips, which take long, only for tiny models.
+    """
+    setting, rows = Setting(size, classes, batch, threads=threads), []
+    keep_freed()  # as commands do
+    for name in model:
+        bench = Bench(name, setting)
+        tasks = {STEP: partial(bench.step, "ours"), IMAGE: partial(bench.evaluate, "ours", False)}
+        if "tiny" in name:
+            tasks[MULTI] = partial(bench.evaluate, "ours", True)
+        for what, task in tasks.items():
+            task()
+            found = [100 * share(task) for _ in range(repeats)]
+            rows.append((name, what, Estimate(statistics.median(found), min(found), max(found))))
+    where = f"{device_name(setting)}, fp32, torch {torch.__version__.split('+')[0]}"
+    table = Table(
+        columns=(Column("Model"), Column("Task"), Column("Products (% of its time)", 1)),
+        rows=tuple(rows),
+        caption=f"{where}; {batch} crops of {size} px a step, a photo of {size * 4 // 3} x {size} px, {classes} "
+        f"classes; median [range] of {repeats} turns.",
+    )
+    table_console().print(table.to_rich())
+    table.write(output / re.sub(r"[^\w.]+", "-", f"products-{where}").lower())
 
 
 @app.command(hidden=True)

@@ -44,3 +44,10 @@ def test_synchronises_before_it_looks_at_the_clock():
     calls = []
     benchmark.limit(lambda: torch.ones(2, 2) @ torch.ones(2, 2), lambda: calls.append(1))
     assert len(calls) >= 6 and len(calls) % 2 == 0
+
+
+def test_share_of_products_within_a_task():
+    a = torch.randn(256, 256)
+    assert 0.5 < benchmark.share(lambda: a @ a) <= 1
+    assert benchmark.share(lambda: a.exp()) == 0.0
+    assert 0 < benchmark.share(lambda: (a @ a).exp()) < benchmark.share(lambda: a @ a)

@@ -107,3 +107,14 @@ def test_peak_memory_of_a_process(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(RuntimeError, match=r"peak depict-ca-tiny training step ours --size=64 .* failed"):
         speed.peak_memory("depict-ca-tiny", speed.STEP, "ours", SMALL)
+
+
+def test_share_of_products_in_tasks(tmp_path):
+    before = torch.get_num_threads()
+    speed.products(model=["depict-sa-tiny"], repeats=2, output=tmp_path, size=32, classes=3, batch=1, threads=1)
+    torch.set_num_threads(before)
+    (path,) = tmp_path.glob("products-*.csv")
+    rows, name = list(csv.DictReader(path.open())), "Products (% of its time)"
+    assert [row["Task"] for row in rows] == [speed.STEP, speed.IMAGE, speed.MULTI]
+    for row in rows:
+        assert 0 < float(row[f"{name} low"]) <= float(row[name]) <= float(row[f"{name} high"]) < 100
