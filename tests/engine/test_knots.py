@@ -121,9 +121,10 @@ def test_logits_that_are_not_finite_end(value):
     assert seen(masks, (128, 128), (128, 128), 128, 128).labels().eq(0).all()
 
 
-def test_not_where_there_are_about_as_many_knots_as_pixels():
+def test_not_where_there_are_about_as_many_knots_as_pixels_or_too_many_to_hold():
     rough, fine = (Knots(assembly._upsampling(128, count, 128 // count).T) for count in (8, 64))
-    assert worthwhile(rough, rough) and not worthwhile(fine, fine)
+    assert worthwhile(rough, rough, 150) and not worthwhile(fine, fine, 150)
+    assert not worthwhile(rough, rough, 2**21)
 
 
 def test_not_of_scores():

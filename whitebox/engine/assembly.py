@@ -88,8 +88,11 @@ class View:
 
     def labels(self, dtype: torch.dtype) -> Tensor | None:
         """The most probable class by this view alone, (H, W); None where that is found as fast from all pixels."""
-        K, (rows, columns) = self.masks_mnK.shape[2], (self.rows.knots, self.columns.knots)
-        if self.masks_mnK.device.type != "cpu" or K < MANY_CLASSES or not worthwhile(rows, columns):
+        K = self.masks_mnK.shape[2]
+        if self.masks_mnK.device.type != "cpu" or K < MANY_CLASSES:
+            return None
+        rows, columns = self.rows.knots, self.columns.knots
+        if not worthwhile(rows, columns, K):
             return None
         rows_JnK = (rows.matrix_kn @ self.masks_mnK.flatten(1)).unflatten(1, self.masks_mnK.shape[1:])
         return labels_between(columns.matrix_kn @ rows_JnK, rows, columns, dtype)

@@ -29,6 +29,7 @@ Floats = NDArray[np.float32]
 _BEND = 1e-5  # two steps that differ by less are the same: shares are at most 1, and in float32
 _AT_ONCE = 2**18  # logits that are compared in one go: they and what they are made of stay in a processor's cache
 _FEW_PIXELS = 32  # to a knot: with fewer, all pixels are computed as fast
+_MOST = 2**26  # logits at knots, which are held at once: a quarter of a GB
 _MANY_PIECES = 0.5  # of all are to be searched: then, too
 
 
@@ -49,21 +50,21 @@ class Knots:
     """
 
     def __init__(self, matrix_Pn: Tensor) -> None:
-        rows_Pn = matrix_Pn.double().numpy()
+        rows_Pn = matrix_Pn.numpy()
         starts = list(_starts(rows_Pn))
         self.first: Ints = np.array(starts)
         self.length: Ints = np.diff([*starts, len(rows_Pn)])
-        ends: list[NDArray[np.float64]] = []
+        ends: list[Floats] = []
         left: list[int] = []
         right: list[int] = []
-        for first, length in zip(self.first, self.length, strict=True):
+        for first, length in zip(starts, self.length.tolist(), strict=True):
             start, last = rows_Pn[first], rows_Pn[first + length - 1]
             half = (last - start) / (2 * max(length - 1, 1))
             for end, numbers in ((start - half, left), (last + half, right)):
                 if not ends or np.abs(ends[-1] - end).max() > _BEND:
                     ends.append(end)
                 numbers.append(len(ends) - 1)
-        self.matrix_kn = torch.from_numpy(np.stack(ends)).to(matrix_Pn.dtype)
+        self.matrix_kn = torch.from_numpy(np.stack(ends))
         self.left, self.right = np.array(left), np.array(right)
         self.piece_P = np.repeat(np.arange(len(starts)), self.length)
         self.place_P = ((np.arange(len(rows_Pn)) - self.first[self.piece_P] + 0.5) / self.length[self.piece_P]).astype(
@@ -71,7 +72,7 @@ class Knots:
         )
 
 
-def _starts(rows_Pn: NDArray[np.float64]) -> Iterator[int]:
+def _starts(rows_Pn: Floats) -> Iterator[int]:
     """First pixels of the longest pieces along which rows change by equal steps."""
     steps = np.diff(rows_Pn, axis=0)
     bends = np.flatnonzero(np.abs(np.diff(steps, axis=0)).max(1) > _BEND) + 2  # pixels that go on another way
@@ -84,7 +85,7 @@ def _starts(rows_Pn: NDArray[np.float64]) -> Iterator[int]:
 
 
 class _Mixed(NamedTuple):
-    """Logits as weighted sums of rows of a table; the first axis may be any."""
+    """Logits as weighted sums of c rows of a table."""
 
     rows_Sc: Ints
     weights_Sc: Floats
@@ -93,10 +94,11 @@ class _Mixed(NamedTuple):
 Mixed = Callable[[Ints, Ints], _Mixed]  # of lines and knots: the logits there
 
 
-def worthwhile(rows: Knots, columns: Knots) -> bool:
-    """Whether there are few knots to the pixels."""
+def worthwhile(rows: Knots, columns: Knots, classes: int) -> bool:
+    """Whether there are few knots to the pixels, and their logits fit into little memory."""
     pixels = len(rows.piece_P) * len(columns.piece_P)
-    return pixels >= _FEW_PIXELS * len(rows.matrix_kn) * len(columns.matrix_kn)
+    knots = len(rows.matrix_kn) * len(columns.matrix_kn)
+    return pixels >= _FEW_PIXELS * knots and knots * classes <= _MOST
 
 
 def labels_between(knots_JkK: Tensor, rows: Knots, columns: Knots, dtype: torch.dtype) -> Tensor | None:
