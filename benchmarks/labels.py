@@ -1,10 +1,10 @@
 """How fast labels of many classes are found from a few pixels: ``python benchmarks/labels.py``.
 
 A photo of 4 : 3 that two overlapping windows have seen; its masks are made, so that predictions have regions of one
-class (about 50, as large as a twelfth of the photo's side or larger), or are another class in nearly each patch, as
-those of random weights are. *All pixels*: logits of each pixel, tile by tile, and the largest of them. *Ours*: what
-``whitebox.engine.knots`` makes of the same masks, or all pixels where it sees that little is to be gained. Both take
-turns; the ratio is the median of those of turns. *Searched*: pieces between patches whose ends differ.
+class, six along a window's side, or are another class in nearly each patch. *All pixels*: logits of each pixel, tile by
+tile, and the largest of them. *Ours*: what ``whitebox.engine.knots`` makes of the same masks, or all pixels where it
+sees that little is to be gained. Both take turns; the ratio is the median of those of turns. *Searched*: pieces between
+patches whose ends differ.
 
 Writes CSV, Markdown and LaTeX, hardware and versions in their names.
 """
@@ -12,9 +12,7 @@ Writes CSV, Markdown and LaTeX, hardware and versions in their names.
 from __future__ import annotations
 
 import re
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 from unittest import mock
@@ -22,11 +20,12 @@ from unittest import mock
 import numpy as np
 import torch
 import typer
+from frozen import ratio, seconds, spread
 from torch import Tensor
 from torch.nn import functional as F
 
 from analysis.record import hardware
-from analysis.show.tables import Column, Estimate, Table
+from analysis.show.tables import Cell, Column, Table
 from whitebox.engine.assembly import View, WindowedPhoto
 from whitebox.memory import keep_freed
 from whitebox.terminal import table_console
@@ -62,13 +61,6 @@ def from_all_pixels(photo: WindowedPhoto) -> Tensor:
         return photo.labels()
 
 
-def seconds(act: Callable[[], object]) -> float:
-    """How long ``act`` takes."""
-    start = time.perf_counter()
-    act()
-    return time.perf_counter() - start
-
-
 def searched(photo: WindowedPhoto) -> float:
     """Share of the pieces along rows, between patches, whose ends differ in their class."""
     label, knots = from_all_pixels(photo).numpy(), photo.views[0].columns.knots
@@ -86,16 +78,15 @@ def main(
     """Measure, print and write the table."""
     torch.set_num_threads(threads)
     keep_freed()  # as commands do
-    rows: list[tuple[int | str | float | Estimate, ...]] = []
+    rows: list[tuple[Cell, ...]] = []
     for K in classes or (32, 150, 847):
         for kind, cells in PREDICTIONS.items():
             photo = seen(K, size, cells)
             differing = int((from_all_pixels(photo) != photo.labels()).sum())
-            passed = np.array([(seconds(lambda: from_all_pixels(photo)), seconds(photo.labels)) for _ in range(turns)])  # noqa: B023
-            milliseconds, ratios = 1000 * passed, passed[:, 1] / passed[:, 0]
-            columns = (milliseconds[:, 0], milliseconds[:, 1], ratios)
-            found = (Estimate(statistics.median(each), each.min(), each.max()) for each in columns)
-            rows.append((K, kind, 100 * searched(photo), *found, differing))
+            passed = seconds({"all pixels": partial(from_all_pixels, photo), "ours": photo.labels}, turns)
+            milliseconds = (spread([1000 * each for each in found]) for found in passed.values())
+            compared = ratio(passed["ours"], passed["all pixels"])
+            rows.append((K, kind, 100 * searched(photo), *milliseconds, compared, differing))
     cpu, version = hardware()["cpu"], torch.__version__.split("+")[0]
     table = Table(
         columns=(

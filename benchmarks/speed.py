@@ -36,6 +36,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from frozen import spread
 from limit import limit, share
 from numpy.typing import NDArray
 from rich.console import Console
@@ -44,7 +45,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import whitebox
-from analysis.show.tables import Column, Estimate, Table
+from analysis.show.tables import Column, Table
 from whitebox.config import MULTISCALE, DataConfig, InferenceConfig, OptimConfig
 from whitebox.engine.inference import predict_many
 from whitebox.engine.optimisation import build_optimizer
@@ -378,6 +379,9 @@ def _read(path: str) -> str:
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+Models = Annotated[list[str], typer.Option(help="Repeat for several.")]
+Turns = Annotated[int, typer.Option(min=1, help="Turns that are counted.")]
+Folder = Annotated[Path, typer.Option(help="Folder of the tables.")]
 Size = Annotated[int, typer.Option(help="Side of crops and windows, short side of images, px.")]
 Precision = Annotated[str, typer.Option(help="fp32 or bf16.")]
 Threads = Annotated[int, typer.Option(help="Threads of the processor; 0: as PyTorch chooses.")]
@@ -385,9 +389,9 @@ Threads = Annotated[int, typer.Option(help="Threads of the processor; 0: as PyTo
 
 @app.command()
 def run(
-    model: Annotated[list[str], typer.Option(help="Repeat for several.")] = list(MODELS),  # noqa: B006
-    repeats: Annotated[int, typer.Option(min=1, help="Turns that are counted.")] = 5,
-    output: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("results/benchmarks"),
+    model: Models = list(MODELS),  # noqa: B006
+    repeats: Turns = 5,
+    output: Folder = Path("results/benchmarks"),
     size: Size = 512,
     classes: int = 150,
     batch: int = 4,
@@ -414,9 +418,9 @@ def run(
 
 @app.command()
 def products(
-    model: Annotated[list[str], typer.Option(help="Repeat for several.")] = list(MODELS),  # noqa: B006
-    repeats: Annotated[int, typer.Option(min=1, help="Turns that are counted.")] = 5,
-    output: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("results/benchmarks"),
+    model: Models = list(MODELS),  # noqa: B006
+    repeats: Turns = 5,
+    output: Folder = Path("results/benchmarks"),
     size: Size = 512,
     classes: int = 150,
     batch: int = 4,
@@ -435,8 +439,7 @@ def products(
             tasks[MULTI] = partial(bench.evaluate, "ours", True)
         for what, task in tasks.items():
             task()
-            found = [100 * share(task) for _ in range(repeats)]
-            rows.append((name, what, Estimate(statistics.median(found), min(found), max(found))))
+            rows.append((name, what, spread([100 * share(task) for _ in range(repeats)])))
     where = f"{device_name(setting)}, fp32, torch {torch.__version__.split('+')[0]}"
     table = Table(
         columns=(Column("Model"), Column("Task"), Column("Products (% of its time)", 1)),

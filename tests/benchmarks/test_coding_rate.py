@@ -11,13 +11,6 @@ from whitebox.models import build
 benchmark = load_benchmark("coding_rate")
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def rows(folder):
     (table,) = folder.glob("*.csv")
     assert sorted(path.suffix for path in folder.iterdir()) == [".csv", ".md", ".tex"]

@@ -4,7 +4,6 @@ import csv
 import os
 
 import pytest
-import torch
 import typer
 from benchmarking import load_benchmark
 
@@ -14,11 +13,8 @@ benchmark = load_benchmark("frozen")
 def test_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "DECODERS", {"DEPICT-SA": ("depict-sa-tiny", ()), "SegViT": ("segvit-tiny", ())})
     monkeypatch.setattr(benchmark, "ENCODER", "vit-tiny")
-    threads, stores = torch.get_num_threads(), os.environ.get("WHITEBOX_CACHE")
-    try:
-        benchmark.run(turns=2, crop=[32, 48], part=[], batch=2, threads=1, output=tmp_path)
-    finally:
-        torch.set_num_threads(threads)
+    stores = os.environ.get("WHITEBOX_CACHE")
+    benchmark.run(turns=2, crop=[32, 48], part=[], batch=2, threads=1, output=tmp_path)
     assert os.environ.get("WHITEBOX_CACHE") == stores
     assert "2 turns that alternate" in " ".join(capsys.readouterr().out.split())
 

@@ -2,18 +2,9 @@
 
 import csv
 
-import pytest
-import torch
 from benchmarking import load_benchmark
 
 benchmark = load_benchmark("labels")
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_table(tmp_path):

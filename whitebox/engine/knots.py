@@ -2,9 +2,9 @@
 
 Along a side of a photo, upsampled logits are lines between knots. Of two lines, one that lies above the other at both
 ends lies above it between them; so a class that is the largest at both ends is the largest at each pixel between.
-Where the ends differ, logits are computed at the pixel behind the crossing of their two lines, and each of the two
-parts is treated alike, until its ends agree. Rows between knots are found first, at the knots of the columns alone;
-then, in each row, the pixels between these.
+Where the ends differ, logits are computed at the two pixels beside the crossing of their two lines, and the part on
+either side is treated alike, until its ends agree. Rows between knots are found first, at the knots of the columns
+alone; then, in each row, the pixels between these.
 
 The labels are those of logits of all pixels, but where two classes are equal to rounding.
 
