@@ -211,7 +211,13 @@ def _size(model: str) -> str:
 
 
 def _files(kind: str) -> list[str]:
-    return sorted(path.stem for path in (configs_folder() / f"{kind}s").glob("*.yaml"))
+    folder = configs_folder() / f"{kind}s"
+    return list(_listed(folder, folder.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=16)
+def _listed(folder: Path, _: int) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _read(kind: str, name: str) -> dict[str, Any]:

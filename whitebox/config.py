@@ -8,6 +8,7 @@ with the run and is enough to repeat it.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
@@ -418,10 +419,10 @@ def architecture(config: RunConfig) -> dict[str, Any]:
     return flatten({"encoder": encoder, "decoder": asdict(config.decoder)})
 
 
-def _merge(config: DictConfig, differences: Mapping[str, Any], origin: str) -> None:
-    """Set ``differences`` (dotted keys) in ``config``, naming the key in every error."""
+def _merge(config: DictConfig, layers: Sequence[Layer]) -> None:
+    """Set what ``layers`` say (by dotted key), one after the other, naming the key in every error."""
     known = list(flatten(OmegaConf.to_container(config, resolve=False)))  # type: ignore[arg-type]
-    for key, value in differences.items():
+    for key, value, origin in ((*each, origin) for differences, origin in layers for each in differences.items()):
         if key not in known:
             raise ConfigError(f"Unknown key {key!r}{origin}{nearest(key, known)} `--print-config` shows all keys.")
         try:
@@ -451,15 +452,22 @@ def _structure(model: str, encoder_name: str, decoder_name: str) -> DictConfig:
             f"Unknown decoder {short(repr(decoder_name))}{nearest(decoder_name, list(DECODERS))} "
             f"There are: {', '.join(sorted(DECODERS))}."
         )
-    config = OmegaConf.structured(
-        RunConfig(
-            model=_literal(model),
-            encoder=encoder_config(_literal(encoder_name)),
-            decoder=DECODERS[decoder_name].Config(),
-        )
-    )
+    config = _defaults(type(encoder_config(encoder_name)), DECODERS[decoder_name].Config)
+    config.model, config.encoder.name = _literal(model), _literal(encoder_name)
+    return config
+
+
+def _defaults(*halves: type) -> DictConfig:
+    """Of a run whose encoder and decoder are configured by these, or of what can be ``Shown``."""
+    return copy.deepcopy(_structured(*halves))  # OmegaConf takes much longer to read the dataclasses
+
+
+@functools.cache
+def _structured(*halves: type) -> DictConfig:
+    encoder_decoder = dict(zip(("encoder", "decoder"), (half() for half in halves), strict=False))
+    config: DictConfig = OmegaConf.structured(RunConfig(model="", **encoder_decoder) if halves else Shown())
     OmegaConf.set_readonly(config, False)
-    for section in ("encoder", "decoder"):  # frozen dataclasses come read-only
+    for section in encoder_decoder:  # frozen dataclasses come read-only
         OmegaConf.set_readonly(config[section], False)
     return config
 
@@ -508,8 +516,7 @@ def resolve(
 
     named = _united(layers)
     config = _structure(model, str(named["encoder.name"]), str(named["decoder.name"]))
-    for differences, origin in layers:
-        _merge(config, differences, origin)
+    _merge(config, layers)
     if "encoder.pretrained" not in chosen:
         unknown = config.encoder.get("frozen", False) and not config.encoder.random
         config.encoder.pretrained = config.encoder.weights is None and (unknown or config.encoder.pretrained)
@@ -596,9 +603,8 @@ def change_shown(
         layers.append((_always_shown(saved), " in the saved configuration"))
         layers.append((_whole_patches(_saved_patch(saved), _united(layers)), ""))
     layers += [(_root(data_root), ""), (chosen, "")]
-    changed = OmegaConf.structured(Shown())
-    for differences, origin in layers:
-        _merge(changed, differences, origin)
+    changed = _defaults()
+    _merge(changed, layers)
     _follow(changed, chosen, before={})
     given = data_root is not None or "data.root" in chosen
     own = saved.get("data", {}).get("root", "")
@@ -699,7 +705,7 @@ def from_dict(saved: Mapping[str, Any]) -> RunConfig:
     flat = _current(flatten(saved))
     if flat.get("loss.name") == "cross-entropy" and "loss.class_weights" not in flat:
         flat.pop("loss.dice", None)  # written before cross-entropy could have a Dice term: it was atm's default
-    _merge(config, flat, " in the saved configuration")
+    _merge(config, [(flat, " in the saved configuration")])
     return _to_run_config(config)
 
 
