@@ -79,12 +79,18 @@ def risk_coverage(counts_xB3: ArrayLike) -> tuple[Values, Values]:
 def risks_at(counts_xB3: ArrayLike, coverages: ArrayLike) -> Values:
     """Selective risk at given coverages, (..., C): within a bin, pixels come in any order, each as often wrong."""
     counts = np.asarray(counts_xB3, np.float64)[..., ::-1, :]
-    pixels = counts[..., 0].cumsum(-1)
-    wrong = (counts[..., 0] - counts[..., 1]).cumsum(-1)
+    nothing = np.zeros((*counts.shape[:-2], 1))
+    pixels = np.concatenate((nothing, counts[..., 0].cumsum(-1)), -1)
+    wrong = np.concatenate((nothing, (counts[..., 0] - counts[..., 1]).cumsum(-1)), -1)
     wanted = np.asarray(coverages, np.float64) * pixels[..., -1:]
-    flat = zip(*(each.reshape(-1, each.shape[-1]) for each in (wanted, pixels, wrong)), strict=True)
-    found = [np.interp(at, [0.0, *ends], [0.0, *errors]) for at, ends, errors in flat]
-    return _divide(np.reshape(found, wanted.shape), wanted)
+    # np.interp of all rows at once: the bin in which a coverage lies, by how many have begun before it
+    begun = (pixels[..., None, :] <= wanted[..., None]).sum(-1)
+    bin_ = np.clip(begun - 1, 0, counts.shape[-2] - 1)
+    start, end = (np.take_along_axis(pixels, bin_ + more, -1) for more in (0, 1))
+    low, high = (np.take_along_axis(wrong, bin_ + more, -1) for more in (0, 1))
+    slope = np.divide(high - low, end - start, out=np.zeros_like(low), where=end > start)
+    found = np.where(begun > counts.shape[-2], wrong[..., -1:], slope * (wanted - start) + low)
+    return _divide(found, wanted)
 
 
 def area_under_risk(counts_xB3: ArrayLike) -> Values:

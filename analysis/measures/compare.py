@@ -175,7 +175,7 @@ def extra_differences(reference: Evaluated, model: Evaluated, extra: Extra, inde
     Raises:
         RecordError: the counts cannot be read.
     """
-    both = [extra.sampled(each.kept(extra, index), reference.unit_N, seed) for each in (model, reference)]
+    both = [each.sampled(extra, index, reference.unit_N, seed) for each in (model, reference)]
     return {
         **{name: _paired(reference, model, both, each.most)(each.place) for name, each in extra.compared.items()},
         **{

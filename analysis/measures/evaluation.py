@@ -108,6 +108,21 @@ class Evaluated:
         """
         return [with_counts(extra, each.evaluation, each.also[index]) for each in self.members or (self,)]
 
+    def sampled(self, extra: Extra, index: int, unit_N: Sequence[object], seed: int) -> Sampled:
+        """Resampled scores of an extra, see ``kept`` and ``Extra.sampled``: once, as a reference is compared often.
+
+        Raises:
+            RecordError: the counts cannot be read.
+        """
+        asked = (index, tuple(unit_N), seed)
+        if asked not in self._sampled:
+            self._sampled[asked] = extra.sampled(self.kept(extra, index), unit_N, seed)
+        return self._sampled[asked]
+
+    @cached_property
+    def _sampled(self) -> dict[tuple[int, tuple[object, ...], int], Sampled]:
+        return {}
+
     @property
     def seed(self) -> int:
         """Of the training."""

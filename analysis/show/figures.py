@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
@@ -280,9 +281,24 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem
     _lay_out(figure, dpi)
     options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}
-    for form, choice in options.items():
-        write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice), flush=False)
+    with _glyphs_alone():
+        for form, choice in options.items():
+            write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice), flush=False)
     return [Path(f"{stem}.{form}") for form in options]
+
+
+@contextlib.contextmanager
+def _glyphs_alone() -> Iterator[None]:
+    """Embed fonts in a PDF without their tables of kerning and ligatures: its letters have their places already.
+
+    fontTools would read all of a font's before it leaves out nearly all, for each figure once more; matplotlib has no
+    setting for it.
+    """
+    from fontTools.subset import Options
+
+    dropped = [*Options._drop_tables_default, "GDEF", "GPOS", "GSUB", "kern"]
+    with mock.patch.object(Options, "_drop_tables_default", dropped):
+        yield
 
 
 def _lay_out(figure: Figure, dpi: int) -> None:
