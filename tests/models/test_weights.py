@@ -11,12 +11,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import trunc_normal_
 from timm.models.vision_transformer import checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 
 from whitebox.errors import CheckpointError
 from whitebox.models import Encoder, EncoderConfig
-from whitebox.models.weights import read_pickle, unwrap
+from whitebox.models.weights import Undrawn, read_pickle, unwrap
 
 SMALL: dict[str, Any] = {"width": 48, "depth": 2, "heads": 3, "image_size": 64}
 Tensors = dict[str, Tensor]
@@ -259,3 +260,25 @@ def test_a_file_that_unpacks_to_more_than_itself(tmp_path: Path) -> None:
         archive.writestr("archive/data/99", bytes(2**24))
     with pytest.raises(CheckpointError, match=r"w\.pth unpacks to 0\.0 GB, which no torch file does|unpacks to"):
         read_pickle(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        nn.init.kaiming_uniform_,
+        nn.init.orthogonal_,
+        nn.init.xavier_uniform_,
+        lambda weight: nn.init.trunc_normal_(weight, std=0.02, a=-2, b=2),
+        lambda weight: nn.init.trunc_normal_(weight, mean=3, std=0.02, a=2.9, b=3.1),  # zero is outside
+        lambda weight: nn.init.trunc_normal_(weight, std=5.0, a=0.5, b=0.6),
+        trunc_normal_,
+    ],
+)
+def test_what_is_built_to_be_loaded_is_not_drawn(fill: Callable[[Tensor], Tensor]) -> None:
+    """It ends, whatever a model draws its weights from."""
+    with Undrawn():
+        module = nn.Linear(7, 5)
+        fill(module.weight)
+        other = torch.rand(3)
+    assert not module.bias.any() and other.all() and module.weight.isfinite().all()
+    assert module.weight.requires_grad and nn.Linear(7, 5).weight.all()

@@ -29,7 +29,7 @@ from whitebox.engine.header import WEIGHTS as WEIGHTS
 from whitebox.errors import CheckpointError, ConfigError
 from whitebox.files import write_atomically
 from whitebox.models import EncoderConfig, Segmentor, build
-from whitebox.models.weights import count_numbers, load_strictly, read_pickle, read_tensors
+from whitebox.models.weights import Undrawn, count_numbers, load_strictly, read_pickle, read_tensors
 from whitebox.versions import versions
 
 ENCODER = "encoder."  # begins the names of its tensors
@@ -116,7 +116,8 @@ def load_weights(path: Path) -> tuple[Segmentor, RunConfig]:
     palette = tuple((red, green, blue) for red, green, blue in header["palette"])
     tensors = read_tensors(path)
     held = count_numbers(tensors) if apart is None else None  # memory alone bounds an encoder that lies elsewhere
-    model = build(encoder, config.decoder, len(classes), classes, palette, held)
+    with Undrawn():
+        model = build(encoder, config.decoder, len(classes), classes, palette, held)
     if apart is not None:
         if model.encoder.sha256 != apart.get("sha256"):
             raise CheckpointError(
