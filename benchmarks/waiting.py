@@ -1,15 +1,17 @@
 """What a user waits for before anything is measured: ``python benchmarks/waiting.py``.
 
-Two tables (CSV, Markdown), hardware and versions in their names:
+Three tables (CSV, Markdown), hardware and versions in their names:
 
     commands   help, the first line of a training, tables of records drawn again: each in a process of its own
     figures    each figure (PNG and PDF) of records that are there, after imports, in processor seconds of one process
+    runs       opening one, and beside it, in turns, with weights that are drawn before they are read
 
-Beside each stands what it may take (the issue on scale).
+Beside the first two stands what they may take (the issue on scale).
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -24,19 +26,26 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
+import torch
 import typer
-from frozen import spread
+from frozen import ratio, seconds, spread
 
 import analysis.show.figures as drawing
 from analysis.measurement import KINDS
 from analysis.record import Record, hardware, read_records
 from analysis.show.render import groups, plain_name
 from analysis.show.tables import Cell, Column, Table
+from whitebox.config import resolve
+from whitebox.engine import checkpoint
+from whitebox.engine.checkpoint import WEIGHTS, load_weights, save_model
+from whitebox.models import build
 from whitebox.terminal import table_console
 
 HELP, FIRST_LINE, TABLES, FIGURE = 0.35, 4.0, 2.0, 1.0  # s
 RECORDS = Path("results/camvid")
+MODELS = ("depict-sa-tiny", "depict-sa-base", "depict-sa-large")
 app = typer.Typer(add_completion=False)
 
 
@@ -112,6 +121,27 @@ def figures(turns: int, records: Path) -> list[tuple[Cell, ...]]:
     return [(name, spread(took), FIGURE) for name, took in found.items()]
 
 
+def opened(turns: int) -> list[tuple[Cell, ...]]:
+    """A row a model. What its encoder does not use is known from the first turn, which is not counted."""
+    rows: list[tuple[Cell, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MODELS:
+            config = resolve(name, "shapes")
+            model = build(config.encoder, config.decoder, 150)
+            path = Path(folder) / WEIGHTS
+            save_model(path, model, config)
+            ours = partial(load_weights, path)
+            passed = seconds({"ours": ours, "drawn": partial(_drawn, ours)}, turns)
+            numbers = sum(each.numel() for each in model.parameters()) / 1e6
+            rows.append((name, numbers, spread(passed["ours"]), ratio(passed["ours"], passed["drawn"])))
+    return rows
+
+
+def _drawn(task: Callable[[], object]) -> None:
+    with mock.patch.object(checkpoint, "Undrawn", contextlib.nullcontext):
+        task()
+
+
 def all_records(folder: Path) -> list[Record]:
     """The records below a folder."""
     return [record for place in sorted(folder.glob("**/records")) for record in read_records(place)]
@@ -140,8 +170,13 @@ def run(
         tuple(figures(turns, records)),
         f"PNG and PDF of the records below {records}, one after another in one process after its imports; {told}",
     )
+    found = Table(
+        (Column("Model"), Column("Parameters (M)", 1), Column("Opened (s)", 2), Column("Ratio to drawn first", 2)),
+        tuple(opened(turns)),
+        f"model.safetensors of 150 classes, {torch.get_num_threads()} threads; {told}",
+    )
     name = f"{'-'.join(machine.lower().split()[:2])}-python-{platform.python_version()}"
-    for what, table in (("commands", started), ("figures", drawn)):
+    for what, table in (("commands", started), ("figures", drawn), ("runs", found)):
         table.write(output / f"waiting-{what}-{name}")
         table.print(table_console())
 

@@ -99,6 +99,12 @@ def imagecorruptions() -> None:
 
 
 @pytest.fixture
+def empty_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out, and their files stay empty: drawing takes most of the time of what is this small."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, target, **__: Path(target).touch())
+
+
+@pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run ``whitebox ARGUMENTS``; returns exit code, standard output and standard error."""
 

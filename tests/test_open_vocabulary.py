@@ -95,6 +95,7 @@ def words(command: str, name: str, output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MODELS[:2])
+@pytest.mark.usefixtures("empty_pictures")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_every_model_does(command: str, name: str, here: Path, tmp_path: Path, call: Call) -> None:
     code, _, err = call(*words(command, name, tmp_path / "out"))
@@ -109,6 +110,7 @@ def test_what_does_not_apply_to_sed_is_one_line(command: str, here: Path, tmp_pa
     assert len(lines) == 1, out + err
 
 
+@pytest.mark.usefixtures("empty_pictures")
 @pytest.mark.parametrize(
     ("name", "command"),
     [*(("depict-sa-open-tiny", command) for command in OF_WHITE_BOXES), ("cbsa-open-tiny", "attention RUN photo.png")],

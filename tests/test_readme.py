@@ -157,7 +157,9 @@ def downloaded(name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def reader(shared: Path, golden: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def reader(
+    shared: Path, golden: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_pictures: None
+) -> Path:
     """The folder of somebody who follows a page: datasets, photos, weights and an official checkpoint are there."""
     data = shared / "data"
     for kind in ("images", "annotations"):
@@ -190,8 +192,6 @@ def reader(shared: Path, golden: Path | None, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("WHITEBOX_DATA", raising=False)
     monkeypatch.setattr(encoder, "_pretrained_tensors", downloaded)
-    # Drawing takes most of the time of a measurement this small; test_commands.py draws for each command.
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
     torch.save(downloaded("vit_small_patch14_dinov2.lvd142m"), "dinov2_vits14_pretrain.pth")
     return tmp_path
 

@@ -32,7 +32,7 @@ ARGUMENTS = ("--dataset", "shapes", "--encoder", "vit-tiny", "--model-size", "ti
 
 
 @pytest.fixture
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_pictures: None) -> Callable[..., list[str]]:
     """The command with two decoders and measurements of each sort."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WHITEBOX_CACHE", str(tmp_path / "cache"))

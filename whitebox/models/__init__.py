@@ -65,4 +65,5 @@ def build(
     with bounded(parameters):
         built: Any = CLIPEncoder(encoder) if isinstance(encoder, CLIPConfig) else Encoder(encoder)
         made = DECODERS[decoder.name].beside(built, decoder, num_classes)
-        return (OpenSegmentor if made.open_vocabulary else Segmentor)(built, made, classes, palette)
+        kind = OpenSegmentor if made.open_vocabulary else Segmentor
+        return kind(built, made, classes, palette, built_from=(encoder, decoder, num_classes))

@@ -37,11 +37,12 @@ class OpenSegmentor(Segmentor):
         decoder: Decoder,
         classes: tuple[str, ...] = (),
         palette: tuple[tuple[int, int, int], ...] = (),
+        built_from: object = None,
     ) -> None:
-        super().__init__(cast(Any, encoder), decoder, classes, palette)
+        super().__init__(cast(Any, encoder), decoder, classes, palette, built_from)
         self.register_load_state_dict_post_hook(_forget)
 
-    def _freeze_unused(self) -> None:
+    def _freeze_unused(self, built_from: object) -> None:
         """The two halves say themselves what of them is trained."""
 
     def set_vocabulary(

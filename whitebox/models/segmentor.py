@@ -98,6 +98,10 @@ class Segmentor(nn.Module):
         kept: what gives the tokens of one normalised and padded image behind a fixed encoder in place of the encoder
             itself, from where they are kept (``whitebox.engine.kept``).
         configuration: of its training, where ``whitebox.load_model`` loaded it; None: it is new.
+
+    Args:
+        built_from: all that its two halves were made of, so that what models of the same make do not use is found once;
+            None: they may be anything.
     """
 
     mean: Tensor
@@ -112,6 +116,7 @@ class Segmentor(nn.Module):
         decoder: Decoder,
         classes: tuple[str, ...] = (),
         palette: tuple[tuple[int, int, int], ...] = (),
+        built_from: object = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -125,7 +130,7 @@ class Segmentor(nn.Module):
                 raise ModelError(f"{len(given)} {what} were given for {decoder.num_classes} classes.")
         self.register_buffer("mean", torch.tensor(encoder.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(encoder.std).view(3, 1, 1), persistent=False)
-        self._freeze_unused()
+        self._freeze_unused(built_from)
 
     def _connect(self) -> None:
         """Let the encoder know what the decoder takes."""
@@ -138,7 +143,7 @@ class Segmentor(nn.Module):
                 "use decoder=segvit-shrunk."
             )
 
-    def _freeze_unused(self) -> None:
+    def _freeze_unused(self, built_from: object) -> None:
         def outputs() -> list[Tensor]:
             said = self.predict(self.encoder.sample())
             return [
@@ -148,7 +153,7 @@ class Segmentor(nn.Module):
                 if each is not None
             ]
 
-        freeze_unused(self, outputs)
+        freeze_unused(self, outputs, built_from)
 
     @property
     def num_classes(self) -> int:

@@ -38,9 +38,28 @@ def unused_parameters(module: nn.Module, call: Callable[[], Iterable[Tensor]]) -
     return [name for name, parameter in parameters.items() if id(parameter) not in reached]
 
 
-def freeze_unused(module: nn.Module, call: Callable[[], Iterable[Tensor]]) -> None:
-    """Train only what gets a gradient: several processes wait for the gradient of every parameter that is trained."""
-    for name in unused_parameters(module, call):
+def remembered(key: object, find: Callable[[], list[str]]) -> list[str]:
+    """What ``find`` gives, found once a process for all modules that are built from ``key``, by what it prints."""
+    said = repr(key)
+    if said not in _FOUND:
+        _FOUND[said] = find()
+    return _FOUND[said]
+
+
+_FOUND: dict[str, list[str]] = {}
+
+
+def freeze_unused(module: nn.Module, call: Callable[[], Iterable[Tensor]], key: object = None) -> None:
+    """Train only what gets a gradient: several processes wait for the gradient of every parameter that is trained.
+
+    Args:
+        key: what the module is built from, if from nothing else, see ``remembered``; None: it is looked at.
+    """
+
+    def find() -> list[str]:
+        return unused_parameters(module, call)
+
+    for name in find() if key is None else remembered(key, find):
         module.get_parameter(name).requires_grad_(False)
 
 

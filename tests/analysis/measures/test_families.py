@@ -120,6 +120,7 @@ def test_counts_of_other_images_are_not_taken(runs: Path) -> None:
         with_counts(Calibration(), found.evaluation, own)
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_eval_and_compare_and_summary_take_a_family_as_one_model(call: Call, runs: Path) -> None:
     code, _, err = call("eval", runs / "sa", runs / "other", "--device", "cpu", "-o", "out")
     assert code == 0, err
@@ -333,6 +334,7 @@ def test_notes_are_those_of_all_trainings(runs: Path, tmp_path: Path) -> None:
     assert together.measured["notes"] == ["has none.", "sa-seed-0, sa-seed-2: one."]
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_outlines_and_confidence_are_compared_in_pairs(call: Call, runs: Path) -> None:
     """Seed by seed where both have the same, on the same draws; corrected like the others."""
     shutil.copytree(runs / "other" / "seed-0", runs / "other" / "seed-2")
@@ -362,6 +364,7 @@ def test_outlines_and_confidence_are_compared_in_pairs(call: Call, runs: Path) -
     assert code == 2 and err.count("\n") == 1 and "add --boundary" in err
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_the_variance_under_noise_has_draws(call: Call, runs: Path) -> None:
     """Of the rows of the sweep, antithetic pairs as one draw."""
     sweep = ("robustness", runs / "sa", "--noise", 0.1, "--draws", 2, "--antithetic", "--no-sigma-50")
@@ -384,6 +387,7 @@ def test_the_variance_under_noise_has_draws(call: Call, runs: Path) -> None:
     assert code == 2 and err.count("\n") == 1 and "--variance belongs to --noise" in err
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_costs_of_a_family_are_those_of_all_its_passes(call: Call, runs: Path) -> None:
     """In the place of its first training, between other models; the summary takes them."""
     asked = ("profile", "segmenter-linear-tiny", runs / "sa", runs / "other", "--size", 32, "--repeats", 2, "-o", "out")
@@ -408,6 +412,7 @@ FAINT = {
 }
 
 
+@pytest.mark.usefixtures("empty_pictures")
 @pytest.mark.parametrize("command", FAINT)
 def test_seeds_lie_lightly_behind_the_mean(
     call: Call, runs: Path, command: str, monkeypatch: pytest.MonkeyPatch
