@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pytest
 from child_runs import TINY, alone, die
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny_runs import tiny_run
 
@@ -81,6 +82,8 @@ def _run(folder: Path, arguments: Sequence[str], accident: Accident | None, befo
     progress.image_progress = image_progress
     progress.TrainingProgress.stepped = and_then(progress.TrainingProgress.stepped)  # type: ignore[method-assign]
     progress.TransferProgress.advance = and_then(progress.TransferProgress.advance)  # type: ignore[method-assign]
+    picture = bytes(10_000)  # drawing one takes longer than all else
+    Figure.savefig = lambda _, target, **__: Path(target).write_bytes(picture)  # type: ignore[assignment]
     if before is not None:
         before()
     sys.argv = ["whitebox", *arguments]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from whitebox.catalog import (
     configs_folder,
     dataset_names,
     datasets_of,
+    described_models,
     encoder_names,
     flatten,
     model_names,
@@ -359,3 +362,10 @@ def test_recipes_of_encoders() -> None:
     assert resolve("depict-sa-small", "camvid", encoder="dinov2-small", recipe="finetune").encoder.pretrained
     tuned = resolve("depict-sa-small", "camvid", ["encoder.weights=w"], encoder="dinov2-small", recipe="finetune")
     assert (tuned.encoder.pretrained, tuned.encoder.weights, tuned.encoder.frozen) == (False, "w", False)
+
+
+def test_models_are_offered_without_waiting_for_pytorch() -> None:
+    code = "import sys; from whitebox import catalog; print(*catalog.described_models(), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [*model_names(), "False"] and described_models() == model_names()

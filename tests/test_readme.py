@@ -39,6 +39,7 @@ README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 # Appended to each `whitebox train`: the same code on less work.
 SMALL = "encoder.depth=1 train.epochs=1 train.steps=null train.workers=0 train.batch_size=2 train.micro_batch=null"
+NARROW = "encoder.width=48 encoder.heads=3"  # coding rates of it take a moment
 SMALL_IMAGES = "data.crop=28 data.resize=32 inference.window=28 inference.stride=28"
 SMALL_SHAPES = "data.train_length=4 data.val_length=4"
 # Appended to these commands; the last of an option counts.
@@ -59,6 +60,7 @@ INSTEAD = {  # what takes minutes, and what models of one layer and epoch lack
     "--compile": None,
     "11": "0",
     "512": "64",
+    "640": "64",
     "1024": "96",
     "depict-sa-large": "depict-sa-tiny",
     "segmenter-mask-large": "segmenter-mask-tiny",
@@ -117,6 +119,7 @@ def small(arguments: list[str]) -> list[str]:
         *arguments,
         *(SMALL if {"--dataset", "shapes"} & {*arguments} == {"--dataset"} else f"{SMALL} {SMALL_SHAPES}").split(),
         *SMALL_IMAGES.split(),
+        *NARROW.split(),
         *thin(next(each for each in arguments[1:] if each in model_names())).split(),
     ]
 
@@ -126,7 +129,7 @@ def make_run(folder: Path, *, thinner: bool = True) -> None:
     model = max((name for name in model_names() if folder.name.startswith(name)), key=len)
     dataset, _, seed = folder.name.removeprefix(f"{model}-").partition("-")
     smaller = SMALL if dataset != "shapes" else f"{SMALL} {SMALL_SHAPES}"
-    overrides = [*smaller.split(), *SMALL_IMAGES.split(), *(thin(model).split() if thinner else ())]
+    overrides = [*smaller.split(), *SMALL_IMAGES.split(), *(f"{NARROW} {thin(model)}".split() if thinner else ())]
     config = resolve(model, dataset, [*overrides, f"train.seed={seed or 0}"])
     classes = CLASSES if dataset == "shapes" else tuple(class_list(dataset)[0])
     save_model(folder / "model.safetensors", tiny_model(config, int(seed or 0), classes), config)
@@ -153,7 +156,7 @@ def downloaded(name: str) -> dict[str, torch.Tensor]:
     """In place of a download: the same numbers, however often they are asked for."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return dict(timm.create_model(name, depth=1).state_dict())
+        return dict(timm.create_model(name, depth=1, embed_dim=48, num_heads=3).state_dict())
 
 
 @pytest.fixture

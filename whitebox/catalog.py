@@ -193,17 +193,22 @@ def tell(line: str) -> None:
         log.warning("%s", line)
 
 
+def described_models() -> list[str]:
+    """Names of the models whose decoder has a file, sorted: all of ours, and PyTorch is not imported for it."""
+    return sorted(name for decoder in _files("decoder") for name in _models_of(decoder))
+
+
 def _models() -> dict[str, tuple[str, Mapping[str, Any]]]:
     """The decoder of each model, and what its file says of this model alone."""
     from whitebox.models.decoders import DECODERS
 
-    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    there = _files("decoder")
-    for decoder in DECODERS:
-        said = _read("decoder", decoder) if decoder in there else {}
-        models = said["models"] if "models" in said else {f"{decoder}-{size}": {} for size in SIZES}
-        found.update({model: (decoder, own or {}) for model, own in models.items()})
-    return found
+    return {model: (decoder, own or {}) for decoder in DECODERS for model, own in _models_of(decoder).items()}
+
+
+def _models_of(decoder: str) -> dict[str, Mapping[str, Any] | None]:
+    """The models of a decoder, and what its file says of each; where no file names any, one of each size."""
+    said = _read("decoder", decoder) if decoder in _files("decoder") else {}
+    return said["models"] if "models" in said else {f"{decoder}-{size}": {} for size in SIZES}
 
 
 def _size(model: str) -> str:

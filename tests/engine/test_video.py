@@ -324,8 +324,8 @@ class TestOutput:
         assert inputs[1].read_bytes() == before
 
     def test_encoder_that_refuses(self, tmp_path, capfd):
-        folder = write_frames(tmp_path / "f", [frame("red", width=9000, height=16)])
-        with pytest.raises(DataError, match=r"cannot encode .*v.mp4 \(MPEG-4, 9000x\d+ px, 24 frames a second\)"):
+        folder = write_frames(tmp_path / "f", [frame("red", width=8208, height=16)])
+        with pytest.raises(DataError, match=r"cannot encode .*v.mp4 \(MPEG-4, 8208x\d+ px, 24 frames a second\)"):
             run([folder], tmp_path / "out", video="v.mp4")
         assert names(tmp_path / "out") == [] and capfd.readouterr() == ("", "")
 

@@ -149,13 +149,13 @@ def _whitebox(
     pass
 
 
-def _completed(kind: str) -> Callable[[str], list[str]]:
-    """What a shell offers for an argument that names an encoder, a model, a dataset or a recipe."""
+def _completed(names_of: str) -> Callable[[str], list[str]]:
+    """What a shell offers for an argument that takes a name of the catalog; without waiting for PyTorch."""
 
     def names(incomplete: str) -> list[str]:
         from whitebox import catalog
 
-        known: list[str] = getattr(catalog, f"{kind}_names")()
+        known: list[str] = getattr(catalog, names_of)()
         return [name for name in known if name.startswith(incomplete)]
 
     return names
@@ -169,8 +169,8 @@ def completed_runs(incomplete: str) -> list[str]:
     return [run for run in found if run.startswith(incomplete)]
 
 
-complete_models, complete_datasets = _completed("model"), _completed("dataset")
-complete_encoders, complete_recipes = _completed("encoder"), _completed("recipe")
+complete_models, complete_datasets = _completed("described_models"), _completed("dataset_names")
+complete_encoders, complete_recipes = _completed("encoder_names"), _completed("recipe_names")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. optim.lr=0.01 train.epochs=20.")
