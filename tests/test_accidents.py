@@ -82,12 +82,16 @@ def _run(folder: Path, arguments: Sequence[str], accident: Accident | None, befo
     progress.image_progress = image_progress
     progress.TrainingProgress.stepped = and_then(progress.TrainingProgress.stepped)  # type: ignore[method-assign]
     progress.TransferProgress.advance = and_then(progress.TransferProgress.advance)  # type: ignore[method-assign]
-    picture = bytes(10_000)  # drawing one takes longer than all else
-    Figure.savefig = lambda _, target, **__: Path(target).write_bytes(picture)  # type: ignore[assignment]
+    Figure.savefig = blank  # type: ignore[assignment,method-assign]
     if before is not None:
         before()
     sys.argv = ["whitebox", *arguments]
     main()
+
+
+def blank(_: Figure, target: Path, **options: Any) -> None:
+    """A picture of nothing: drawing one takes longer than all else."""
+    target.write_bytes(bytes(10_000))
 
 
 def records(folder: Path) -> Any:
