@@ -40,7 +40,7 @@ from whitebox.errors import CheckpointError, ModelError, require, short
 from whitebox.models.attention import ATTENTIONS, MHSA, mhsa_weights
 from whitebox.models.hub import from_hub
 from whitebox.models.taps import Readout, Tap
-from whitebox.models.unused import freeze_unused, remembered, unused_parameters
+from whitebox.models.unused import freeze_unused, unused_parameters
 from whitebox.models.weights import LoadReport, load_strictly, read_content, renamed, tensors_sha256, unwrap
 
 Grid = tuple[int, int]
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayerTaps(each, self.plain) for each in known)
         mean, std = _pixel_statistics(config.normalization, self.vit.pretrained_cfg)
         self.mean, self.std = (tuple(np.round(255 * np.array(each), 2).tolist()) for each in (mean, std))
-        self._idle = remembered(config, lambda: unused_parameters(self, lambda: [self(self.sample())[0]]))
+        self._idle = unused_parameters(self, lambda: [self(self.sample())[0]], key=config)
         if config.pretrained:
             self._load(_pretrained_tensors(config.name), f"timm's weights of {config.name}")
         elif config.weights is not None:

@@ -20,7 +20,10 @@ class _Call(nn.Module):
         return self.call()
 
 
-def unused_parameters(module: nn.Module, call: Callable[[], Iterable[Tensor]]) -> list[str]:
+_FOUND: dict[str, tuple[str, ...]] = {}  # by what keys print
+
+
+def unused_parameters(module: nn.Module, call: Callable[[], Iterable[Tensor]], key: object = None) -> tuple[str, ...]:
     """Names of the parameters that no output of ``call()`` depends on, so that they get no gradient.
 
     Buffers and the state of random numbers stay as they are.
@@ -28,38 +31,31 @@ def unused_parameters(module: nn.Module, call: Callable[[], Iterable[Tensor]]) -
     Args:
         module: the parameters' owner.
         call: a small pass through it; its outputs.
+        key: all that the module is built from and the pass depends on, so that it is made once a process for modules of
+            the same make; None: they may be anything.
     """
+    said = None if key is None else repr(key)
+    if said in _FOUND:
+        return _FOUND[said]
     parameters = {name: parameter.detach().requires_grad_() for name, parameter in module.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     given = {f"module.{name}": tensor for name, tensor in {**parameters, **buffers}.items()}
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         outputs = functional_call(_Call(module, call), given, ())
     reached = _leaves(outputs)
-    return [name for name, parameter in parameters.items() if id(parameter) not in reached]
-
-
-def remembered(key: object, find: Callable[[], list[str]]) -> list[str]:
-    """What ``find`` gives, found once a process for all modules that are built from ``key``, by what it prints."""
-    said = repr(key)
-    if said not in _FOUND:
-        _FOUND[said] = find()
-    return _FOUND[said]
-
-
-_FOUND: dict[str, list[str]] = {}
+    found = tuple(name for name, parameter in parameters.items() if id(parameter) not in reached)
+    if said is not None:
+        _FOUND[said] = found
+    return found
 
 
 def freeze_unused(module: nn.Module, call: Callable[[], Iterable[Tensor]], key: object = None) -> None:
     """Train only what gets a gradient: several processes wait for the gradient of every parameter that is trained.
 
     Args:
-        key: what the module is built from, if from nothing else, see ``remembered``; None: it is looked at.
+        key: see ``unused_parameters``.
     """
-
-    def find() -> list[str]:
-        return unused_parameters(module, call)
-
-    for name in find() if key is None else remembered(key, find):
+    for name in unused_parameters(module, call, key):
         module.get_parameter(name).requires_grad_(False)
 
 
