@@ -12,9 +12,11 @@ Beside the first two stands what they may take (the issue on scale).
 from __future__ import annotations
 
 import contextlib
+import cProfile
 import math
 import os
 import platform
+import pstats
 import resource
 import subprocess
 import sys
@@ -121,6 +123,20 @@ def figures(turns: int, records: Path) -> list[tuple[Cell, ...]]:
     return [(name, spread(took), FIGURE) for name, took in found.items()]
 
 
+def by_matplotlib(records: Path) -> float:
+    """Share of the time of all figures in which matplotlib places and draws what is in them, and compresses it."""
+    profile = cProfile.Profile()
+    with tempfile.TemporaryDirectory() as folder:
+        profile.enable()
+        for group in groups(all_records(records)):
+            import_module(KINDS[group[0].kind].shown).figures(group, Path(folder) / plain_name(group))
+        profile.disable()
+    stats: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = vars(pstats.Stats(profile))["stats"]
+    theirs = {("layout_engine.py", "execute"), ("figure.py", "savefig")}
+    spent = sum(took for (file, _, name), (*_, took, _) in stats.items() if (Path(file).name, name) in theirs)
+    return spent / sum(own for *_, own, _, _ in stats.values())
+
+
 def opened(turns: int) -> list[tuple[Cell, ...]]:
     """A row a model. What its encoder does not use is known from the first turn, which is not counted."""
     rows: list[tuple[Cell, ...]] = []
@@ -165,10 +181,12 @@ def run(
         tuple(commands(turns, records)),
         f"Processes of their own; {told}",
     )
+    rows = tuple(figures(turns, records))
     drawn = Table(
         (Column("Figure"), Column("Of a processor (s)", 2), most),
-        tuple(figures(turns, records)),
-        f"PNG and PDF of the records below {records}, one after another in one process after its imports; {told}",
+        rows,
+        f"PNG and PDF of the records below {records}, one after another in one process after its imports; {told} Of "
+        f"one more turn, matplotlib placed, drew and compressed what is in them for {by_matplotlib(records):.0%}.",
     )
     found = Table(
         (Column("Model"), Column("Parameters (M)", 1), Column("Opened (s)", 2), Column("Ratio to drawn first", 2)),
