@@ -22,6 +22,7 @@ from whitebox.runs import ended
 Call = Callable[..., tuple[int, str, str]]
 SETTINGS = [f"{key}={value}" for key, value in {**TINY, "train.epochs": 1, "data.val_length": 4}.items()]
 TRAIN = ["train", "depict-sa-tiny", "--name", "sa", "--device", "cpu", *SETTINGS]
+pytestmark = pytest.mark.usefixtures("empty_pictures")
 
 
 def one_line(text: str) -> bool:
