@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from blank_pictures import save_blank
 
 from whitebox.cli import main
 
@@ -100,8 +101,8 @@ def imagecorruptions() -> None:
 
 @pytest.fixture
 def empty_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are laid out, and their files stay empty: drawing takes most of the time of what is this small."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, target, **__: Path(target).touch())
+    """Figures are laid out, and there is nothing in their files: see blank_pictures.py."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_blank)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blank_pictures import save_blank
 from child_runs import TINY, alone, die
 from matplotlib.figure import Figure
 from PIL import Image
@@ -82,16 +83,11 @@ def _run(folder: Path, arguments: Sequence[str], accident: Accident | None, befo
     progress.image_progress = image_progress
     progress.TrainingProgress.stepped = and_then(progress.TrainingProgress.stepped)  # type: ignore[method-assign]
     progress.TransferProgress.advance = and_then(progress.TransferProgress.advance)  # type: ignore[method-assign]
-    Figure.savefig = blank  # type: ignore[assignment,method-assign]
+    Figure.savefig = save_blank  # type: ignore[assignment,method-assign]
     if before is not None:
         before()
     sys.argv = ["whitebox", *arguments]
     main()
-
-
-def blank(_: Figure, target: Path, **options: Any) -> None:
-    """A picture of nothing: drawing one takes longer than all else."""
-    target.write_bytes(bytes(10_000))
 
 
 def records(folder: Path) -> Any:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import numpy as np
 
@@ -296,9 +295,12 @@ def _glyphs_alone() -> Iterator[None]:
     """
     from fontTools.subset import Options
 
-    dropped = [*Options._drop_tables_default, "GDEF", "GPOS", "GSUB", "kern"]
-    with mock.patch.object(Options, "_drop_tables_default", dropped):
+    dropped = Options._drop_tables_default
+    Options._drop_tables_default = [*dropped, "GDEF", "GPOS", "GSUB", "kern"]
+    try:
         yield
+    finally:
+        Options._drop_tables_default = dropped
 
 
 def _lay_out(figure: Figure, dpi: int) -> None:

@@ -28,9 +28,9 @@ class Odd(nn.Module):
 
 def test_found_by_looking() -> None:
     module, x_BD = Odd(), torch.ones(4, 3)
-    assert unused_parameters(module, lambda: module(x_BD)) == ("idle.weight", "idle.bias")
+    assert unused_parameters(module, lambda: module(x_BD)) == ["idle.weight", "idle.bias"]
     module.eval()
-    expected = ("idle.weight", "idle.bias", "auxiliary.weight", "auxiliary.bias")
+    expected = ["idle.weight", "idle.bias", "auxiliary.weight", "auxiliary.bias"]
     assert unused_parameters(module, lambda: module(x_BD)) == expected
 
 
@@ -39,7 +39,7 @@ def test_modules_of_one_make_are_looked_at_once() -> None:
     for key in ("a", "a", "b", None, None):
         module = Odd()
         found = unused_parameters(module, lambda made=module: passes.append(made) or made(x_BD), key)
-        assert found == ("idle.weight", "idle.bias")
+        assert found == ["idle.weight", "idle.bias"]
     assert len(passes) == 4
 
 

@@ -20,10 +20,10 @@ class _Call(nn.Module):
         return self.call()
 
 
-_FOUND: dict[str, tuple[str, ...]] = {}  # by what keys print
+_FOUND: dict[str, list[str]] = {}  # by what keys print
 
 
-def unused_parameters(module: nn.Module, call: Callable[[], Iterable[Tensor]], key: object = None) -> tuple[str, ...]:
+def unused_parameters(module: nn.Module, call: Callable[[], Iterable[Tensor]], key: object = None) -> list[str]:
     """Names of the parameters that no output of ``call()`` depends on, so that they get no gradient.
 
     Buffers and the state of random numbers stay as they are.
@@ -36,16 +36,16 @@ def unused_parameters(module: nn.Module, call: Callable[[], Iterable[Tensor]], k
     """
     said = None if key is None else repr(key)
     if said in _FOUND:
-        return _FOUND[said]
+        return [*_FOUND[said]]
     parameters = {name: parameter.detach().requires_grad_() for name, parameter in module.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     given = {f"module.{name}": tensor for name, tensor in {**parameters, **buffers}.items()}
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         outputs = functional_call(_Call(module, call), given, ())
     reached = _leaves(outputs)
-    found = tuple(name for name, parameter in parameters.items() if id(parameter) not in reached)
+    found = [name for name, parameter in parameters.items() if id(parameter) not in reached]
     if said is not None:
-        _FOUND[said] = found
+        _FOUND[said] = [*found]
     return found
 
 

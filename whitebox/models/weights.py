@@ -193,7 +193,7 @@ class Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = {**(kwargs or {})}
+        given = kwargs or {}
         filled = args[0] if args else given.get("tensor")
         # Nothing but parameters: what is drawn again until it lies within bounds would never end.
         if func in self._DRAWING and isinstance(filled, nn.Parameter):
