@@ -22,6 +22,7 @@ from whitebox.catalog import flatten, model_names, nearest
 from whitebox.config import RunConfig, architecture, resolve
 from whitebox.data import build_dataset, dataset_info
 from whitebox.engine.header import WEIGHTS
+from whitebox.engine.views import shared_store
 from whitebox.errors import ConfigError
 from whitebox.runs import Run, SavedRun, ended, saved_runs
 from whitebox.terminal import print_line, table_console
@@ -43,18 +44,20 @@ class Needed:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What a training would take.
+    """What trainings would take.
 
     Attributes:
-        steps: optimiser steps. images: forward passes.
+        steps: optimiser steps. images: that they see.
         petaflops: 1e15 floating point operations, 2 x MACs: a forward pass, and a backward pass at twice its cost.
-        hours: on this machine, from one timed forward pass of a crop, three times; a rough guess.
+        hours: on this machine, from one timed forward pass of a crop; a rough guess.
+        disk: GB of the tokens that are stored for them.
     """
 
     steps: int
     images: int
     petaflops: float
     hours: float
+    disk: float
 
 
 def chosen_experiments(name: str, dataset: str) -> list[Experiment]:
@@ -120,8 +123,14 @@ def differences(config: RunConfig, wanted: RunConfig) -> tuple[str, ...]:
     return tuple(f"{key}={there.get(key)}" for key in sorted({*there, *asked}) if there.get(key) != asked.get(key))
 
 
-def training_cost(config: RunConfig) -> TrainingCost:
+def training_cost(config: RunConfig, trainings: int = 1, stored: bool = False) -> TrainingCost:
     """What training ``config`` would take; builds the model, without pretrained weights, and times one pass of it.
+
+    A frozen encoder sees an image once a step, or, where views of it are stored, each view once.
+
+    Args:
+        trainings: of other seeds, which share what is stored.
+        stored: whether the frozen encoder's tokens are there already.
 
     Raises:
         DataError: the training images are not there.
@@ -131,16 +140,26 @@ def training_cost(config: RunConfig) -> TrainingCost:
     from analysis.measures.costs import count
     from whitebox.models import build
 
-    images = len(build_dataset(config.data, config.data.train_split, augment=False))
-    encoder = replace(config.encoder, pretrained=False, weights=None)
-    model = build(encoder, config.decoder, len(dataset_info(config.data)[0])).eval()
-    steps = config.train.epochs * (images // config.train.batch_size)
-    seen = steps * config.train.batch_size
-    crop = torch.zeros(1, 3, config.data.crop, config.data.crop)
+    images, side = len(build_dataset(config.data, config.data.train_split, augment=False)), config.data.crop
+    bare = replace(config.encoder, pretrained=False, weights=None)
+    model = build(bare, config.decoder, len(dataset_info(config.data)[0])).eval()
+    costs, crop = count(model, side), torch.zeros(1, 3, side, side)
     with torch.inference_mode():
-        seconds = _least_seconds(lambda: model.masks(crop))
-    flops = 3 * 2 * count(model, config.data.crop)["model"].macs * seen
-    return TrainingCost(steps, seen, flops / 1e15, 3 * seconds * seen / 3600)
+        tokens, grid = model.encode(crop)
+        decoding = _least_seconds(lambda: model.decoder.predict(tokens, grid))
+        encoding = _least_seconds(lambda: model.encode(crop))
+    steps = trainings * (config.train.steps or config.train.epochs * (images // config.train.batch_size))
+    seen = steps * config.train.batch_size
+    decoded = encoded = 3 * seen  # a backward pass costs two forward passes
+    disk = 0
+    if config.encoder.frozen:
+        views = config.data.views
+        encoded = seen if views is None else 0 if stored else images * views
+        parts = tokens if isinstance(tokens, list) else [tokens]
+        disk = sum(each.numel() for each in parts) * 2 * encoded * (views is not None)  # fp16
+    flops = 2 * (costs["decoder"].macs * decoded + costs["encoder"].macs * encoded)
+    hours = (decoding * decoded + encoding * encoded) / 3600
+    return TrainingCost(steps, seen, flops / 1e15, hours, disk / 1e9)
 
 
 def plan_table(needed: Sequence[Needed], dataset: str, overrides: Sequence[str], data_root: Path | None) -> Table:
@@ -158,7 +177,7 @@ def plan_table(needed: Sequence[Needed], dataset: str, overrides: Sequence[str],
 
 def _plan(rows: Sequence[tuple[Any, ...]]) -> Table:
     columns = (Column("Model"), Column("Run"), Column("Steps"), Column("PFLOP", 3), Column("Hours here", 1))
-    caption = "Hours on this machine, guessed from one timed forward pass, three times over; a GPU takes a small part."
+    caption = "Hours on this machine, guessed from one timed forward pass; a GPU takes a small part."
     return Table(columns, tuple(rows), caption)
 
 
@@ -183,7 +202,7 @@ def study_plan(study: Study, folder: Path, overrides: Sequence[str], data_root: 
 def foundation_plan(study: foundation.Foundation, setting: Setting) -> Table:
     """Which trainings on a frozen encoder are there, and what the others would cost, without measuring them."""
     rows: list[tuple[Any, ...]] = []
-    stored: set[str] = set()  # decoders that take the same layers share the encoder's tokens
+    stored: set[str | None] = set()
     for decoder in foundation.DECODERS:
         missing = [
             seed
@@ -195,9 +214,10 @@ def foundation_plan(study: foundation.Foundation, setting: Setting) -> Table:
             rows.append((decoder, there, None, None, None, None))
             continue
         config = study.config(decoder)
-        layers = str(getattr(config.decoder, "encoder_layers", None))
-        rows.append((decoder, there, *_frozen_cost(config, len(missing), layers not in stored)))
-        stored.add(layers)
+        shared = shared_store(config)  # decoders that take the same layers share the encoder's tokens
+        cost = training_cost(config, len(missing), shared in stored)
+        rows.append((decoder, there, cost.steps, cost.petaflops, cost.hours, cost.disk))
+        stored.add(shared)
     plan = _plan([row[:5] for row in rows])
     return replace(
         plan,
@@ -205,34 +225,6 @@ def foundation_plan(study: foundation.Foundation, setting: Setting) -> Table:
         rows=tuple(rows),
         caption=f"{plan.caption} The encoder's tokens are computed once, by the first decoder that takes them.",
     )
-
-
-def _frozen_cost(config: RunConfig, trainings: int, first: bool) -> tuple[int, float, float, float]:
-    """Steps, PFLOP, hours and GB of disk of trainings on a frozen encoder, see `TrainingCost`.
-
-    Args:
-        first: whether the encoder's tokens have to be computed and stored.
-    """
-    import torch
-
-    from analysis.measures.costs import count
-    from whitebox.models import build
-
-    images, side = len(build_dataset(config.data, config.data.train_split, augment=False)), config.data.crop
-    steps = config.train.epochs * (images // config.train.batch_size) * trainings
-    bare = replace(config.encoder, pretrained=False, weights=None)
-    model = build(bare, config.decoder, len(dataset_info(config.data)[0])).eval()
-    costs, crop = count(model, side), torch.zeros(1, 3, side, side)
-    with torch.inference_mode():
-        tokens, grid = model.encode(crop)
-        decoding = _least_seconds(lambda: model.decoder.predict(tokens, grid))
-        encoding = _least_seconds(lambda: model.encode(crop))
-    passes = 3 * steps * config.train.batch_size  # a backward pass costs two forward passes
-    views = images * (config.data.views or config.train.epochs) * first
-    flops = 2 * (costs["decoder"].macs * passes + costs["encoder"].macs * views)
-    parts = tokens if isinstance(tokens, list) else [tokens]
-    disk = sum(each.numel() for each in parts) * 2 * views * bool(config.data.views)  # fp16
-    return steps, flops / 1e15, (decoding * passes + encoding * views) / 3600, disk / 1e9
 
 
 def _least_seconds(task: Callable[[], object]) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from child_runs import TINY
 
+from whitebox.cli.sweep import config_of_task
 from whitebox.cli.training import config_of
 from whitebox.config import to_yaml
 from whitebox.errors import ConfigError
@@ -86,7 +87,8 @@ class TestPlan:
                 },
                 then=["eval --split test"],
                 job={"hours": 2, "gpus": 1},
-            )
+            ),
+            config_of_task,
         )
         assert [task.name for task in plan.tasks][:4] == [
             "depict-sa-tiny-shapes-deep-0",
@@ -100,6 +102,7 @@ class TestPlan:
         assert evaluation == ("eval", str(tmp_path / "runs" / "depict-sa-tiny-shapes-deep-0"), "--split", "test")
         assert len(plan.tasks) == 8 and plan.job == Job(hours=2, gpus=1)
         assert {task.first for task in plan.tasks} == {None}
+        assert [plan.trained[task.name].train.seed for task in plan.tasks[:4]] == [0, 1, 0, 1]
 
     def test_without_checks_it_has_the_same_tasks(self, tmp_path: Path) -> None:
         """As `--status` reads it: who waits for whom is not known, and what cannot be is not refused."""
@@ -110,7 +113,7 @@ class TestPlan:
             "frozen": True,
         }
         path = written(tmp_path / "p.yaml", train=train, then=["eval"])
-        whole, light = read_plan(path), read_plan(path, checked=False)
+        whole, light = read_plan(path, config_of_task), read_plan(path)
         assert [(task.name, task.commands) for task in light.tasks] == [
             (task.name, task.commands) for task in whole.tasks
         ]
@@ -118,17 +121,26 @@ class TestPlan:
         assert found_states(light) == found_states(whole)
 
     def test_who_shares_an_encoders_tokens_waits_for_the_first(self, tmp_path: Path) -> None:
-        train = {"models": ["depict-sa-tiny", "cbsa-tiny", "segvit-tiny"], "seeds": "0:2", "frozen": True}
-        plan = read_plan(written(tmp_path / "p.yaml", train={**train, "overrides": ["data.views=2"]}))
-        first = {task.name: task.first for task in plan.tasks}
-        assert first["depict-sa-tiny-shapes-0"] is None and first["cbsa-tiny-shapes-1"] == "depict-sa-tiny-shapes-0"
-        assert first["segvit-tiny-shapes-0"] is None and first["segvit-tiny-shapes-1"] == "segvit-tiny-shapes-0"
+        models = ["depict-sa-tiny", "cbsa-tiny", "segvit-tiny"]
+        train = {"models": models, "seeds": "0:2", "frozen": True}
+        for views, expected in (
+            (
+                ["data.views=2", "data.view_seed=0"],
+                [None, "depict-sa-0", "depict-sa-0", "depict-sa-0", None, "segvit-0"],
+            ),
+            (["data.views=2"], [None, None, "depict-sa-0", "depict-sa-1", None, None]),  # of another seed, other views
+            ([], [None] * 6),  # nothing is stored
+        ):
+            plan = read_plan(written(tmp_path / "p.yaml", train={**train, "overrides": views}), config_of_task)
+            assert [task.first and task.first.replace("-tiny-shapes", "") for task in plan.tasks] == expected
 
     def test_a_study_has_a_task_a_decoder_and_seed(self, tmp_path: Path) -> None:
-        plan = read_plan(
-            written(tmp_path / "p.yaml", reproduce="foundation --dataset camvid --seeds 0:2", data_root="d")
-        )
-        assert len(plan.tasks) == 18 and plan.tasks[0].first is None and plan.tasks[5].first == plan.tasks[0].name
+        asked = "foundation --dataset camvid --seeds=0:2"
+        plan = read_plan(written(tmp_path / "p.yaml", reproduce=asked, data_root="d"), config_of_task)
+        first = {task.name: task.first for task in plan.tasks}
+        assert len(plan.tasks) == 18 and plan.tasks[0].first is None
+        assert first["cbsa-0"] == first["cbsa-1"] == plan.tasks[0].name
+        assert (first["segvit-0"], first["segvit-1"]) == (None, "segvit-0")  # it takes other layers
         (command,) = plan.tasks[-1].commands
         assert command[:2] == ("reproduce", "foundation") and command[-4:] == (
             "--decoder",
@@ -137,6 +149,7 @@ class TestPlan:
             "1:2",
         )
         assert command[4:6] == ("--data-root", "d")
+        assert plan.trained["segvit-1"].model == "segvit-small" and plan.trained["segvit-1"].encoder.frozen
 
     @pytest.mark.parametrize(
         ("plan", "message"),
@@ -160,7 +173,7 @@ class TestPlan:
         path = tmp_path / "plan.yaml"
         path.write_text(json.dumps(plan))
         with pytest.raises(ConfigError) as refused:
-            read_plan(path)
+            read_plan(path, config_of_task)
         assert message in str(refused.value) and "\n" not in str(refused.value)
 
     def test_no_plan_and_no_yaml(self, tmp_path: Path) -> None:
@@ -346,3 +359,10 @@ def test_a_plan_is_priced_before_anything_is_done(tmp_path: Path, call: Call, mo
     assert "0 of 2 tasks are done" in " ".join(out.split()) and "6.0" in out and not (tmp_path / "runs").exists()
     code, out, _ = call("sweep", "plan.yaml", "--status")
     assert code == 0 and "2 waiting" in out
+
+
+def test_an_option_that_a_study_has_not_is_refused(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "plan.yaml", reproduce="foundation --dataset camvid --encodr dinov2-small")
+    code, _, err = call("sweep", "plan.yaml", "--dry-run")
+    assert code == 2 and "--encodr" in err

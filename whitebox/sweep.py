@@ -38,15 +38,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from whitebox.catalog import nearest
 from whitebox.errors import ConfigError, InUseError, OutputError
 from whitebox.files import write_text
 from whitebox.lock import Lock
+
+if TYPE_CHECKING:
+    from whitebox.config import RunConfig
+
+    ConfigOf: TypeAlias = Callable[[Sequence[str]], RunConfig]  # of a command's words
+    Planned: TypeAlias = tuple["Task", RunConfig | None]
 
 WAITING, SUBMITTED, RUNNING, DONE, FAILED, LOST = "waiting", "submitted", "running", "done", "failed", "lost"
 _KEYS = {
@@ -93,6 +99,7 @@ class Plan:
     folder: Path
     tasks: tuple[Task, ...]
     job: Job
+    trained: Mapping[str, RunConfig] = field(default_factory=dict)  # by the task's name, where the plan was checked
 
     @property
     def place(self) -> Path:
@@ -100,12 +107,12 @@ class Plan:
         return self.folder / "sweep"
 
 
-def read_plan(path: Path, checked: bool = True) -> Plan:
+def read_plan(path: Path, config_of: ConfigOf | None = None) -> Plan:
     """A plan, checked before anything is done.
 
     Args:
-        checked: whether models and overrides can be, and which tasks share tokens; without it neither is known, and
-            nothing heavy is loaded: enough to ask what has become of the tasks.
+        config_of: what a command trains, or ConfigError; without it nobody knows which tasks share tokens or whether
+            models and overrides can be, and nothing heavy is loaded: enough to ask what has become of the tasks.
 
     Raises:
         ConfigError: it cannot be read, has an unknown key, or asks for the same run twice.
@@ -125,15 +132,31 @@ def read_plan(path: Path, checked: bool = True) -> Plan:
     then = [shlex.split(line) for line in _words(values.get("then"), "then", path)]
     root = ["--data-root", str(values["data_root"])] if values.get("data_root") else []
     if "train" in values:
-        tasks = list(_trainings(_mapping(values["train"], "train", path), folder, then, root, path, checked))
+        planned = list(_trainings(_mapping(values["train"], "train", path), folder, then, root, path, config_of))
     else:
         if then:
             raise ConfigError(f"{path}: a study measures what it needs; leave `then` out.")
-        tasks = _missing_runs(shlex.split(str(values["reproduce"])), folder, root)
-    names = [task.name for task in tasks]
+        planned = list(_missing_runs(shlex.split(str(values["reproduce"])), folder, root, config_of))
+    names = [task.name for task, _ in planned]
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise ConfigError(f"{path} asks for {twice} twice: give variants other names.")
-    return Plan(folder, tuple(tasks), _job(_mapping(values.get("job") or {}, "job", path), path))
+    job = _job(_mapping(values.get("job") or {}, "job", path), path)
+    trained = {task.name: config for task, config in planned if config is not None}
+    return Plan(folder, tuple(_in_order([task for task, _ in planned], trained)), job, trained)
+
+
+def _in_order(tasks: Sequence[Task], trained: Mapping[str, RunConfig]) -> Iterator[Task]:
+    """Each behind the first of those that share an encoder's tokens."""
+    if not trained:
+        yield from tasks
+        return
+    from whitebox.engine.views import shared_store
+
+    makers: dict[str, str] = {}
+    for task in tasks:
+        shared = shared_store(trained[task.name])
+        first = task.name if shared is None else makers.setdefault(shared, task.name)
+        yield task if first == task.name else replace(task, first=first)
 
 
 def _mapping(value: Any, where: str, path: Path) -> dict[str, Any]:
@@ -171,10 +194,9 @@ def _trainings(
     then: Sequence[Sequence[str]],
     root: Sequence[str],
     path: Path,
-    checked: bool,
-) -> Iterator[Task]:
+    config_of: ConfigOf | None,
+) -> Iterator[Planned]:
     """A task a run: its training, then what is measured of it."""
-    from whitebox.config import resolve
     from whitebox.runs import seeds_of
 
     models = _words(train.get("models"), "train.models", path)
@@ -185,13 +207,10 @@ def _trainings(
     if not isinstance(variants, dict):
         raise ConfigError(f"{path}: train.variants takes names with overrides, {{wide: [decoder.layers=6]}}.")
     recipe = train.get("recipe")
-    builders: dict[str, str] = {}
     listed = (models, train.get("datasets") or ["shapes"], train.get("encoders") or [None])
     for model, dataset, encoder, variant in itertools.product(*listed, variants):
         own = _words(variants[variant], f"train.variants.{variant}", path)
         overrides = [*_words(train.get("overrides"), "train.overrides", path), *own]
-        # refuses what cannot be
-        config = resolve(model, dataset, overrides, encoder=encoder, recipe=recipe) if checked else None
         options = [
             *("--dataset", dataset),
             *(("--encoder", encoder) if encoder else ()),
@@ -199,20 +218,19 @@ def _trainings(
             *(("--frozen",) if train.get("frozen") else ()),
             *root,
         ]
-        shared = None
-        if config is not None and (train.get("frozen") or config.encoder.frozen) and config.data.views:
-            layers = getattr(config.decoder, "encoder_layers", None)
-            shared = json.dumps([encoder, dataset, layers, config.data.views, config.data.crop], default=str)
+        config = None if config_of is None else config_of(("train", model, *overrides, *options))
         for seed in seeds:
             name = "-".join(str(part) for part in (model, encoder, dataset, variant, seed) if part not in (None, ""))
             place = ("-o", str(folder), "--name", name, "--resume")
             training = ("train", model, *overrides, f"train.seed={seed}", *options, *place)
             measured = [(line[0], str(folder / name), *line[1:], *root) for line in then]
-            first = None if shared is None else builders.setdefault(shared, name)
-            yield Task(name, (training, *measured), None if first == name else first)
+            trained = None if config is None else replace(config, train=replace(config.train, seed=seed))
+            yield Task(name, (training, *measured)), trained
 
 
-def _missing_runs(words: Sequence[str], folder: Path, root: Sequence[str]) -> list[Task]:
+def _missing_runs(
+    words: Sequence[str], folder: Path, root: Sequence[str], config_of: ConfigOf | None
+) -> Iterator[Planned]:
     """A task a decoder and seed of the study on a frozen encoder."""
     from experiments.foundation import DECODERS, SEEDS
     from experiments.foundation import NAME as FOUNDATION
@@ -221,18 +239,17 @@ def _missing_runs(words: Sequence[str], folder: Path, root: Sequence[str]) -> li
     name, *options = words or [""]
     if name != FOUNDATION:
         raise ConfigError(f"reproduce: {name!r} has no tasks of its own; what has: {FOUNDATION}.")
+    options = [part for word in options for part in (word.split("=", 1) if word.startswith("--seeds=") else [word])]
     seeds = SEEDS
     if "--seeds" in options:
         at = options.index("--seeds")
         seeds = seeds_of(options[at + 1] if at + 1 < len(options) else "")
         del options[at : at + 2]
     common = ("reproduce", name, *options, *root, "-o", str(folder))
-    tasks = [
-        Task(f"{decoder}-{seed}", ((*common, "--decoder", decoder, "--seeds", f"{seed}:{seed + 1}"),))
-        for seed in seeds
-        for decoder in DECODERS
-    ]
-    return [tasks[0], *(Task(task.name, task.commands, tasks[0].name) for task in tasks[1:])]
+    commands = {decoder: (*common, "--decoder", decoder) for decoder in DECODERS}
+    configs = {decoder: config_of and config_of(command) for decoder, command in commands.items()}
+    for seed, (decoder, command) in itertools.product(seeds, commands.items()):
+        yield Task(f"{decoder}-{seed}", ((*command, "--seeds", f"{seed}:{seed + 1}"),)), configs[decoder]
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,22 @@ def test_a_training_costs_three_passes_over_its_images() -> None:
     no_such = {"encoder.weights": "none.safetensors"}  # what it costs is known before weights are there
     twice = training_cost(resolve("depict-sa-tiny", "shapes", {**TINY, **no_such, "train.epochs": 4}))
     assert twice.petaflops == pytest.approx(2 * cost.petaflops)
+    steps = training_cost(resolve("depict-sa-tiny", "shapes", {**TINY, "train.steps": 9}))
+    assert steps.steps == 9 and steps.petaflops == pytest.approx(1.5 * cost.petaflops)
+
+
+def test_a_frozen_encoder_costs_one_pass_a_step_or_a_view() -> None:
+    frozen = {**TINY, "encoder.frozen": True, "encoder.random": True}
+    decoders = training_cost(resolve("depict-sa-tiny", "shapes", {**frozen, "data.views": 3}), stored=True)
+    assert decoders.petaflops > 0 == decoders.disk
+    whole = training_cost(resolve("depict-sa-tiny", "shapes", TINY)).petaflops
+    once = (whole - decoders.petaflops) / 3  # of each image that is seen
+    each_step = training_cost(resolve("depict-sa-tiny", "shapes", frozen))
+    assert each_step.petaflops == pytest.approx(decoders.petaflops + once) and each_step.disk == 0
+    views = training_cost(resolve("depict-sa-tiny", "shapes", {**frozen, "data.views": 3}), trainings=2)
+    images = each_step.images / 2  # in two epochs
+    assert views.petaflops == pytest.approx(2 * decoders.petaflops + once * 3 * images / each_step.images)
+    assert views.disk > 0
 
 
 def test_reported_numbers_stand_beside_and_never_in_the_measured_column() -> None:

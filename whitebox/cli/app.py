@@ -224,6 +224,16 @@ def runs_and_overrides(items: list[str] | None) -> tuple[list[Path], list[str]]:
     return expanded(runs) or finished_runs(), overrides
 
 
+def params_of(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """What ``whitebox NAME WORDS`` is asked for, by the parameters of the command, which is not carried out.
+
+    Raises:
+        click.UsageError: the command has no such options.
+    """
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    return dict(command.make_context(name, list(words)).params)
+
+
 def common_folder(folders: Sequence[Path]) -> Path:
     """The folder above all of them, where what compares them belongs; absolute and relative ones may be mixed."""
     from whitebox.files import from_the_start

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whitebox.cli.analysis import Again, Limit, Seed, Split
-from whitebox.cli.app import DataRoot, Device, app, say
+from whitebox.cli.app import DataRoot, Device, app, params_of, say
 from whitebox.errors import ConfigError
 
 if TYPE_CHECKING:
     from experiments.experiment import Setting
     from experiments.foundation import Foundation
     from experiments.study import Study
+    from whitebox.config import RunConfig
 
 
 @app.command(name="reproduce")
@@ -65,27 +68,26 @@ def reproduce_command(
         raise ConfigError("Name a paper or a figure; `whitebox reproduce --list` lists them.")
     from experiments import STUDIES
     from experiments.experiment import Setting
-    from experiments.foundation import ENCODER, SEEDS, Foundation
     from experiments.foundation import NAME as FOUNDATION
     from experiments.reproduce import chosen_experiments, needed_runs, plan_table, reproduce
     from whitebox.cli.progress import image_progress
     from whitebox.cli.training import train
     from whitebox.data.preflight import preflight
-    from whitebox.runs import find_run, seeds_of
+    from whitebox.runs import find_run
 
     setting = Setting(split=split, limit=limit, draws=draws, noise=noise, seed=seed)
     if name == FOUNDATION:
-        if split or len(model_size or []) > 1:
-            raise ConfigError(f"{name} has splits of its own, and one --model-size: leave --split out.")
-        study = Foundation(
+        study = _asked_study(
+            overrides=overrides,
             dataset=dataset,
-            encoder=encoder or ENCODER,
-            size=model_size[0] if model_size else "small",
-            seeds=seeds_of(seeds) if seeds else SEEDS,
-            overrides=tuple(overrides or ()),
-            folder=output or runs / name,
             data_root=data_root,
-            only=tuple(decoder or ()),
+            encoder=encoder,
+            seeds=seeds,
+            decoder=decoder,
+            model_size=model_size,
+            runs=runs,
+            split=split,
+            output=output,
         )
         if show:
             study.show(setting)
@@ -118,6 +120,49 @@ def reproduce_command(
     found = [find_run(each.folder or runs / f"{each.model}-{dataset}", None, data_root, (), device) for each in needed]
     models = {run.name: each.model for run, each in zip(found, needed, strict=True)}
     reproduce(experiments, found, models, setting, folder, lambda title: image_progress(title, None), again=again)
+
+
+def study_config_of(words: Sequence[str]) -> RunConfig:
+    """What ``whitebox reproduce foundation WORDS``, for one decoder, would train, but for the seed.
+
+    Raises:
+        ConfigError: see `whitebox.config.resolve`.
+    """
+    given = params_of("reproduce", words)
+    study = _asked_study(**{name: given[name] for name in inspect.signature(_asked_study).parameters})
+    (decoder,) = study.only
+    return study.config(decoder)
+
+
+def _asked_study(
+    *,
+    overrides: Sequence[str] | None,
+    dataset: str,
+    data_root: Path | None,
+    encoder: str | None,
+    seeds: str | None,
+    decoder: Sequence[str] | None,
+    model_size: Sequence[str] | None,
+    runs: Path,
+    split: str | None,
+    output: Path | None,
+) -> Foundation:
+    """The study on a frozen encoder, of the options of the command."""
+    from experiments.foundation import ENCODER, NAME, SEEDS, Foundation
+    from whitebox.runs import seeds_of
+
+    if split or len(model_size or ()) > 1:
+        raise ConfigError(f"{NAME} has splits of its own, and one --model-size: leave --split out.")
+    return Foundation(
+        dataset=dataset,
+        encoder=encoder or ENCODER,
+        size=model_size[0] if model_size else "small",
+        seeds=seeds_of(seeds) if seeds else SEEDS,
+        overrides=tuple(overrides or ()),
+        folder=output or runs / NAME,
+        data_root=data_root,
+        only=tuple(decoder or ()),
+    )
 
 
 def _study(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from whitebox.cli.app import app, say
 from whitebox.errors import ConfigError, require
 
 if TYPE_CHECKING:
+    from whitebox.config import RunConfig
     from whitebox.sweep import Found, Plan
 
 ON = ("local", "slurm", "debug")
@@ -41,7 +43,7 @@ def sweep_command(
     from whitebox.sweep import DONE, FAILED, LOST, WAITING, found_states, read_plan
 
     require(on in ON, "--on", on, f"choose {', '.join(ON)}")
-    read = read_plan(plan, checked=not status)
+    read = read_plan(plan, None if status else config_of_task)
     if dry_run:
         _dry_run(read, found_states(read))
         return
@@ -126,38 +128,50 @@ def _here(plan: Plan, begin: Collection[str], on: str, at_once: int) -> None:
         raise typer.Exit(130) from None
 
 
+def config_of_task(command: Sequence[str]) -> RunConfig:
+    """What the first command of a task trains.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    from whitebox.cli.reproduce import study_config_of
+    from whitebox.cli.training import config_of
+
+    name, *words = command
+    return config_of(words) if name == "train" else study_config_of(words)
+
+
 def _dry_run(plan: Plan, states: Mapping[str, Found]) -> None:
     """A row a task that is not done: hours on this machine of its training, and of a GPU where tasks have one."""
     from analysis.show.tables import Column, Table
-    from experiments.reproduce import training_cost
-    from whitebox.cli.training import config_of
+    from experiments.reproduce import TrainingCost, training_cost
     from whitebox.sweep import DONE
 
     rows: list[tuple[Any, ...]] = []
-    known: dict[str, Any] = {}
+    known: dict[str, TrainingCost] = {}
     for task in plan.tasks:
         if states[task.name].state == DONE:
             continue
-        cost = None
-        if task.commands[0][0] == "train":
-            words = tuple(word for word in task.commands[0][1:] if not word.startswith("train.seed="))
-            key = str([word for word in words if word != task.name])
-            if key not in known:
-                known[key] = training_cost(config_of(words))
-            cost = known[key]
+        config, stored = plan.trained[task.name], task.first is not None
+        key = repr((replace(config, train=replace(config.train, seed=0)), stored))
+        if key not in known:
+            known[key] = training_cost(config, stored=stored)
+        cost = known[key]
         most = float(plan.job.hours * plan.job.gpus) if plan.job.gpus else None
-        rows.append((task.name, task.first or "", cost and cost.petaflops, cost and cost.hours, most))
+        rows.append((task.name, task.first or "", cost.petaflops, cost.hours, cost.disk or None, most))
     columns = (
         Column("Task"),
         Column("After"),
         Column("PFLOP", 3),
         Column("Hours here", 1),
+        Column("Disk (GB)", 2),
         Column("GPU hours, at most", 1),
     )
-    done = len(plan.tasks) - len(rows)
+    done, hours = len(plan.tasks) - len(rows), sum(row[3] for row in rows)
     caption = (
-        f"{done} of {len(plan.tasks)} tasks are done. Hours of a training on this machine, guessed from one timed "
-        "forward pass; measurements are not in it. GPU hours: what each task may take."
+        f"{done} of {len(plan.tasks)} tasks are done; the trainings of the others take {hours:.1f} hours on this "
+        "machine, guessed from one timed forward pass, without what is measured of them. Tokens of a frozen encoder "
+        "are stored by the first task that takes them (Disk). GPU hours: what each task may take."
     )
     Table(columns, tuple(rows), caption).show()
 

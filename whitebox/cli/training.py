@@ -25,6 +25,7 @@ from whitebox.cli.app import (
     complete_recipes,
     completed_runs,
     main_process,
+    params_of,
     runs_and_overrides,
     say,
     together,
@@ -139,8 +140,7 @@ def config_of(words: Sequence[str]) -> RunConfig:
     """
     from whitebox.config import resolve
 
-    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
-    given = command.make_context("train", list(words)).params
+    given = params_of("train", words)
     overrides = _with_switches(given["overrides"], **{name: given[name] for name in _SWITCHES})
     return resolve(
         given["model"],

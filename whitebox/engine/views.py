@@ -133,8 +133,7 @@ def _begin(lock: Lock, encoded: EncodedViews, config: RunConfig) -> None:
 
 def question(model: Segmentor, config: RunConfig, fingerprint: str) -> dict[str, Any]:
     """All that the views and their tokens depend on."""
-    apart = ("root", "path", "name", "views", "view_seed", "val_split", "val_length", "mean_over", "unit", "block")
-    data = {key: value for key, value in asdict(config.data).items() if key not in apart}
+    data = _of_views(config)
     if not data["held_out"]:  # stores of before there was such a key are those of no class
         del data["held_out"]
     return {
@@ -146,6 +145,22 @@ def question(model: Segmentor, config: RunConfig, fingerprint: str) -> dict[str,
         "views": config.data.views,
         "precision": config.store.precision,
     }
+
+
+def _of_views(config: RunConfig) -> dict[str, Any]:
+    """What of the settings of data a view depends on."""
+    apart = ("root", "path", "name", "views", "view_seed", "val_split", "val_length", "mean_over", "unit", "block")
+    return {key: value for key, value in asdict(config.data).items() if key not in apart}
+
+
+def shared_store(config: RunConfig) -> str | None:
+    """The same for trainings that take their tokens from one store, before a model is built; None: it takes none."""
+    if not (config.encoder.frozen and config.data.views):
+        return None
+    place = (config.data.name, config.data.root, config.data.path)
+    layers = getattr(config.decoder, "encoder_layers", None)
+    data = (place, _of_views(config), config.data.views, config.view_seed, config.store.precision)
+    return repr((asdict(config.encoder), layers, data))
 
 
 def tokens_question(model: Segmentor) -> dict[str, Any]:
