@@ -36,7 +36,8 @@ Float = NDArray[np.float64]
 Metric = Callable[[Float], Float]  # (..., C) summed over images -> (..., M)
 
 LEAST = 3  # units, or seeds, that say something about their spread
-_BLOCK = 2**22  # elements of one block of weights or sums: 32 MB
+_BLOCK = 2**18  # elements of one block of weights or sums: 2 MB, which a processor's cache holds
+_ROWS = 8  # of a block, at least
 _LOPSIDED = 1.5  # times the mean distance of the ends, at most
 _GOLDEN = 0.6180339887498949  # multiples of it, without their whole part, are all different
 
@@ -139,7 +140,7 @@ def sampled(
     draws_RM = np.empty((resamples, values_SM.shape[1]))
     flat_UX = sums_SUC.transpose(1, 0, 2).reshape(units, -1)
     generator = np.random.default_rng(seed)
-    step = max(1, _BLOCK // max(units, flat_UX.shape[1]))
+    step = max(_ROWS, _BLOCK // max(units, flat_UX.shape[1]))
     for start in range(0, resamples, step):
         count = min(step, resamples - start)
         sums_RSC = (drawn(generator, count, units) @ flat_UX).reshape(count, seeds, -1)
@@ -189,7 +190,7 @@ def _cells(sums_SUC: Float, total_SC: Float, values_SM: Float, metric: Metric) -
 def _without_each(sums_SUC: Float, total_SC: Float, metric: Metric) -> Float:
     """Scores of a total without one unit after another, (S, U, M)."""
     units = sums_SUC.shape[1]
-    step = max(1, _BLOCK // total_SC.size)
+    step = max(_ROWS, _BLOCK // total_SC.size)
     parts = [slice(start, start + step) for start in range(0, units, step)]
     return np.concatenate([metric(total_SC[:, None] - sums_SUC[:, part]) for part in parts], axis=1)
 

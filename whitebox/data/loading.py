@@ -92,6 +92,8 @@ def each(loader: Iterable[T]) -> Iterator[T]:
         except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: while it handed over a sample
             if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
                 raise
+            for worker in getattr(samples, "_workers", ()):  # PyTorch waits five seconds for each that is stuck
+                worker.kill()
             raise DataError(
                 "A data loading process was killed, most often because memory ran out (also that of /dev/shm): go on "
                 "with fewer of them (train.workers), or smaller images."
