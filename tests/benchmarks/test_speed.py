@@ -110,7 +110,7 @@ def test_peak_memory_of_a_process(monkeypatch):
 
 
 def test_share_of_products_in_tasks(tmp_path):
-    speed.products(model=["depict-sa-tiny"], repeats=2, output=tmp_path, size=32, classes=3, batch=1, threads=1)
+    speed.products(model=["depict-sa-tiny"], repeats=1, output=tmp_path, size=32, classes=3, batch=1, threads=1)
     (path,) = tmp_path.glob("products-*.csv")
     rows, name = list(csv.DictReader(path.open())), "Products (% of its time)"
     assert [row["Task"] for row in rows] == [speed.STEP, speed.IMAGE, speed.MULTI]
