@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from analysis.ask import Bar
 from analysis.show.render import render
@@ -26,6 +26,8 @@ from whitebox.engine.views import shared_store
 from whitebox.errors import ConfigError
 from whitebox.runs import Run, SavedRun, ended, saved_runs
 from whitebox.terminal import print_line, table_console
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,8 @@ def training_cost(config: RunConfig, trainings: int = 1, stored: bool = False) -
     model = build(bare, config.decoder, len(dataset_info(config.data)[0])).eval()
     costs, crop = count(model, side), torch.zeros(1, 3, side, side)
     with torch.inference_mode():
-        tokens, grid = model.encode(crop)
-        decoding = _least_seconds(lambda: model.decoder.predict(tokens, grid))
-        encoding = _least_seconds(lambda: model.encode(crop))
+        encoding, (tokens, grid) = _timed(lambda: model.encode(crop))
+        decoding, _ = _timed(lambda: model.decoder.predict(tokens, grid))
     steps = trainings * (config.train.steps or config.train.epochs * (images // config.train.batch_size))
     seen = steps * config.train.batch_size
     decoded = encoded = 3 * seen  # a backward pass costs two forward passes
@@ -227,13 +228,14 @@ def foundation_plan(study: foundation.Foundation, setting: Setting) -> Table:
     )
 
 
-def _least_seconds(task: Callable[[], object]) -> float:
+def _timed(task: Callable[[], Result]) -> tuple[float, Result]:
+    """The least seconds of three, and what came of it."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        task()
+        result = task()
         seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return min(seconds), result
 
 
 def reproduce(

@@ -239,7 +239,7 @@ def test_two_at_a_time_through_kills_of_the_sweep_and_of_a_task(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     models = ["cbsa-tiny", "depict-sa-tiny"]
-    train = {"models": models, "overrides": [*OVERRIDES, "train.epochs=40"]}
+    train = {"models": models, "overrides": [*OVERRIDES, "train.epochs=10"]}
     path = written(tmp_path / "plan.yaml", folder="runs", train=train, then=["no-such-command"])
     plan = read_plan(path)
     first = command("sweep", "plan.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -255,7 +255,7 @@ def test_two_at_a_time_through_kills_of_the_sweep_and_of_a_task(
     assert {found.state for found in found_states(read_plan(path)).values()} == {DONE}
     for each in plan.tasks:
         logged = [json.loads(line) for line in (Path("runs") / each.name / "metrics.jsonl").read_text().splitlines()]
-        assert max(line.get("epoch", 0) for line in logged) == 40
+        assert max(line.get("epoch", 0) for line in logged) == 10
     code, out, _ = call("sweep", "plan.yaml")
     assert code == 0 and "Nothing is left to begin" in out
 

@@ -42,6 +42,7 @@ def test_straight_lines():
 
 def test_files(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "QUICK", (16, 32))
+    monkeypatch.setattr(benchmark, "TOGETHER", 64)
     monkeypatch.setattr(benchmark, "peak_memory", lambda layer, z_BND: 1000 * z_BND.shape[1])
     benchmark.run(quick=True, output=tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from analysis.maths.calibration import (
     area_under_risk,
@@ -38,6 +37,8 @@ def pixels(spread, classes=7, size=(120, 150), seed=0):
 @pytest.mark.parametrize("bins", [10, 15, 20])
 @pytest.mark.parametrize("spread", SPREADS)
 def test_calibration_error_is_that_of_torchmetrics(spread, bins):
+    from torchmetrics.functional.classification import multiclass_calibration_error  # seconds, in every worker
+
     p_PK, label_P, bins_B3, _ = pixels(spread)
     expected = multiclass_calibration_error(p_PK, label_P, p_PK.shape[1], n_bins=bins, norm="l1")
     assert calibration_error(bins_B3, bins) == pytest.approx(float(expected), abs=2e-5)  # they add up in float32

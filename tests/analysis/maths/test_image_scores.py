@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
-from torchmetrics.functional.segmentation import mean_iou
 
 from analysis.maths.image_scores import frequency_weighted, image_iou, image_means, image_sums
 from whitebox.engine.metrics import confusion, image_counts
 
 K = 6
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """torchmetrics, whose import takes seconds in every worker."""
+    import torchmetrics.functional.classification
+    import torchmetrics.functional.segmentation
+
+    return torchmetrics.functional
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +34,16 @@ def counts_N3K(images):
     return np.stack([image_counts(*pair, K).numpy() for pair in zip(*images, strict=True)])
 
 
-def test_confusion_is_that_of_torchmetrics(images):
+def test_confusion_is_that_of_torchmetrics(images, theirs):
     for prediction, label in zip(*images, strict=True):
         with_ignored = label.clone()
         with_ignored[::5] = 255
-        expected = multiclass_confusion_matrix(prediction, with_ignored, K, ignore_index=255)
+        expected = theirs.classification.multiclass_confusion_matrix(prediction, with_ignored, K, ignore_index=255)
         assert torch.equal(confusion(prediction, with_ignored, K), expected)
 
 
-def test_frequency_weighted_iou_is_that_of_torchmetrics(images, counts_N3K):
-    expected = multiclass_jaccard_index(*images, K, average="weighted")
+def test_frequency_weighted_iou_is_that_of_torchmetrics(images, counts_N3K, theirs):
+    expected = theirs.classification.multiclass_jaccard_index(*images, K, average="weighted")
     assert frequency_weighted(counts_N3K.sum(0)) == pytest.approx(float(expected), abs=1e-6)
     assert np.isnan(frequency_weighted(np.zeros((3, K))))
     np.testing.assert_allclose(
@@ -44,13 +51,13 @@ def test_frequency_weighted_iou_is_that_of_torchmetrics(images, counts_N3K):
     )
 
 
-def test_iou_of_images_is_that_of_torchmetrics(images, counts_N3K):
+def test_iou_of_images_is_that_of_torchmetrics(images, counts_N3K, theirs):
     prediction, label = images
     iou_NK = image_iou(counts_N3K)
-    theirs_NK = mean_iou(prediction, label, num_classes=K, per_class=True, input_format="index").numpy()
+    of_images_NK = theirs.segmentation.mean_iou(prediction, label, num_classes=K, per_class=True, input_format="index")
     there_NK = np.stack([[(each == index).any() for index in range(K)] for each in label.numpy()])
     assert np.array_equal(~np.isnan(iou_NK), there_NK)
-    np.testing.assert_allclose(iou_NK[there_NK], theirs_NK[there_NK], rtol=1e-6)
+    np.testing.assert_allclose(iou_NK[there_NK], of_images_NK.numpy()[there_NK], rtol=1e-6)
 
 
 def test_means_of_images(counts_N3K):
