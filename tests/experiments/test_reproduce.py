@@ -147,7 +147,7 @@ def test_shrunk_is_part_of_a_size() -> None:
 
 
 def test_a_paper_from_end_to_end_goes_on_where_it_stopped(
-    runs: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    runs: Path, call: Call, request: pytest.FixtureRequest
 ) -> None:
     arguments = ["reproduce", "depict", "--dataset", "shapes", "--limit", "2", "--draws", "2", "--noise", "0.1,1"]
     code, out, err = call(*arguments, "--device", "cpu")
@@ -160,11 +160,13 @@ def test_a_paper_from_end_to_end_goes_on_where_it_stopped(
         assert (folder / "figures" / name).stat().st_size > 1000
     assert (folder / "tables" / "depict-tab1-reported.tex").is_file()
     before = {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+    request.getfixturevalue("empty_pictures")
     code, again, _ = call(*arguments, "--device", "cpu")
     assert code == 0 and {path: path.stat().st_mtime_ns for path in (folder / "records").iterdir()} == before
     assert again.count("Figures and tables") == out.count("Figures and tables")
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_a_damaged_answer_is_named_with_its_cure(runs: Path, call: Call) -> None:
     arguments = ["reproduce", "segmenter-tables", "--dataset", "shapes", "--limit", "1", "--device", "cpu"]
     assert call(*arguments)[0] == 0
@@ -182,6 +184,7 @@ def test_missing_runs_are_named_with_their_cost(runs: Path, call: Call) -> None:
     assert code == 0 and out.count("to be trained") == 4 and not list(runs.glob("*small*"))
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_missing_runs_are_trained(runs: Path, call: Call) -> None:
     for decoder in DECODERS[1:]:
         for path in (runs / f"{decoder}-tiny-shapes").iterdir():

@@ -170,6 +170,7 @@ class TestCommand:
         assert drawn == {"eval", "boundary", "calibration", "confusion", "images"}
         assert len(list((folder / "figures").glob("calibration-*.png"))) == 2
 
+    @pytest.mark.usefixtures("empty_pictures")
     def test_several_side_by_side(self, call: Call, tmp_path: Path) -> None:
         runs = [str(tiny_run(tmp_path / f"run{seed}", seed=seed)) for seed in range(2)]
         asked = ("--boundary", "--calibration", "--confusion", "--images", "--limit", "2", "-o", str(tmp_path / "o"))
