@@ -163,6 +163,10 @@ class TestPlan:
             ({"train": {"models": ["depict-sa-tiny", "depict-sa-tiny"]}}, "asks for depict-sa-tiny-shapes-0 twice"),
             ({"train": {"models": ["depict-sa-tiny"]}, "job": {"hours": -1}}, "job.hours=-1 is impossible"),
             ({"train": {"models": ["depict-sa-tiny"]}, "job": {"gpu": 1}}, "unknown key 'gpu' in `job`"),
+            ({"train": {"models": ["depict-sa-tiny"], "datasets": {"shapes": 1}}}, "train.datasets takes a list"),
+            ({"train": {"models": ["depict-sa-tiny"], "encoders": "dinov2-smal"}}, "dinov2-smal"),
+            ({"train": {"models": ["depict-sa-tiny"], "recipe": ["frozen"]}}, "train.recipe takes a name"),
+            ({"train": {"models": ["depict-sa-tiny"], "frozen": "no"}}, "train.frozen takes true or false"),
             ({"train": {"models": ["x"]}, "reproduce": "foundation"}, "one of the two"),
             ({"reproduce": "depict"}, "'depict' has no tasks of its own"),
             ({"reproduce": "foundation", "then": ["eval"]}, "leave `then` out"),
@@ -240,7 +244,7 @@ def test_two_at_a_time_through_kills_of_the_sweep_and_of_a_task(
     monkeypatch.chdir(tmp_path)
     models = ["cbsa-tiny", "depict-sa-tiny"]
     train = {"models": models, "overrides": [*OVERRIDES, "train.epochs=10"]}
-    path = written(tmp_path / "plan.yaml", folder="runs", train=train, then=["no-such-command"])
+    path = written(tmp_path / "plan.yaml", folder="runs", train=train, then=["data no-such"])
     plan = read_plan(path)
     first = command("sweep", "plan.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True)
     until(lambda: all(found.state == RUNNING for found in found_states(plan).values()))
@@ -361,8 +365,29 @@ def test_a_plan_is_priced_before_anything_is_done(tmp_path: Path, call: Call, mo
     assert code == 0 and "2 waiting" in out
 
 
-def test_an_option_that_a_study_has_not_is_refused(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (
+            {"reproduce": "foundation --dataset camvid --encodr dinov2-small"},
+            "--encodr dinov2-small -o runs --decoder linear` is impossible: No such option: --encodr",
+        ),
+        (
+            {"train": {"models": ["depict-sa-tiny"]}, "then": ["eval --splt test"]},
+            "`whitebox eval runs/depict-sa-tiny-shapes-0 --splt test` is impossible: No such option: --splt",
+        ),
+        (
+            {"train": {"models": ["depict-sa-tiny"]}, "then": ["robustnes"]},
+            "there is no such command; did you mean 'robustness'?",
+        ),
+    ],
+)
+def test_a_command_that_cannot_be_is_refused_before_anything_is_trained(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, plan: dict[str, Any], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    written(tmp_path / "plan.yaml", reproduce="foundation --dataset camvid --encodr dinov2-small")
-    code, _, err = call("sweep", "plan.yaml", "--dry-run")
-    assert code == 2 and "--encodr" in err
+    written(tmp_path / "plan.yaml", folder="runs", **plan)
+    for option in ("--dry-run", "--on=debug"):
+        code, _, err = call("sweep", "plan.yaml", option)
+        assert code == 2 and err.count("\n") == 1 and message in err, err
+    assert not (tmp_path / "runs").exists()

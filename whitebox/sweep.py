@@ -206,8 +206,14 @@ def _trainings(
     variants = train.get("variants") or {"": []}
     if not isinstance(variants, dict):
         raise ConfigError(f"{path}: train.variants takes names with overrides, {{wide: [decoder.layers=6]}}.")
-    recipe = train.get("recipe")
-    listed = (models, train.get("datasets") or ["shapes"], train.get("encoders") or [None])
+    recipe, frozen = train.get("recipe"), train.get("frozen")
+    if not isinstance(recipe, str | None):
+        raise ConfigError(f"{path}: train.recipe takes a name.")
+    if not isinstance(frozen, bool | None):
+        raise ConfigError(f"{path}: train.frozen takes true or false.")
+    datasets = _words(train.get("datasets"), "train.datasets", path) or ["shapes"]
+    encoders: list[str | None] = [*_words(train.get("encoders"), "train.encoders", path)]
+    listed = (models, datasets, encoders or [None])
     for model, dataset, encoder, variant in itertools.product(*listed, variants):
         own = _words(variants[variant], f"train.variants.{variant}", path)
         overrides = [*_words(train.get("overrides"), "train.overrides", path), *own]
@@ -215,7 +221,7 @@ def _trainings(
             *("--dataset", dataset),
             *(("--encoder", encoder) if encoder else ()),
             *(("--recipe", recipe) if recipe else ()),
-            *(("--frozen",) if train.get("frozen") else ()),
+            *(("--frozen",) if frozen else ()),
             *root,
         ]
         config = None if config_of is None else config_of(("train", model, *overrides, *options))

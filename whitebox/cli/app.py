@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from whitebox.errors import OutputError, WhiteboxError, short
+from whitebox.errors import ConfigError, OutputError, WhiteboxError, short
 from whitebox.extras import opencv_explained
 from whitebox.memory import is_lack_of_memory, keep_freed
 from whitebox.terminal import speaking
@@ -194,6 +195,7 @@ Unit = Annotated[
         show_default=False,
     ),
 ]
+_UsageError: Any = typer.BadParameter.__base__  # of click, or of typer's own copy of it
 RunsAndOverrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -228,10 +230,18 @@ def params_of(name: str, words: Sequence[str]) -> dict[str, Any]:
     """What ``whitebox NAME WORDS`` is asked for, by the parameters of the command, which is not carried out.
 
     Raises:
-        click.UsageError: the command has no such options.
+        ConfigError: there is no such command, or it takes no such words.
     """
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    return dict(command.make_context(name, list(words)).params)
+    from whitebox.catalog import nearest
+
+    line = shown(shlex.join(["whitebox", name, *words]))
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    if name not in commands:
+        raise ConfigError(f"`{line}` is impossible: there is no such command{nearest(name, list(commands))}")
+    try:
+        return dict(commands[name].make_context(name, list(words)).params)
+    except _UsageError as error:
+        raise ConfigError(f"`{line}` is impossible: {' '.join(error.format_message().split())}") from None
 
 
 def common_folder(folders: Sequence[Path]) -> Path:

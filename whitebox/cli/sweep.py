@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from whitebox.cli.app import app, say
+from whitebox.cli.app import app, params_of, say
 from whitebox.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def sweep_command(
 
     require(on in ON, "--on", on, f"choose {', '.join(ON)}")
     read = read_plan(plan, None if status else config_of_task)
+    for name, *words in read.tasks[0].commands[1:] if not status else ():  # before hours of training
+        params_of(name, words)
     if dry_run:
         _dry_run(read, found_states(read))
         return
