@@ -87,3 +87,21 @@ def test_without_glibc_nothing_is_asked(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     memory.keep_freed()
     assert memory.free_bytes() > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "lack"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("could not create a primitive"), True),
+        (
+            RuntimeError("could not create a primitive descriptor for a convolution forward propagation primitive"),
+            False,
+        ),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_which_errors_are_a_lack_of_memory(error, lack):
+    assert memory.is_lack_of_memory(error) is lack

@@ -76,9 +76,14 @@ def peak_gb() -> float:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error of NumPy, OpenCV or PyTorch means that memory could not be had."""
+    """Whether an error of NumPy, OpenCV, PyTorch or oneDNN means that memory could not be had."""
     words = ("out of memory", "allocate memory", "not enough memory", "Insufficient memory")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+    # oneDNN says no more than that where it gets none; of what it does not know it names the descriptor
+    return (
+        isinstance(error, MemoryError)
+        or any(word in str(error) for word in words)
+        or str(error).strip() == "could not create a primitive"
+    )
 
 
 def readable(size: float) -> str:
