@@ -125,7 +125,7 @@ def evaluate(
         dataset: without augmentation.
         data: how images are resized before inference; None: not at all.
         limit: only the first images, for a quick look.
-        workers: processes that decode images meanwhile; None: half the cores, at most 8.
+        workers: processes that decode images meanwhile; None: half the cores, at most 8, and none for a few images.
         on_image: called after each image with its index, its sample, and the prediction (H, W) int64 on the device.
         shard: (r, n): only images r, r + n, ... of the dataset; see ``whitebox.engine.distributed``.
         kept: what else to count.
@@ -260,6 +260,9 @@ def images_to_evaluate(model: nn.Module, dataset: LabelledImages, limit: int | N
     return total
 
 
+_WORTH_A_PROCESS = 5  # images that are read in the time which a process takes to start and end
+
+
 def _same(sample: Any) -> Any:
     return sample
 
@@ -268,12 +271,12 @@ def read_images(dataset: LabelledImages, indices: range, workers: int | None = N
     """The images of a dataset, one after another, read ahead by other processes.
 
     Args:
-        workers: processes; None: half the cores, at most 8.
+        workers: processes; None: half the cores, at most 8, and none for a few images.
 
     Raises:
         DataError: an image or label cannot be read.
     """
-    workers = default_workers() if workers is None else workers
+    workers = min(default_workers(), len(indices) // _WORTH_A_PROCESS) if workers is None else workers
     loader = DataLoader(
         ErrorsAsValues(dataset, len(dataset)),
         batch_size=None,
