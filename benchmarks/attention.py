@@ -33,10 +33,11 @@ import torch
 import typer
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from turns import spread
 
 from analysis.record import hardware
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
-from analysis.show.tables import Column, Estimate, Table
+from analysis.show.tables import Column, Table
 from whitebox.memory import keep_freed
 from whitebox.models.attention import CBSA, MHSA, TSSA, SubspaceAttention
 from whitebox.terminal import table_console
@@ -171,7 +172,7 @@ def cost_table(passed: Mapping[tuple[str, int], list[float]], memory: Mapping[tu
     """One row an operator and length."""
     turns = len(next(iter(passed.values())))
     rows = tuple(
-        (name, length, MACS[name](length) / 1e9, _range([1e3 * each for each in seconds]), memory[name, length] / 1e6)
+        (name, length, MACS[name](length) / 1e9, spread([1e3 * each for each in seconds]), memory[name, length] / 1e6)
         for (name, length), seconds in passed.items()
     )
     columns = (
@@ -213,10 +214,6 @@ def fit_table(passed: Mapping[tuple[str, int], list[float]], memory: Mapping[tup
     )
 
 
-def _range(values: Sequence[float]) -> Estimate:
-    return Estimate(statistics.median(values), min(values), max(values))
-
-
 def draw(
     passed: Mapping[tuple[str, int], list[float]], memory: Mapping[tuple[str, int], int], on: str, output: Path
 ) -> list[Path]:
@@ -226,10 +223,10 @@ def draw(
         figure = new_figure(3.1, PAGE)
         left, right = figure.subplots(1, 2)
         for name, colour, marker in zip(OPERATORS, colours, "osD^", strict=False):
-            times = [_range([1e3 * each for each in passed[name, length]]) for length in lengths]
+            times = [spread([1e3 * each for each in passed[name, length]]) for length in lengths]
             middle = np.array([each.value for each in times])
-            spread = [middle - [each.low for each in times], [each.high for each in times] - middle]
-            left.errorbar(lengths, middle, spread, fmt=marker, markersize=4, color=colour, elinewidth=0.8, label=name)
+            ends = [middle - [each.low for each in times], [each.high for each in times] - middle]
+            left.errorbar(lengths, middle, ends, fmt=marker, markersize=4, color=colour, elinewidth=0.8, label=name)
             rate = MACS[name](lengths[-1]) / middle[-1]
             left.plot(lengths, [MACS[name](length) / rate for length in lengths], color=colour, linewidth=0.9)
             sizes = {length: memory[name, length] / 1e6 for length in lengths}

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from frozen import ratio, seconds, spread
+from turns import ratio, seconds, spread
 
 from analysis.consumed import Chosen, Images
 from analysis.measures.ablate import Ablate

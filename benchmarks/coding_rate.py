@@ -12,15 +12,13 @@ Writes CSV, Markdown and LaTeX, hardware and versions in their names.
 from __future__ import annotations
 
 import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
+from turns import ratio, seconds, spread
 
 from analysis.consumed import Chosen, Images
 from analysis.maths.coding_rate import coding_rate
@@ -50,33 +48,21 @@ def direct(z_BND: Tensor) -> Tensor:
     return torch.stack([torch.logdet(matrix) for matrix in matrices]) / 2
 
 
-def seconds(act: Callable[[], Any]) -> float:
-    """How long ``act`` takes."""
-    start = time.perf_counter()
-    act()
-    return time.perf_counter() - start
-
-
-def in_turns(turns: int, slow: Callable[[], Any], fast: Callable[[], Any]) -> tuple[Estimate, Estimate, Estimate]:
-    """Seconds of both, and the ratio slow / fast: median and range over turns; each acts once before."""
-    slow(), fast()
-    passed = [(seconds(slow), seconds(fast)) for _ in range(turns)]
-    columns = [*zip(*passed, strict=True), [first / second for first, second in passed]]
-    first, second, ratio = (Estimate(statistics.median(each), min(each), max(each)) for each in columns)
-    return first, second, ratio
-
-
 @app.command()
 def rates(turns: Turns = 5, threads: Threads = 2, output: Folder = Path("results/benchmarks")) -> None:
     """R of 24 (image, head) pairs, directly and by `analysis.maths.coding_rate`."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     z_BND = torch.nn.functional.normalize(torch.randn(PAIRS, TOKENS, DIMENSION, generator=generator), dim=-1)
-    slow, fast, ratio = in_turns(turns, lambda: direct(z_BND), lambda: coding_rate(z_BND, EPS))
+    passed = seconds({"direct": lambda: direct(z_BND), "ours": lambda: coding_rate(z_BND, EPS)}, turns)
     error = (direct(z_BND) / coding_rate(z_BND, EPS) - 1).abs().max().item()
     table = Table(
         columns=(Column("Coding rate of 24 x (1174 x 100)"), Column("s", 3)),
-        rows=(("direct, 1174 x 1174, float32", slow), ("ours, 100 x 100, float64", fast), ("direct / ours", ratio)),
+        rows=(
+            ("direct, 1174 x 1174, float32", spread(passed["direct"])),
+            ("ours, 100 x 100, float64", spread(passed["ours"])),
+            ("direct / ours", ratio(passed["direct"], passed["ours"])),
+        ),
         caption=f"{_machine(threads)}; median and range over {turns} turns. Largest relative difference {error:.0e}.",
     )
     _write(table, output / "coding-rate", threads)
@@ -104,13 +90,16 @@ def command(
     def evaluation() -> None:
         evaluate(opened.model, dataset, config.inference, config.data, limit=limit)
 
-    slow, fast, ratio = in_turns(turns, rank, evaluation)
+    passed = seconds({"rank-analysis": rank, "evaluation": evaluation}, turns)
     images = len(resident) // (turns + 1)
     last = resident[-images:]  # the last turn: what libraries keep for themselves is there by then
     growth = Estimate(last[-1] - last[0])
     table = Table(
         columns=(Column(f"{opened.name}, {images} images"), Column("s", 2)),
-        rows=(("rank-analysis", slow), ("evaluation", fast), ("rank-analysis / evaluation", ratio)),
+        rows=(
+            *((name, spread(each)) for name, each in passed.items()),
+            ("rank-analysis / evaluation", ratio(*passed.values())),
+        ),
         caption=f"{_machine(threads)}; windows of {config.inference.window} px; median and range over {turns} turns. "
         f"Resident memory from the first to the last image: {growth.value:+.1f} MB of {last[-1]:.0f} MB.",
     )

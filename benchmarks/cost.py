@@ -21,10 +21,10 @@ from typing import Annotated
 
 import torch
 import typer
-from frozen import spread
 from limit import limit
 from robustness import run_of
 from speed import Bench, Setting
+from turns import spread
 
 from analysis.consumed import Chosen, EvaluatedImages
 from analysis.measures.changes import ChangedRun

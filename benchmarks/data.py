@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 import typer
-from frozen import ratio, spread
+from turns import ratio, spread
 
 from analysis.record import hardware
 from analysis.show.tables import Cell, Column, Table

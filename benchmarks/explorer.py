@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
+from turns import spread
 
 from analysis.consumed import Chosen, Photos
 from analysis.record import hardware
@@ -98,11 +99,7 @@ def measured(run_folder: Path, image: Path, page: Path, turns: int, browser: Any
         slowest.append(max(every))
         shown.context.close()
     size = page.stat().st_size / 1e6
-    return [Estimate(size), *(_over_turns(each[1:]) for each in (makes, opens, answers, hovers, slowest))]
-
-
-def _over_turns(values: list[float]) -> Estimate:
-    return Estimate(statistics.median(values), min(values), max(values))
+    return [Estimate(size), *(spread(each[1:]) for each in (makes, opens, answers, hovers, slowest))]
 
 
 def main(

@@ -23,11 +23,9 @@ import math
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +35,7 @@ from unittest import mock
 
 import torch
 import typer
+from turns import ratio, seconds, spread
 
 from analysis.record import hardware
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure
@@ -113,28 +112,6 @@ class Bench:
         """The encoder's pass of a batch that is in memory."""
         self.learner.built.eval()
         self.learner.built.encode(self.batch.images)
-
-
-def seconds(tasks: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
-    """Of each task in each turn; tasks alternate, the first turn is not counted."""
-    passed: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(turns + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if turn:
-                passed[name].append(time.perf_counter() - start)
-    return passed
-
-
-def spread(values: list[float]) -> Estimate:
-    """Median and range over turns."""
-    return Estimate(statistics.median(values), min(values), max(values))
-
-
-def ratio(above: list[float], below: list[float]) -> Estimate:
-    """Of the same turns."""
-    return spread([one / other for one, other in zip(above, below, strict=True)])
 
 
 def steps(crops: list[int], batch: int, turns: int) -> Iterator[tuple[Cell, ...]]:

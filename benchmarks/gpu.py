@@ -28,8 +28,9 @@ from typing import Annotated, Any
 import torch
 import typer
 from frozen import Bench as FrozenBench
-from frozen import own_stores, ratio, spread
+from frozen import own_stores
 from speed import Bench, Setting, device_name
+from turns import ratio, spread
 
 from analysis.maths.perturbation import perturbed, target_parameters
 from analysis.show.figures import PAGE, figure_style, new_figure, save_figure

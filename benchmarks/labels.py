@@ -20,9 +20,9 @@ from unittest import mock
 import numpy as np
 import torch
 import typer
-from frozen import ratio, seconds, spread
 from torch import Tensor
 from torch.nn import functional as F
+from turns import ratio, seconds, spread
 
 from analysis.record import hardware
 from analysis.show.tables import Cell, Column, Table

@@ -10,7 +10,6 @@ Writes CSV, Markdown and LaTeX, hardware and versions in their names. The number
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from pathlib import Path
 from typing import Annotated
@@ -18,12 +17,13 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from turns import spread
 
 from analysis.maths.conventions import RESAMPLES
 from analysis.maths.resampling import interval
 from analysis.measures.evaluation import sampled_scores
 from analysis.record import hardware
-from analysis.show.tables import Cell, Column, Estimate, Table
+from analysis.show.tables import Cell, Column, Table
 from whitebox.terminal import table_console
 
 SETTINGS = {"study": (9, 5, 101, 11), "large": (1, 1, 2000, 150)}  # models, trainings, images, classes
@@ -62,8 +62,7 @@ def main(
         passed = [timed(*setting, resamples) for _ in range(turns)]
         models, seeds, images, classes = setting
         sums = [*zip(*passed, strict=True), [sum(each) for each in passed]]
-        shown = [Estimate(statistics.median(each), min(each), max(each)) for each in sums]
-        rows.append((name, models, seeds, images, classes, *shown))
+        rows.append((name, models, seeds, images, classes, *map(spread, sums)))
     counts = (Column(each, 0) for each in ("Models", "Trainings", "Images", "Classes"))
     seconds = (Column(each, 2) for each in ("Alone (s)", "Differences (s)", "Together (s)"))
     cpu, threads = hardware()["cpu"], os.environ.get("OMP_NUM_THREADS", "all")

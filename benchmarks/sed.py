@@ -22,12 +22,11 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,9 +37,10 @@ import torch
 import torch.nn.functional as F
 import typer
 from torch import Tensor
+from turns import ratio, seconds, spread
 
 from analysis.record import hardware
-from analysis.show.tables import Cell, Column, Estimate, Table
+from analysis.show.tables import Cell, Column, Table
 from whitebox.config import resolve
 from whitebox.memory import held_gb, peak_gb
 from whitebox.models import OpenSegmentor, build, text
@@ -121,27 +121,6 @@ def kept(percent: int) -> Iterator[None]:
         yield
 
 
-def turns(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of the processor of each way, one a turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            began = time.process_time()
-            way()
-            seconds[name].append(time.process_time() - began)
-    return seconds
-
-
-def range_of(values: Sequence[float]) -> Estimate:
-    """Median, lowest and highest."""
-    return Estimate(statistics.median(values), min(values), max(values))
-
-
-def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Estimate:
-    """Of two that took turns, turn by turn."""
-    return range_of([above / below for above, below in zip(numerators, denominators, strict=True)])
-
-
 def decoded(path: str, model: str, size: int, names: int, threads: int) -> tuple[float, float]:
     """Seconds and GB that a process of its own takes to decode one image.
 
@@ -152,8 +131,8 @@ def decoded(path: str, model: str, size: int, names: int, threads: int) -> tuple
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr[-500:]}")
-    seconds, memory = done.stdout.split()[-2:]
-    return float(seconds), float(memory)
+    took, memory = done.stdout.split()[-2:]
+    return float(took), float(memory)
 
 
 def decoder_table(model: str, size: int, names: Sequence[int], repeats: int, threads: int, on: str) -> Table:
@@ -167,7 +146,7 @@ def decoder_table(model: str, size: int, names: Sequence[int], repeats: int, thr
         cells: list[Cell] = [number]
         for part in (0, 1):  # seconds, memory
             plain, ours = ([turn[part] for turn in found[path]] for path in PATHS)
-            cells += [range_of(plain), range_of(ours), ratio(ours, plain)]
+            cells += [spread(plain), spread(ours), ratio(ours, plain)]
         rows.append(tuple(cells))
     return Table(
         columns=(
@@ -183,14 +162,13 @@ def decoder_table(model: str, size: int, names: Sequence[int], repeats: int, thr
 
 def rejecting_table(model: str, size: int, names: int, repeats: int, on: str) -> Table:
     """Early rejection beside the decoder that keeps all."""
-    Bench(model, size, 2).masks("ours")  # uncounted
     bench = Bench(model, size, names)
     shares: dict[str, int | None] = {"all": None, **{f"{percent} %": percent for percent in SHARES}}
     ways = {title: partial(bench.rejecting, percent) for title, percent in shares.items()}
-    found = turns(ways, repeats)
+    found = seconds(ways, repeats, time.process_time)
     return Table(
         columns=(Column("Names kept"), Column("Time (s)", 2), Column("times faster", 2)),
-        rows=tuple((title, range_of(each), ratio(found["all"], each)) for title, each in found.items()),
+        rows=tuple((title, spread(each), ratio(found["all"], each)) for title, each in found.items()),
         caption=f"{on} Early rejection in the decoder of {model} with {names} names on one image of {size} px, fp32. "
         "The share that stays after the first layer's rejection is forced; all rows took turns. Processor time, median "
         f"[range] of {repeats} turns.",
@@ -212,15 +190,15 @@ def text_table(model: str, names: int, repeats: int, on: str) -> Table:
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, WHITEBOX_CACHE=folder):
         with mock.patch.multiple(text, _tokens=lambda tokenizer, names, of: names, _encoded=random):
             features = read()  # in place of an hour
-        began, seconds = time.perf_counter(), turns({"read": read}, repeats)["read"]
-        wall = (time.perf_counter() - began) / repeats
+        (passed,) = seconds({"read": read}, repeats, time.process_time).values()
+        (wall,) = seconds({"read": read}, repeats).values()
         assert torch.equal(read(), features)
     weights = sum(each.nbytes for each in encoder.text.state_dict().values()) / 1e6
     return Table(
         columns=(Column("Names", 0), Column("Features (MB)", 0), Column("Tower (MB)", 0), Column("Time (s)", 2)),
-        rows=((names, features.nbytes / 1e6, weights, range_of(seconds)),),
+        rows=((names, features.nbytes / 1e6, weights, spread(passed)),),
         caption=f"{on} Text features of {names} names x {encoder.prompts} templates for {model} from the cache. "
-        f"Processor time, median [range] of {repeats} turns; by the clock {wall:.2f} s on average.",
+        f"Processor time, median [range] of {repeats} turns; by the clock {spread(wall).value:.2f} s.",
     )
 
 
@@ -266,8 +244,9 @@ def decode(path: str, model: str, size: Size = 768, names: int = 150, threads: T
     bench = Bench(model, size, names)
     F.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))  # what libraries hold
     before = held_gb()
-    (seconds,) = turns({path: partial(bench.masks, path)}, 1)[path]
-    typer.echo(f"{seconds} {peak_gb() - before}")
+    began = time.process_time()
+    bench.masks(path)
+    typer.echo(f"{time.process_time() - began} {peak_gb() - before}")
 
 
 if __name__ == "__main__":

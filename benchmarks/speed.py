@@ -36,13 +36,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from frozen import spread
 from limit import limit, share
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from turns import spread
 
 import whitebox
 from analysis.show.tables import Column, Table

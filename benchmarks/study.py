@@ -32,10 +32,11 @@ from typing import Annotated
 
 import torch
 import typer
+from turns import spread
 
 from analysis.measures.costs import count
 from analysis.record import hardware
-from analysis.show.tables import Cell, Column, Estimate, Table
+from analysis.show.tables import Cell, Column, Table
 from experiments.foundation import DECODERS
 from whitebox.catalog import encoder_names
 from whitebox.config import resolve
@@ -281,16 +282,16 @@ def status(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the table.")] = Path("results/benchmarks"),
 ) -> None:
     """Time `whitebox sweep --status` of a plan of many tasks, whose files the system has in memory."""
-    seconds = []
+    passed = []
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(Path(folder), tasks)
         command = [sys.executable, "-m", "whitebox", "sweep", str(plan), "--status"]
         for _ in range(turns):
             began = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
-            seconds.append(time.perf_counter() - began)
+            passed.append(time.perf_counter() - began)
     machine = hardware()["cpu"]
-    row = (tasks, Estimate(statistics.median(seconds), min(seconds), max(seconds)), os.getloadavg()[0])
+    row = (tasks, spread(passed), os.getloadavg()[0])
     columns = (Column("Tasks"), Column("Status (s)", 2), Column("load", 1))
     caption = (
         f"From the start of the process to its end; median and range of {turns}. {machine}, Python "

@@ -12,11 +12,9 @@ Beside the first two stands what they may take (the issue on scale).
 from __future__ import annotations
 
 import contextlib
-import cProfile
 import math
 import os
 import platform
-import pstats
 import resource
 import subprocess
 import sys
@@ -32,7 +30,9 @@ from unittest import mock
 
 import torch
 import typer
-from frozen import ratio, seconds, spread
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from turns import ratio, seconds, spread
 
 import analysis.show.figures as drawing
 from analysis.measurement import KINDS
@@ -92,49 +92,63 @@ def commands(turns: int, records: Path) -> list[tuple[Cell, ...]]:
     return rows
 
 
-def figures(turns: int, records: Path) -> list[tuple[Cell, ...]]:
-    """A row a figure."""
-    found: dict[str, list[float]] = {}
-    save = drawing.save_figure
+class Within:
+    """Seconds of a processor that some functions have taken since they were last asked for, each second once."""
+
+    def __init__(self) -> None:
+        self.passed, self.depth = 0.0, 0
+
+    def watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose time counts."""
+
+        def around(*given: Any, **named: Any) -> Any:
+            self.depth += 1
+            began = time.process_time()
+            try:
+                return function(*given, **named)
+            finally:
+                self.depth -= 1
+                if not self.depth:
+                    self.passed += time.process_time() - began
+
+        return around
+
+    def taken(self) -> float:
+        """Since it was last asked."""
+        passed, self.passed = self.passed, 0.0
+        return passed
+
+
+def figures(turns: int, records: Path) -> dict[str, list[tuple[float, float]]]:
+    """By figure and turn, seconds of a processor, and those in which matplotlib places, draws and compresses it."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    save, theirs = drawing.save_figure, Within()
     began = 0.0
 
     def saved(figure: Any, output: str | os.PathLike[str], dpi: int = drawing.DPI) -> list[Path]:
         nonlocal began
         paths = save(figure, output, dpi)
-        found.setdefault(Path(output).name, []).append(time.process_time() - began)
+        found.setdefault(Path(output).name, []).append((time.process_time() - began, theirs.taken()))
         began = time.process_time()
         return paths
 
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(Figure, "savefig", theirs.watched(Figure.savefig)),
+        mock.patch.object(ConstrainedLayoutEngine, "execute", theirs.watched(ConstrainedLayoutEngine.execute)),
+    ):
         for turn in range(turns + 1):
             if turn == 1:
                 found.clear()  # the first turn imports
             for group in groups(all_records(records)):
                 shown = import_module(KINDS[group[0].kind].shown)
-                own = [name for name, each in vars(shown).items() if each is save]
-                for name in own:
-                    setattr(shown, name, saved)
-                try:
+                with contextlib.ExitStack() as patches:
+                    for module in (shown, drawing):
+                        for name in [name for name, each in vars(module).items() if each is save]:
+                            patches.enter_context(mock.patch.object(module, name, saved))
                     began = time.process_time()
                     shown.figures(group, Path(folder) / plain_name(group))
-                finally:
-                    for name in own:
-                        setattr(shown, name, save)
-    return [(name, spread(took), FIGURE) for name, took in found.items()]
-
-
-def by_matplotlib(records: Path) -> float:
-    """Share of the time of all figures in which matplotlib places and draws what is in them, and compresses it."""
-    profile = cProfile.Profile()
-    with tempfile.TemporaryDirectory() as folder:
-        profile.enable()
-        for group in groups(all_records(records)):
-            import_module(KINDS[group[0].kind].shown).figures(group, Path(folder) / plain_name(group))
-        profile.disable()
-    stats: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = vars(pstats.Stats(profile))["stats"]
-    theirs = {("layout_engine.py", "execute"), ("figure.py", "savefig")}
-    spent = sum(took for (file, _, name), (*_, took, _) in stats.items() if (Path(file).name, name) in theirs)
-    return spent / sum(own for *_, own, _, _ in stats.values())
+    return found
 
 
 def opened(turns: int) -> list[tuple[Cell, ...]]:
@@ -181,12 +195,15 @@ def run(
         tuple(commands(turns, records)),
         f"Processes of their own; {told}",
     )
-    rows = tuple(figures(turns, records))
+    took = figures(turns, records)
+    whole, theirs = (sum(each[part] for every in took.values() for each in every) for part in (0, 1))
     drawn = Table(
-        (Column("Figure"), Column("Of a processor (s)", 2), most),
-        rows,
-        f"PNG and PDF of the records below {records}, one after another in one process after its imports; {told} Of "
-        f"one more turn, matplotlib placed, drew and compressed what is in them for {by_matplotlib(records):.0%}.",
+        (Column("Figure"), Column("Of a processor (s)", 2), Column("Of it matplotlib (s)", 2), most),
+        tuple(
+            (name, *(spread([each[part] for each in every]) for part in (0, 1)), FIGURE) for name, every in took.items()
+        ),
+        f"PNG and PDF of the records below {records}, one after another in one process after its imports; {told} "
+        f"Matplotlib places, draws and compresses what is in them for {theirs / whole:.0%} of the time.",
     )
     found = Table(
         (Column("Model"), Column("Parameters (M)", 1), Column("Opened (s)", 2), Column("Ratio to drawn first", 2)),
