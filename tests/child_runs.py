@@ -34,8 +34,12 @@ OURS = [
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     if not found.name.endswith((".__main__", ".mmseg"))  # the one begins, the other needs an extra
 ]
-THEIRS = ["torch._dynamo", "seaborn", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf"]
-SERVER.set_forkserver_preload([*OURS, *THEIRS])
+THEIRS = [
+    *("torch._dynamo", "torch._dynamo.backends.common", "torch._functorch.aot_autograd"),
+    *("seaborn", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_pdf"),
+    *("pytest", "typer._adapters"),
+]
+SERVER.set_forkserver_preload([*OURS, *THEIRS, "warm_child"])
 
 TINY = {
     "encoder.width": 24,
