@@ -48,14 +48,22 @@ from whitebox.terminal import table_console
 HELP, FIRST_LINE, TABLES, FIGURE = 0.35, 4.0, 2.0, 1.0  # s
 RECORDS = Path("results/camvid")
 MODELS = ("depict-sa-tiny", "depict-sa-base", "depict-sa-large")
+PLAIN = """
+import contextlib, sys
+from whitebox.cli.app import main
+sys.modules["whitebox.cli.app"].fewer_collections = contextlib.nullcontext
+main()
+"""
 app = typer.Typer(add_completion=False)
 
 
-def waited(arguments: Sequence[str], until_line: bool = False) -> tuple[float, float]:
+def waited(
+    arguments: Sequence[str], until_line: bool = False, start: Sequence[str] = ("-m", "whitebox")
+) -> tuple[float, float]:
     """Seconds until a command ends, or until it prints, and seconds of a processor that it took (NaN: it goes on)."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    command = [sys.executable, "-u", "-m", "whitebox", *arguments]
+    command = [sys.executable, "-u", *start, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         if until_line:
@@ -76,18 +84,24 @@ def commands(turns: int, records: Path) -> list[tuple[Cell, ...]]:
     rows: list[tuple[Cell, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         run = ("train", "depict-ca-tiny", "-o", str(Path(folder) / "run"), "--overwrite")
-        tasks: dict[str, tuple[Callable[[], tuple[float, float]], float]] = {
+        tasks: dict[str, tuple[Callable[[], tuple[float, float]], float | None]] = {
             "whitebox --help": (partial(waited, ["--help"]), HELP),
+            "whitebox models, which imports PyTorch": (partial(waited, ["models"]), None),
+            "the same, garbage looked for as Python does": (partial(waited, ["models"], start=("-c", PLAIN)), None),
             "first line of whitebox train": (partial(waited, run, until_line=True), FIRST_LINE),
             "whitebox render --tables": (
                 partial(waited, ["render", str(records), "--tables", "-o", folder]),
                 TABLES,
             ),
         }
-        for name, (task, most) in tasks.items():
-            task()  # files get into memory
-            found = [task() for _ in range(turns)]
-            took, worked = ([each[index] for each in found] for index in (0, 1))
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+        for turn in range(turns + 1):
+            for name, (task, _) in tasks.items():
+                passed = task()
+                if turn:  # in the first, files get into memory
+                    found[name].append(passed)
+        for name, (_, most) in tasks.items():
+            took, worked = ([each[index] for each in found[name]] for index in (0, 1))
             rows.append((name, spread(took), None if math.isnan(worked[0]) else spread(worked), most))
     return rows
 

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,6 +48,17 @@ FAST = {
     "test_repository.py",
     "test_text.py",
 }
+
+
+def pytest_sessionstart() -> None:
+    """What is imported until all tests are collected stays, so nobody looks for garbage in it, then or later."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """See above."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

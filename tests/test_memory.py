@@ -1,6 +1,7 @@
 """Memory of a process, as Linux says it and where nobody does."""
 
 import ctypes
+import gc
 import platform
 import subprocess
 import sys
@@ -87,6 +88,31 @@ def test_without_glibc_nothing_is_asked(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     memory.keep_freed()
     assert memory.free_bytes() > 0
+
+
+IMPORTS = """
+import gc
+from whitebox import memory
+usual = gc.get_threshold()
+with memory.fewer_collections():
+    assert gc.get_threshold()[0] > usual[0] and not gc.get_freeze_count()
+    import whitebox.models
+    assert gc.get_threshold() == usual and gc.get_freeze_count() > 100_000
+with memory.fewer_collections():  # nothing is left to import
+    assert gc.get_threshold() == usual
+assert gc.isenabled()
+"""
+
+
+def test_a_command_does_not_look_for_garbage_in_what_it_imports():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_elsewhere_the_collector_is_left_alone():
+    before = gc.get_freeze_count(), gc.get_threshold()
+    memory.keep_imported()
+    assert (gc.get_freeze_count(), gc.get_threshold()) == before
 
 
 @pytest.mark.parametrize(

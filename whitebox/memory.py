@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import re
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ _UNKNOWN = 2**63
 _STATUS = "/proc/self/status"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # options of mallopt(3)
 _LARGEST_KEPT = 2**25  # bytes; glibc takes no more
+_NEW_OBJECTS = 200_000  # until garbage is looked for, while libraries are imported
+_usual: tuple[int, int, int] | None = None  # thresholds of a command that imports
 
 
 def keep_freed(any_size: bool = False) -> None:
@@ -29,6 +34,33 @@ def keep_freed(any_size: bool = False) -> None:
         blocks = (_M_MMAP_MAX, 0) if any_size else (_M_MMAP_THRESHOLD, _LARGEST_KEPT)
         for option, value in (blocks, (_M_TRIM_THRESHOLD, 2**31 - 1)):
             glibc.mallopt(option, value)  # an option that it does not know changes nothing
+
+
+@contextmanager
+def fewer_collections() -> Iterator[None]:
+    """For a command, which begins with imports: until `keep_imported`, or the end, garbage is rarely looked for.
+
+    PyTorch and timm make half a million objects that stay. While they become more, Python looks at all of them again
+    and again, and so it does afterwards, which takes two fifths of the time until a command begins its work.
+    """
+    global _usual
+    if "whitebox.models" in sys.modules:
+        yield
+        return
+    _usual = gc.get_threshold()
+    gc.set_threshold(_NEW_OBJECTS, *_usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*_usual)
+        _usual = None
+
+
+def keep_imported() -> None:
+    """In a command, never look again for garbage among what is there; elsewhere nothing: it is others' choice."""
+    if _usual is not None:
+        gc.freeze()
+        gc.set_threshold(*_usual)
 
 
 def _return_freed() -> None:

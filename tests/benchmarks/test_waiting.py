@@ -15,7 +15,7 @@ def test_every_figure_and_command_has_its_row(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "MODELS", ("depict-sa-tiny",))
     benchmark.run(turns=1, records=RECORDS, output=tmp_path)
     (commands,) = (list(csv.DictReader(path.open(encoding="utf-8"))) for path in tmp_path.glob("*commands*.csv"))
-    assert [row["At most (s)"] for row in commands] == ["0.35", "4.0", "2.0"]
+    assert [row["At most (s)"] for row in commands] == ["0.35", "", "", "4.0", "2.0"]
     (figures,) = (list(csv.DictReader(path.open(encoding="utf-8"))) for path in tmp_path.glob("*figures*.csv"))
     assert figures
     for row in figures:
@@ -29,5 +29,6 @@ def test_a_command_is_waited_for_until_it_ends_or_speaks():
     assert 0 < worked < 60 and took > 0
     took, worked = benchmark.waited(["--help"], until_line=True)
     assert took > 0 and worked != worked
+    assert min(benchmark.waited(["--help"], start=("-c", benchmark.PLAIN))) > 0
     with pytest.raises(RuntimeError, match="ended with"):
         benchmark.waited(["nothing"])

@@ -21,7 +21,7 @@ import typer
 
 from whitebox.errors import ConfigError, OutputError, WhiteboxError, short
 from whitebox.extras import opencv_explained
-from whitebox.memory import is_lack_of_memory, keep_freed
+from whitebox.memory import fewer_collections, is_lack_of_memory, keep_freed
 from whitebox.terminal import speaking
 from whitebox.text import require_text, shown
 
@@ -58,7 +58,7 @@ class App(typer.Typer):
                 _look_before_work(given)
                 keep_freed()
                 stopped: typer.Exit | None = None
-                with speaking(*manner):
+                with speaking(*manner), fewer_collections():
                     try:
                         function(**given)
                     except typer.Exit as end:  # what was found is told all the same

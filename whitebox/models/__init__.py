@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whitebox.errors import ModelError
+from whitebox.memory import keep_imported
 from whitebox.models.clip import PRESETS, CLIPConfig, CLIPEncoder
 from whitebox.models.decoders import DECODERS, Decoder
 from whitebox.models.encoder import Encoder, EncoderConfig
@@ -32,6 +33,7 @@ __all__ = [
     "replace",
     "tap_names",
 ]
+keep_imported()  # of our libraries the largest are here now
 
 
 def encoder_config(name: str) -> EncoderConfig | CLIPConfig:
