@@ -12,6 +12,7 @@ Beside the first two stands what they may take (the issue on scale).
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import platform
@@ -154,6 +155,7 @@ def figures(turns: int, records: Path) -> dict[str, list[tuple[float, float]]]:
         for turn in range(turns + 1):
             if turn == 1:
                 found.clear()  # the first turn imports
+                gc.freeze()  # what is imported: as in a command
             for group in groups(all_records(records)):
                 shown = import_module(KINDS[group[0].kind].shown)
                 with contextlib.ExitStack() as patches:
