@@ -151,6 +151,15 @@ class TestPlan:
         assert command[4:6] == ("--data-root", "d")
         assert plan.trained["segvit-1"].model == "segvit-small" and plan.trained["segvit-1"].encoder.frozen
 
+    def test_some_decoders_of_a_study(self, tmp_path: Path) -> None:
+        asked = "foundation --decoder tost --dataset camvid --decoder=segvit --seeds 3:4"
+        plan = read_plan(written(tmp_path / "p.yaml", reproduce=asked), config_of_task)
+        assert [(task.name, task.first) for task in plan.tasks] == [("tost-3", None), ("segvit-3", None)]
+        assert plan.tasks[0].commands[0].count("--decoder") == 1
+        path = written(tmp_path / "p.yaml", reproduce="foundation --dataset camvid --decoder tots")
+        with pytest.raises(ConfigError, match="--decoder='tots' is impossible"):
+            read_plan(path, config_of_task)
+
     @pytest.mark.parametrize(
         ("plan", "message"),
         [

@@ -245,17 +245,27 @@ def _missing_runs(
     name, *options = words or [""]
     if name != FOUNDATION:
         raise ConfigError(f"reproduce: {name!r} has no tasks of its own; what has: {FOUNDATION}.")
-    options = [part for word in options for part in (word.split("=", 1) if word.startswith("--seeds=") else [word])]
-    seeds = SEEDS
-    if "--seeds" in options:
-        at = options.index("--seeds")
-        seeds = seeds_of(options[at + 1] if at + 1 < len(options) else "")
-        del options[at : at + 2]
+    seeds = [seed for given in _taken(options, "--seeds")[-1:] for seed in seeds_of(given)] or SEEDS
+    decoders = _taken(options, "--decoder") or DECODERS
     common = ("reproduce", name, *options, *root, "-o", str(folder))
-    commands = {decoder: (*common, "--decoder", decoder) for decoder in DECODERS}
+    commands = {decoder: (*common, "--decoder", decoder) for decoder in decoders}
     configs = {decoder: config_of and config_of(command) for decoder, command in commands.items()}
     for seed, (decoder, command) in itertools.product(seeds, commands.items()):
         yield Task(f"{decoder}-{seed}", ((*command, "--seeds", f"{seed}:{seed + 1}"),)), configs[decoder]
+
+
+def _taken(options: list[str], name: str) -> list[str]:
+    """The values of an option, which is taken out of the words."""
+    found, left = [], []
+    words = iter(options)
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key == name:
+            found.append(value if equals else next(words, ""))
+        else:
+            left.append(word)
+    options[:] = left
+    return found
 
 
 @dataclass(frozen=True)
