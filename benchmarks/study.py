@@ -24,7 +24,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +31,7 @@ from typing import Annotated
 
 import torch
 import typer
-from turns import spread
+from turns import seconds, spread
 
 from analysis.measures.costs import count
 from analysis.record import hardware
@@ -282,14 +281,10 @@ def status(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the table.")] = Path("results/benchmarks"),
 ) -> None:
     """Time `whitebox sweep --status` of a plan of many tasks, whose files the system has in memory."""
-    passed = []
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(Path(folder), tasks)
-        command = [sys.executable, "-m", "whitebox", "sweep", str(plan), "--status"]
-        for _ in range(turns):
-            began = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            passed.append(time.perf_counter() - began)
+        command = [sys.executable, "-m", "whitebox", "sweep", str(make_plan(Path(folder), tasks)), "--status"]
+        asked = functools.partial(subprocess.run, command, check=True, capture_output=True)
+        (passed,) = seconds({"status": asked}, turns).values()
     machine = hardware()["cpu"]
     row = (tasks, spread(passed), os.getloadavg()[0])
     columns = (Column("Tasks"), Column("Status (s)", 2), Column("load", 1))
