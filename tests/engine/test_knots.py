@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from whitebox.engine import assembly
 from whitebox.engine.assembly import ScoreView, View, WindowedPhoto
 from whitebox.engine.knots import Knots, labels_between, worthwhile
+from whitebox.engine.windows import anchors
 
 CLASSES, PATCH = 40, 16
 
@@ -60,7 +61,7 @@ def test_labels_are_those_of_all_pixels(shape, size, window, stride, flipped, mo
 
 
 def test_knots_of_one_window_lie_half_a_pixel_beside_the_middle_of_patches():
-    matrix_Pn = assembly._upsampling(48, 3, PATCH).T
+    matrix_Pn = assembly._upsampling(48, 3, PATCH)
     knots = Knots(matrix_Pn)
     assert knots.first.tolist() == [0, 8, 24, 40] and knots.length.tolist() == [8, 16, 16, 8]
     torch.testing.assert_close(knots.matrix_kn, torch.eye(3))
@@ -89,7 +90,7 @@ def test_sides_of_few_pixels(pixels):
 
 
 def test_a_class_that_is_the_largest_only_between_two_others_is_found():
-    knots = Knots(assembly._upsampling(32, 2, PATCH).T)
+    knots = Knots(assembly._upsampling(32, 2, PATCH))
     corners = torch.tensor([[3.0, 0.0, 2.0], [0.0, 3.0, 2.0]]).expand(2, 2, 3).contiguous()
     found = labels_between(corners, knots, knots, torch.int64)
     assert found is not None
@@ -98,7 +99,7 @@ def test_a_class_that_is_the_largest_only_between_two_others_is_found():
 
 
 def test_of_equals_the_first_class_counts():
-    knots = Knots(assembly._upsampling(48, 3, PATCH).T)
+    knots = Knots(assembly._upsampling(48, 3, PATCH))
     logits = torch.zeros(3, 3, 5)
     logits[..., 2:4] = 1.0
     found = labels_between(logits, knots, knots, torch.int64)
@@ -122,9 +123,42 @@ def test_logits_that_are_not_finite_end(value):
 
 
 def test_not_where_there_are_about_as_many_knots_as_pixels_or_too_many_to_hold():
-    rough, fine = (Knots(assembly._upsampling(128, count, 128 // count).T) for count in (8, 64))
-    assert worthwhile(rough, rough, 150) and not worthwhile(fine, fine, 150)
-    assert not worthwhile(rough, rough, 2**21)
+    rough, fine = (len(Knots(assembly._upsampling(128, count, 128 // count)).matrix_kn) ** 2 for count in (8, 64))
+    assert worthwhile(128**2, rough, 150) and not worthwhile(128**2, fine, 150)
+    assert not worthwhile(128**2, rough, 2**21)
+
+
+def test_of_logits_at_each_pixel_no_knots_are_sought(monkeypatch):
+    """They would be made of a matrix of all pixels and all logits: GBs of a large photo."""
+    monkeypatch.setattr(assembly, "Knots", None)
+    view = View((128, 200), False, 128, 128)
+    for number in range(2):
+        view.receive(number, torch.randn(CLASSES, 128, 128), None, 1, (128, 200))
+    assert view.labels(torch.int64) is None
+    assert view.columns.taps.place_Pt.shape == (200, 8)  # two pixels of the view, of two windows each
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(("places", "stride", "pixels"), [((3, 16), 48, 130), ((4, 14), 30, 61), ((48, 1), 20, 333)])
+def test_shares_along_a_side(places, stride, pixels, flipped):
+    """Upsampled in each window, averaged over windows, resized, mirrored: as matrices of all logits say it."""
+    window, length, starts = 48, 120, anchors(120, 48, stride)
+    count, patch = places
+    upsampled = F.interpolate(torch.eye(count)[None], count * patch, mode="linear")[0, :, :window]
+    view = torch.zeros(len(starts), count, length)
+    for number, start in enumerate(starts):
+        view[number, :, start : start + window] = upsampled
+    averaged = view / (view.sum(1) > 0).sum(0)
+    expected = F.interpolate(averaged.flatten(0, 1)[None], pixels, mode="linear")[0].T
+    expected = expected.flip(0) if flipped else expected
+    axis = assembly._Axis(starts, window, places, length, pixels, flipped)
+    for part in (slice(0, pixels), slice(20, 51)):
+        shares, used = axis.part(part)
+        found = torch.zeros(part.stop - part.start, len(expected.T))
+        found[:, used] = shares
+        torch.testing.assert_close(found[:, axis.place_n], expected[part], atol=1e-6, rtol=0)
+    first = (expected != 0).int().argmax(0)[axis.place_n.argsort()]
+    assert (first.diff() >= 0).all()  # logits are in order of the first pixel that takes from them
 
 
 def test_not_of_scores():

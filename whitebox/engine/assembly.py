@@ -25,13 +25,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from whitebox.engine.knots import Knots, labels_between, worthwhile
+from whitebox.engine.knots import Floats, Ints, Knots, labels_between, worthwhile
 from whitebox.engine.windows import Image, anchors, enlarge
 from whitebox.errors import ConfigError
 from whitebox.models import Segmentor
@@ -91,8 +91,11 @@ class View:
         K = self.masks_mnK.shape[2]
         if self.masks_mnK.device.type != "cpu" or K < MANY_CLASSES:
             return None
+        pixels = len(self.rows.first) * len(self.columns.first)
+        if not worthwhile(pixels, self.rows.fewest_knots * self.columns.fewest_knots, K):
+            return None
         rows, columns = self.rows.knots, self.columns.knots
-        if not worthwhile(rows, columns, K):
+        if not worthwhile(pixels, len(rows.matrix_kn) * len(columns.matrix_kn), K):
             return None
         rows_JnK = (rows.matrix_kn @ self.masks_mnK.flatten(1)).unflatten(1, self.masks_mnK.shape[1:])
         return labels_between(columns.matrix_kn @ rows_JnK, rows, columns, dtype)
@@ -103,7 +106,7 @@ class ScoreView(View):
 
     def prepare(self, patch: int, shape: tuple[int, ...]) -> None:
         self.upsampling_va, self.upsampling_ub = (
-            _upsampling(side, count, patch).T.to(self.masks_mnK)
+            _upsampling(side, count, patch).to(self.masks_mnK)
             for side, count in zip(self.window, self.padded, strict=True)
         )
         self.shares: dict[int, Tensor] = {}  # (K, K) of each window
@@ -293,11 +296,41 @@ class WindowedPhoto:
                 yield rows, columns, total_RSK.div_(len(self.views)) if len(self.views) > 1 else total_RSK
 
 
+class _Taps(NamedTuple):
+    """What each pixel along a side takes: shares of t values along that side, of which some may be 0."""
+
+    place_Pt: Ints
+    share_Pt: Floats
+
+    def through(self, before: _Taps) -> _Taps:
+        """Taps of what those values are made of themselves."""
+        P = len(self.place_Pt)
+        share_Ptt = self.share_Pt[:, :, None] * before.share_Pt[self.place_Pt]
+        return _Taps(before.place_Pt[self.place_Pt].reshape(P, -1), share_Ptt.reshape(P, -1))
+
+    def matrix(self, values: slice) -> Tensor:
+        """Shares of some of the values, of which these pixels take nothing else: (P, values)."""
+        place_Pt = np.where(self.share_Pt != 0, self.place_Pt, values.start) - values.start
+        matrix_Pn = torch.zeros(len(place_Pt), values.stop - values.start)
+        return matrix_Pn.scatter_add_(1, torch.from_numpy(place_Pt), torch.from_numpy(self.share_Pt))
+
+
+def _resized(values: int, pixels: int) -> _Taps:
+    """What ``F.interpolate(mode="linear")`` makes ``pixels`` of ``values`` with, in float32 as it does."""
+    scale = float(np.float32(values) / np.float32(pixels))
+    x_P = (scale * (np.arange(pixels) + 0.5) - 0.5).clip(0).astype(np.float32)  # rounded once, as by its fused sum
+    low_P = np.minimum(x_P.astype(np.int64), values - 1)
+    high_P = np.minimum(low_P + 1, values - 1)
+    upper_P = x_P - low_P.astype(np.float32)
+    return _Taps(np.stack((low_P, high_P), 1), np.stack((1 - upper_P, upper_P), 1))
+
+
 class _Axis:
     """What each pixel along one side of the photo takes from the mask logits along that side of a view.
 
     The logits of several windows are in order of the first pixel that takes from them, also where windows overlap: a
-    few pixels side by side take from a few logits side by side.
+    few pixels side by side take from a few logits side by side. There may be as many of both as a photo has pixels, so
+    a matrix is only made of a part.
 
     Attributes:
         place_n: where each logit is among them, in order of windows.
@@ -310,33 +343,50 @@ class _Axis:
 
         ``places``: how many logits a window has, and px between them.
         """
-        count = places[0]
-        window_nw = _upsampling(window, *places)
-        view_nl = torch.zeros(len(starts) * count, length)
-        covered_l = torch.zeros(length)
-        for number, start in enumerate(starts):
-            view_nl[number * count : (number + 1) * count, start : start + window] = window_nw
+        count, patch = places
+        within = _resized(count, count * patch)
+        covered_l = np.zeros(length, np.int64)
+        for start in starts:
             covered_l[start : start + window] += 1
-        photo_nP = F.interpolate((view_nl / covered_l)[None], pixels, mode="linear")[0]
-        photo_nP = photo_nP.flip(1) if flipped else photo_nP
-        order_n = torch.arange(len(photo_nP))  # of one window side by side as they are, also mirrored
+        self.overlap = int(covered_l.max())
+        place_lst = np.zeros((length, self.overlap, 2), np.int64)
+        share_lst = np.zeros((length, self.overlap, 2), np.float32)
+        others_l = np.zeros(length, np.int64)  # windows before that cover a pixel
+        for number, start in enumerate(starts):
+            here = np.arange(start, start + window)
+            place_lst[here, others_l[here]] = within.place_Pt[:window] + number * count
+            share_lst[here, others_l[here]] = within.share_Pt[:window] / covered_l[here, None]
+            others_l[here] += 1
+        view = _Taps(place_lst.reshape(length, -1), share_lst.reshape(length, -1))
+        place_Pt, share_Pt = _resized(length, pixels).through(view)
+        if flipped:
+            place_Pt, share_Pt = place_Pt[::-1], share_Pt[::-1].copy()
+
+        order_n = np.arange(len(starts) * count)  # of one window side by side as they are, also mirrored
         if len(starts) > 1:
-            order_n = (photo_nP != 0).int().argmax(1).argsort(stable=True)
-        self.place_n = order_n.argsort()
-        self.matrix_Pn = photo_nP[order_n].T.contiguous()
-        used_Pn = self.matrix_Pn.numpy() != 0  # few: neighbours, in each of the windows that overlap here
-        self.first = used_Pn.argmax(1)
-        self.last = used_Pn.shape[1] - used_Pn[:, ::-1].argmax(1)
+            first_n = np.full(len(order_n), pixels)
+            np.minimum.at(first_n, place_Pt, np.where(share_Pt != 0, np.arange(pixels)[:, None], pixels))
+            order_n = (first_n % pixels).argsort(kind="stable")  # padding, of which none takes, is put in front
+        place_n = order_n.argsort()
+        self.place_n = torch.from_numpy(place_n)
+        self.taps = _Taps(place_n[place_Pt], share_Pt)
+        self.first = np.where(share_Pt != 0, self.taps.place_Pt, len(place_n)).min(1)
+        self.last = np.where(share_Pt != 0, self.taps.place_Pt, -1).max(1) + 1
+
+    @property
+    def fewest_knots(self) -> float:
+        """There will be no fewer; known before the matrix of all pixels is made for them."""
+        return min(len(self.place_n) / self.overlap, len(self.first) / 2)
 
     @cached_property
     def knots(self) -> Knots:
         """Where logits bend between these pixels."""
-        return Knots(self.matrix_Pn)
+        return Knots(self.taps.matrix(slice(0, len(self.place_n))))
 
     def part(self, pixels: slice) -> tuple[Tensor, slice]:
-        """The rows of the matrix for these pixels, without outer columns of zeros; which logits the columns are."""
+        """The matrix of these pixels, without outer columns of zeros; which logits the columns are."""
         used = slice(int(self.first[pixels].min()), int(self.last[pixels].max()))
-        return self.matrix_Pn[pixels, used], used
+        return _Taps(self.taps.place_Pt[pixels], self.taps.share_Pt[pixels]).matrix(used), used
 
 
 @lru_cache(maxsize=16)
@@ -353,8 +403,8 @@ def _of_pixels(length: int, pixels: int, flipped: bool) -> _Axis:
 
 
 def _upsampling(window: int, count: int, patch: int) -> Tensor:
-    """Shares of ``count`` patches along one side of a window, padding included, in its pixels, (patches, pixels)."""
-    return F.interpolate(torch.eye(count)[None], count * patch, mode="linear")[0, :, :window]
+    """Shares of ``count`` patches along one side of a window, padding included, in its pixels, (pixels, patches)."""
+    return _resized(count, count * patch).matrix(slice(0, count))[:window]
 
 
 def _columns(part_Sn: Tensor, strip_RnK: Tensor) -> Tensor:

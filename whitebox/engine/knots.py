@@ -94,10 +94,8 @@ class _Mixed(NamedTuple):
 Mixed = Callable[[Ints, Ints], _Mixed]  # of lines and knots: the logits there
 
 
-def worthwhile(rows: Knots, columns: Knots, classes: int) -> bool:
+def worthwhile(pixels: int, knots: float, classes: int) -> bool:
     """Whether there are few knots to the pixels, and their logits fit into little memory."""
-    pixels = len(rows.piece_P) * len(columns.piece_P)
-    knots = len(rows.matrix_kn) * len(columns.matrix_kn)
     return pixels >= _FEW_PIXELS * knots and knots * classes <= _MOST
 
 
