@@ -35,7 +35,6 @@ DPI = 220  # of the PNG
 MARKERS = "os^Dv<>P"  # a line's own, beside its colour
 FEW = 40  # classes with a row each; of more there are the extremes, and the table has all
 _TRIES = 4  # to draw a figure so that no label is cut: broken lines move the axes a little
-_SPARE_TICKS = 10  # of an axis of powers, as finding places changes its length; those that are not needed are not drawn
 
 
 @contextlib.contextmanager
@@ -258,8 +257,9 @@ def _name_symlog(figure: Figure) -> None:
 
 def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) -> list[Path]:
     """Write OUTPUT as PNG of ``dpi``, and the PDF beside it; letters that the font lacks are shown as their codes."""
+    import matplotlib as mpl
     from matplotlib.text import Text
-    from matplotlib.ticker import FuncFormatter, LogFormatter
+    from matplotlib.ticker import FuncFormatter, LogFormatter, NullLocator
 
     for axes in figure.axes:
         if not axes.axison:  # ticks that nobody sees are made and measured again and again
@@ -268,19 +268,21 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
             formatter = axis.get_major_formatter()
             if isinstance(formatter, FuncFormatter):  # names at ticks
                 formatter.func = _drawn_tick(formatter.func)
-            elif isinstance(formatter, LogFormatter):  # matplotlib writes powers as mathtext
-                major, minor = (_SPARE_TICKS + len(own()) for own in (axis.get_majorticklocs, axis.get_minorticklocs))
-                for tick in (*axis.get_major_ticks(major), *axis.get_minor_ticks(minor)):
-                    tick.label1.set_parse_math(True)
+            elif isinstance(formatter, LogFormatter):
+                if not any(axis.get_minor_formatter().format_ticks(axis.get_minorticklocs())):
+                    axis.set_minor_locator(NullLocator())  # our look has no marks, so nobody sees these either
+                for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                    tick.label1.set_parse_math(True)  # matplotlib writes powers as mathtext
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text.get_text():
             text.set_text(drawn_lines(text.get_text()))
     _name_symlog(figure)
     stem = os.fspath(output)
     stem = stem[:-4] if stem.lower().endswith((".png", ".pdf")) else stem
-    _lay_out(figure, dpi)
     options: dict[str, dict[str, Any]] = {"png": {"dpi": dpi}, "pdf": {"metadata": {"CreationDate": None}}}
-    with _glyphs_alone():
+    # All that has a name is there; what is made from here on are ticks of axes that finding places makes longer.
+    with mpl.rc_context({"text.parse_math": True}), _glyphs_alone():
+        _lay_out(figure, dpi)
         for form, choice in options.items():
             write_atomically(Path(f"{stem}.{form}"), partial(figure.savefig, format=form, **choice), flush=False)
     return [Path(f"{stem}.{form}") for form in options]
