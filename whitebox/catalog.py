@@ -64,6 +64,7 @@ class About:
     depth: int = 0
 
 
+@functools.cache
 def configs_folder() -> Path:
     """Folder of the YAML files: inside the installed package, or beside it in a checkout."""
     inside = Path(__file__).parent / "configs"
@@ -216,13 +217,13 @@ def _size(model: str) -> str:
 
 
 def _files(kind: str) -> list[str]:
-    folder = configs_folder() / f"{kind}s"
-    return list(_listed(folder, folder.stat().st_mtime_ns))
+    folder = f"{configs_folder()}/{kind}s"
+    return list(_listed(folder, os.stat(folder).st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=16)
-def _listed(folder: Path, _: int) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+def _listed(folder: str, _: int) -> list[str]:
+    return sorted(path.stem for path in Path(folder).glob("*.yaml"))
 
 
 def _read(kind: str, name: str) -> dict[str, Any]:
@@ -230,12 +231,12 @@ def _read(kind: str, name: str) -> dict[str, Any]:
     if name not in known:
         other = "; any other is --dataset folder data.path=DIR" if kind == "dataset" else ""
         raise ConfigError(f"Unknown {kind} {name!r}{nearest(name, known)} `whitebox {kind}s` lists them{other}.")
-    path = configs_folder() / f"{kind}s" / f"{name}.yaml"
-    return _load(path, path.stat().st_mtime_ns)
+    path = f"{configs_folder()}/{kind}s/{name}.yaml"
+    return _load(path, os.stat(path).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)
-def _load(path: Path, _: int) -> dict[str, Any]:
+def _load(path: str, _: int) -> dict[str, Any]:
     loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     return {str(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
 
