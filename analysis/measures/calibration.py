@@ -56,11 +56,11 @@ class Calibration(Extra):
         from analysis.maths import calibration as maths
         from analysis.maths.resampling import sampled
 
-        bins_SNB3 = np.array([each.confidence_NB3 for each in evaluations])
+        bins_SN3B = np.array([each.confidence_NB3 for each in evaluations]).swapaxes(2, 3)
         squared_SN1 = np.array([each.squared_error_N for each in evaluations])[..., None]
 
         def numbers(sums_xC: NDArray[np.float64]) -> NDArray[np.float64]:
-            bins_xB3 = sums_xC[..., 1:].reshape(*sums_xC.shape[:-1], -1, 3)
+            bins_xB3 = sums_xC[..., 1:].reshape(*sums_xC.shape[:-1], 3, -1).swapaxes(-1, -2)  # bins lie side by side
             single = (
                 maths.calibration_error(bins_xB3),
                 maths.overconfidence(bins_xB3),
@@ -76,7 +76,7 @@ class Calibration(Extra):
                 axis=-1,
             )
 
-        sums_SNC = np.concatenate([squared_SN1, bins_SNB3.reshape(*bins_SNB3.shape[:2], -1)], axis=-1)
+        sums_SNC = np.concatenate([squared_SN1, bins_SN3B.reshape(*bins_SN3B.shape[:2], -1)], axis=-1)
         return sampled(sums_SNC, numbers, unit_N, resamples=RESAMPLES, seed=seed)
 
     def measured(
