@@ -22,15 +22,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
 from importlib.metadata import version
+from inspect import isfunction
 from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
 
 import torch
 import typer
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from turns import ratio, seconds, spread
@@ -116,6 +119,7 @@ class Within:
     def watched(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, whose time counts."""
 
+        @wraps(function)
         def around(*given: Any, **named: Any) -> Any:
             self.depth += 1
             began = time.process_time()
@@ -134,37 +138,56 @@ class Within:
         return passed
 
 
-def figures(turns: int, records: Path) -> dict[str, list[tuple[float, float]]]:
-    """By figure and turn, seconds of a processor, and those in which matplotlib places, draws and compresses it."""
-    found: dict[str, list[tuple[float, float]]] = {}
+def figures(turns: int, records: Path) -> dict[str, tuple[list[float], float]]:
+    """By figure, seconds of a processor of each turn, and the share of them that passes within matplotlib.
+
+    That share is of one more turn, as watching takes time.
+    """
     save, theirs = drawing.save_figure, Within()
     began = 0.0
 
     def saved(figure: Any, output: str | os.PathLike[str], dpi: int = drawing.DPI) -> list[Path]:
         nonlocal began
         paths = save(figure, output, dpi)
-        found.setdefault(Path(output).name, []).append((time.process_time() - began, theirs.taken()))
+        found[-1][Path(output).name] = time.process_time() - began, theirs.taken()
         began = time.process_time()
         return paths
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(Figure, "savefig", theirs.watched(Figure.savefig)),
-        mock.patch.object(ConstrainedLayoutEngine, "execute", theirs.watched(ConstrainedLayoutEngine.execute)),
-    ):
-        for turn in range(turns + 1):
-            if turn == 1:
-                found.clear()  # the first turn imports
-                gc.freeze()  # what is imported: as in a command
-            for group in groups(all_records(records)):
-                shown = import_module(KINDS[group[0].kind].shown)
-                with contextlib.ExitStack() as patches:
-                    for module in (shown, drawing):
-                        for name in [name for name, each in vars(module).items() if each is save]:
-                            patches.enter_context(mock.patch.object(module, name, saved))
-                    began = time.process_time()
-                    shown.figures(group, Path(folder) / plain_name(group))
-    return found
+    def turn(folder: str) -> None:
+        nonlocal began
+        found.append({})
+        for group in groups(all_records(records)):
+            shown = import_module(KINDS[group[0].kind].shown)
+            with contextlib.ExitStack() as patches:
+                for module in (shown, drawing):
+                    for name in [name for name, each in vars(module).items() if each is save]:
+                        patches.enter_context(mock.patch.object(module, name, saved))
+                began = time.process_time()
+                shown.figures(group, Path(folder) / plain_name(group))
+
+    found: list[dict[str, tuple[float, float]]] = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as watched:
+        turn(folder)  # which imports, and does not count
+        gc.freeze()  # what is imported: as in a command
+        for _ in range(turns):
+            turn(folder)
+        placing = ConstrainedLayoutEngine, "execute", ConstrainedLayoutEngine.execute
+        for kind, name, function in [*_methods(Figure, Axes, Axis), placing]:
+            watched.enter_context(mock.patch.object(kind, name, theirs.watched(function)))
+        turn(folder)
+    _, *counted, last = found
+    return {name: ([each[name][0] for each in counted], within / whole) for name, (whole, within) in last.items()}
+
+
+def _methods(*classes: type) -> list[tuple[type, str, Callable[..., Any]]]:
+    """The public methods of some classes of matplotlib and of what they are derived from, each with its owner."""
+    owners = dict.fromkeys(owner for each in classes for owner in each.__mro__ if owner is not object)
+    return [
+        (owner, name, function)
+        for owner in owners
+        for name, function in vars(owner).items()
+        if isfunction(function) and not name.startswith("_")
+    ]
 
 
 def opened(turns: int) -> list[tuple[Cell, ...]]:
@@ -212,14 +235,11 @@ def run(
         f"Processes of their own; {told}",
     )
     took = figures(turns, records)
-    whole, theirs = (sum(each[part] for every in took.values() for each in every) for part in (0, 1))
     drawn = Table(
-        (Column("Figure"), Column("Of a processor (s)", 2), Column("Of it matplotlib (s)", 2), most),
-        tuple(
-            (name, *(spread([each[part] for each in every]) for part in (0, 1)), FIGURE) for name, every in took.items()
-        ),
+        (Column("Figure"), Column("Of a processor (s)", 2), Column("Within matplotlib (%)", 0), most),
+        tuple((name, spread(taken), 100 * share, FIGURE) for name, (taken, share) in took.items()),
         f"PNG and PDF of the records below {records}, one after another in one process after its imports; {told} "
-        f"Matplotlib places, draws and compresses what is in them for {theirs / whole:.0%} of the time.",
+        "The share within matplotlib is of another turn.",
     )
     found = Table(
         (Column("Model"), Column("Parameters (M)", 1), Column("Opened (s)", 2), Column("Ratio to drawn first", 2)),

@@ -182,9 +182,10 @@ def _draw_classes(records: Sequence[Record], stem: Path) -> None:
                         f"{pictured(each)}\n{_STATES[state]}{images}", fontsize=7 if columns < _ABREAST else 6
                     )
                     names = classes["names"] if len(classes["names"]) <= 30 else []
-                    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
-                    axes.set_yticks(range(len(names)), names, fontsize=5)
-                    axes.label_outer()
+                    place = axes.get_subplotspec()
+                    below, beside = (names if outer else [] for outer in (place.is_last_row(), place.is_first_col()))
+                    axes.set_xticks(range(len(below)), below, rotation=90, fontsize=5)
+                    axes.set_yticks(range(len(beside)), beside, fontsize=5)
         bar = figure.colorbar(image, ax=panels, shrink=0.6, aspect=30)
         bar.set_label("cosine between class embeddings")
         save_figure(figure, stem)
