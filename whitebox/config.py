@@ -336,6 +336,7 @@ BESIDE_LEARNING = {"data.root", "data.unit", "data.block", "inference.batch"} | 
 }
 _SECTIONS = ("encoder", "decoder", "loss", "optim")  # that have a name: loss=atm means loss.name=atm
 _NULLS = ("", "null", "Null", "NULL", "~")  # of YAML
+_SCALARS = (str, int, float, type(None))  # values that are the same if they are of one type and equal
 
 
 @functools.cache
@@ -421,10 +422,14 @@ def architecture(config: RunConfig) -> dict[str, Any]:
 
 def _merge(config: DictConfig, layers: Sequence[Layer]) -> None:
     """Set what ``layers`` say (by dotted key), one after the other, naming the key in every error."""
-    known = list(flatten(OmegaConf.to_container(config, resolve=False)))  # type: ignore[arg-type]
+    held: dict[str, Any] = flatten(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    known = list(held)
     for key, value, origin in ((*each, origin) for differences, origin in layers for each in differences.items()):
         if key not in known:
             raise ConfigError(f"Unknown key {key!r}{origin}{nearest(key, known)} `--print-config` shows all keys.")
+        if key in held and isinstance(value, _SCALARS) and type(held[key]) is type(value) and held[key] == value:
+            continue  # as nearly all of a saved configuration
+        held.pop(key, None)  # what it holds then, OmegaConf decides
         try:
             if key == LABEL_MAP:
                 value = {int(stored): index for stored, index in value.items()}  # JSON has no numbers as keys

@@ -29,18 +29,20 @@ def git_commit() -> str | None:
 
 def versions() -> dict[str, str | None]:
     """Versions by name: whitebox, its git commit, Python and the packages results depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
     import cv2  # two distributions bring it, so it is asked itself
 
-    found: dict[str, str | None] = {
-        "git_commit": git_commit(),
-        "python": platform.python_version(),
-        "opencv": cv2.__version__,
+    own = {"git_commit": git_commit(), "python": platform.python_version(), "opencv": cv2.__version__}
+    return {
+        **own,
+        **{name: _installed("whitebox-seg" if name == "whitebox" else name) for name in ("whitebox", *PACKAGES)},
     }
-    for package in ("whitebox", *PACKAGES):
-        try:
-            found[package] = version("whitebox-seg" if package == "whitebox" else package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+
+
+@cache
+def _installed(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -269,7 +269,7 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
             if isinstance(formatter, FuncFormatter):  # names at ticks
                 formatter.func = _drawn_tick(formatter.func)
             elif isinstance(formatter, LogFormatter):
-                if not any(axis.get_minor_formatter().format_ticks(axis.get_minorticklocs())):
+                if not any(axis.get_minor_formatter().format_ticks(list(axis.get_minorticklocs()))):
                     axis.set_minor_locator(NullLocator())  # our look has no marks, so nobody sees these either
                 for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
                     tick.label1.set_parse_math(True)  # matplotlib writes powers as mathtext
