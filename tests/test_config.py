@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from whitebox.catalog import dataset_names, flatten
 from whitebox.config import change, from_dict, resolve, to_dict, to_yaml
 from whitebox.errors import ConfigError
+from whitebox.models.decoders import DECODERS
 
 
 def test_layers_in_order() -> None:
@@ -192,6 +194,19 @@ BAD = (None, "x", -1, 10**30, float("nan"), [], [[1]], {"a": 1}, "${oc.env:HOME}
 
 
 @pytest.mark.slow
+def test_a_configuration_whose_class_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a decoder that is defined in a function."""
+    given = DECODERS["depict-sa"]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Own(given.Config):  # type: ignore[name-defined, misc]
+        own: int = 3
+
+    monkeypatch.setitem(DECODERS, "own", type("OwnDecoder", (given,), {"Config": Own}))
+    found = [resolve("own-tiny", "shapes", {"decoder.own": value}).decoder for value in (4, 5)]
+    assert [each.own for each in [*found, resolve("own-tiny").decoder]] == [4, 5, 3]
+
+
 def test_any_value_of_a_saved_configuration_is_taken_or_refused_in_a_line() -> None:
     """Whatever somebody else wrote: no traceback, nothing resolved, no message of many lines or letters."""
     saved = to_dict(resolve("depict-sa-tiny", "camvid"))

@@ -8,12 +8,13 @@ with the run and is enough to repeat it.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -464,19 +465,21 @@ def _structure(model: str, encoder_name: str, decoder_name: str) -> DictConfig:
 
 def _defaults(*halves: type) -> DictConfig:
     """Of a run whose encoder and decoder are configured by these, or of what can be ``Shown``."""
-    config: DictConfig = pickle.loads(_structured(*halves))  # of this process
-    return config
+    return _copies(*halves)()
 
 
 @functools.cache
-def _structured(*halves: type) -> bytes:
-    """Pickled: OmegaConf takes 13 times as long to read the dataclasses, and 6 times to copy what it has read."""
+def _copies(*halves: type) -> Callable[[], DictConfig]:
+    """OmegaConf takes 13 times as long to read the dataclasses, and 6 times to copy what it has read."""
     encoder_decoder = dict(zip(("encoder", "decoder"), (half() for half in halves), strict=False))
     config: DictConfig = OmegaConf.structured(RunConfig(model="", **encoder_decoder) if halves else Shown())
     OmegaConf.set_readonly(config, False)
     for section in encoder_decoder:  # frozen dataclasses come read-only
         OmegaConf.set_readonly(config[section], False)
-    return pickle.dumps(config)
+    try:
+        return functools.partial(pickle.loads, pickle.dumps(config))
+    except (AttributeError, pickle.PicklingError):  # a decoder's class that cannot be imported, as one of a function
+        return functools.partial(copy.deepcopy, config)
 
 
 def resolve(

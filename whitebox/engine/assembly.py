@@ -2,9 +2,9 @@
 
 Everything between a model's masks and the softmax is linear and acts on rows and columns separately: upsampling from
 patches, the average over windows (which form a grid), resizing, mirroring. So it is two matrices, one for rows and one
-for columns, made once a view; they are applied tile by tile, classes last, and nothing of full size is held but the
-result. On a processor, where there are many classes, the labels of a single view need few of the pixels, see
-``whitebox.engine.knots``.
+for columns, kept as a few shares a pixel; their parts are applied tile by tile, classes last, and nothing of full size
+is held but the result. On a processor, where there are many classes, the labels of a single view need few of the
+pixels, see ``whitebox.engine.knots``.
 
 A model that gives scores (SegViT) makes them of its upsampled masks, which is not linear; their average over windows
 and what follows is. So its scores are made row by row, where a tile needs them, and from there it is as above. Scores
@@ -366,7 +366,7 @@ class _Axis:
         if len(starts) > 1:
             first_n = np.full(len(order_n), pixels)
             np.minimum.at(first_n, place_Pt, np.where(share_Pt != 0, np.arange(pixels)[:, None], pixels))
-            order_n = (first_n % pixels).argsort(kind="stable")  # padding, of which none takes, is put in front
+            order_n = first_n.argsort(kind="stable")  # those that no pixel takes come last
         place_n = order_n.argsort()
         self.place_n = torch.from_numpy(place_n)
         self.taps = _Taps(place_n[place_Pt], share_Pt)

@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from asking import made_up
+from matplotlib.axis import Tick
+from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.record import Data, Record, RecordError
@@ -223,6 +225,28 @@ def test_powers_are_drawn_as_powers_and_names_as_they_are(tmp_path: Path) -> Non
     powers = [text for text in drawn if "mathdefault" in text]
     assert powers and all(drawn[text] for text in powers)
     assert not drawn["$a$"]
+
+
+def test_powers_have_the_minor_ticks_alone_that_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out = figures._lay_out
+
+    def longer(figure: Figure, dpi: int) -> None:
+        late.extend(figure.axes[0].xaxis.get_major_ticks(30)[-1:])  # as where finding places makes an axis longer
+        lay_out(figure, dpi)
+
+    late: list[Tick] = []
+    monkeypatch.setattr(figures, "_lay_out", longer)
+    with figure_style():
+        figure = new_figure(2.0)
+        for axes, limits in zip(figure.subplots(1, 2), ((1, 1e4), (2, 60)), strict=True):
+            axes.set_xscale("log")
+            axes.set_xlim(*limits)
+        figures.save_figure(figure, tmp_path / "powers")
+    wide, narrow = (axes.xaxis.get_minor_ticks() for axes in figure.axes)
+    assert wide == []
+    named = [tick.label1 for tick in narrow if tick.label1.get_text()]
+    assert named and all(label.get_parse_math() for label in named)
+    assert [tick.label1.get_parse_math() for tick in late] == [True]
 
 
 def test_labels_and_titles_are_not_cut_at_an_edge(tmp_path: Path) -> None:
