@@ -56,8 +56,9 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """See above."""
+    """See above; and later rarely: a suite ends before much garbage has come together."""
     gc.freeze()
+    gc.set_threshold(50_000)
     gc.enable()
 
 
