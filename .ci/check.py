@@ -142,7 +142,8 @@ def with_extras(bare: str) -> list[str]:
             file = "/".join(parts[: last + 1]) + ".py"
             lacking.add("::".join([file, *parts[last + 1 :]]) + bracket + parameters)
     inside = {test for test in lacking if any(test.startswith((f"{path}/", f"{path}::")) for path in again)}
-    sys.stdout.write(" ".join(map(shlex.quote, sorted(again | lacking - inside))) + "\n")
+    longest_first = sorted(again | lacking - inside, key=lambda test: ("notebooks" not in test, test))
+    sys.stdout.write(" ".join(map(shlex.quote, longest_first)) + "\n")
     return []
 
 
