@@ -85,10 +85,10 @@ def risks_at(counts_xB3: ArrayLike, coverages: ArrayLike) -> Values:
     wanted = np.asarray(coverages, np.float64) * pixels[..., -1:]
     # np.interp of all rows at once: the bin in which a coverage lies, by how many have begun before it
     pixels_Bx, wanted_Cx = (np.ascontiguousarray(np.moveaxis(each, -1, 0)) for each in (pixels, wanted))
-    begun_Cx = np.zeros(wanted_Cx.shape, np.int64)
+    begun_Cx = np.zeros(wanted_Cx.shape, np.uint16)  # there are fewer bins than that
     for pixels_x in pixels_Bx:  # long rows: half the time of comparing few bins with few coverages again and again
         begun_Cx += pixels_x <= wanted_Cx
-    begun = np.moveaxis(begun_Cx, 0, -1)
+    begun = np.moveaxis(begun_Cx, 0, -1).astype(np.int64)
     bin_ = np.clip(begun - 1, 0, counts.shape[-2] - 1)
     start, end = (np.take_along_axis(pixels, bin_ + more, -1) for more in (0, 1))
     low, high = (np.take_along_axis(wrong, bin_ + more, -1) for more in (0, 1))
