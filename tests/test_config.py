@@ -193,7 +193,6 @@ def test_change_of_a_saved_run() -> None:
 BAD = (None, "x", -1, 10**30, float("nan"), [], [[1]], {"a": 1}, "${oc.env:HOME}", "\x1b[2J\n", "a" * 5000)
 
 
-@pytest.mark.slow
 def test_a_configuration_whose_class_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a decoder that is defined in a function."""
     given = DECODERS["depict-sa"]
@@ -207,6 +206,7 @@ def test_a_configuration_whose_class_cannot_be_imported(monkeypatch: pytest.Monk
     assert [each.own for each in [*found, resolve("own-tiny").decoder]] == [4, 5, 3]
 
 
+@pytest.mark.slow
 def test_any_value_of_a_saved_configuration_is_taken_or_refused_in_a_line() -> None:
     """Whatever somebody else wrote: no traceback, nothing resolved, no message of many lines or letters."""
     saved = to_dict(resolve("depict-sa-tiny", "camvid"))

@@ -135,10 +135,7 @@ def test_of_logits_at_each_pixel_no_knots_are_sought(monkeypatch):
     for number in range(2):
         view.receive(number, torch.randn(CLASSES, 128, 128), None, 1, (128, 200))
     assert view.labels(torch.int64) is None
-    assert view.columns.taps.place_Pt.shape == (
-        200,
-        8,
-    )  # two pixels of the view, of two windows each, of two logits each
+    assert view.columns.taps.place_Pt.shape == (200, 8)  # two pixels of the view, in two windows, between two logits
 
 
 @pytest.mark.parametrize("flipped", [False, True])
