@@ -265,12 +265,12 @@ def save_figure(figure: Figure, output: str | os.PathLike[str], dpi: int = DPI) 
         if not axes.axison:  # ticks that nobody sees are made and measured again and again
             axes.set(xticks=[], yticks=[])
         for axis in (axes.xaxis, axes.yaxis):
+            if not any(axis.get_minor_formatter().format_ticks(list(axis.get_minorticklocs()))):
+                axis.set_minor_locator(NullLocator())  # our look has no marks, so nobody sees these either
             formatter = axis.get_major_formatter()
             if isinstance(formatter, FuncFormatter):  # names at ticks
                 formatter.func = _drawn_tick(formatter.func)
             elif isinstance(formatter, LogFormatter):
-                if not any(axis.get_minor_formatter().format_ticks(list(axis.get_minorticklocs()))):
-                    axis.set_minor_locator(NullLocator())  # our look has no marks, so nobody sees these either
                 for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
                     tick.label1.set_parse_math(True)  # matplotlib writes powers as mathtext
     for text in figure.findobj(Text):
